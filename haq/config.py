@@ -1,0 +1,136 @@
+"""Everything that decides a search, in one validated object."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from haq.constraints import Constraint, parse_constraint
+from haq.errors import ConfigError, did_you_mean
+from haq.policy import WIDTHS
+
+__all__ = ["SearchConfig", "parse_bits"]
+
+RankByOption = Literal["auto", "top1", "loss"]
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """Reads candidate widths.
+
+    Args:
+        text: Comma-separated widths and ranges.
+
+    Raises:
+        ConfigError: A width is not one of 1 to 8 or 16.
+
+    Examples:
+        >>> parse_bits("2,3,4,6,8")
+        (2, 3, 4, 6, 8)
+        >>> parse_bits("2-5,8")
+        (2, 3, 4, 5, 8)
+    """
+    widths: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
+        if match is None:
+            raise ConfigError(f"--bits {text}: cannot read {part!r}; write widths like 2,3,4,6,8 or 2-8")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low > high:
+            raise ConfigError(f"--bits {text}: the range {part.strip()} is empty; write the smaller width first")
+        widths.update(range(low, high + 1))
+    return _checked_bits(widths)
+
+
+def _checked_bits(widths: set[int]) -> tuple[int, ...]:
+    if wrong := sorted(widths - set(WIDTHS)):
+        raise ConfigError(f"--bits: {wrong[0]} is not a width that can be searched; use 1 to 8, or 16")
+    return tuple(sorted(widths))
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Options of one search; `haq search --help` says what each does.
+
+    Raises:
+        ConfigError: A value is out of range.
+        ConstraintError: A constraint cannot be read.
+    """
+
+    constraints: tuple[str, ...]
+    model: str = "digits-resnet"
+    weights: str | None = None
+    data: str = "digits"
+    hardware: str = "edge"
+    batch: int = 16
+    bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    trials: int = 60
+    qat_steps: int = 24
+    finetune_steps: int = 200
+    val_images: int = 1000
+    rank_by: RankByOption = "auto"
+    workers: int = os.cpu_count() or 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.constraints:
+            raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
+        self.parsed_constraints()
+        if not self.bits:
+            raise ConfigError("no widths to search: give some, such as --bits 2-8")
+        _checked_bits(set(self.bits))
+        for name, least in {
+            "batch": 1, "trials": 1, "qat_steps": 0, "finetune_steps": 0, "val_images": 1, "workers": 1, "seed": 0
+        }.items():  # fmt: skip
+            if getattr(self, name) < least:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
+        if self.rank_by not in get_args(RankByOption):
+            raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
+
+    def parsed_constraints(self) -> tuple[Constraint, ...]:
+        """Returns the constraints as objects; relative ones are not resolved yet."""
+        return tuple(parse_constraint(text) for text in self.constraints)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain YAML types."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchConfig:
+        """Restores what `to_dict` gave.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value is wrong.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ConfigError(f"unknown option {unknown[0]!r} in the configuration{did_you_mean(unknown[0], known)}")
+        try:
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        except TypeError as error:
+            raise ConfigError(f"the configuration cannot be read: {error}") from None
+
+    def with_absolute_paths(self) -> SearchConfig:
+        """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere."""
+
+        def absolute(text: str) -> str:
+            prefix, path, suffix = _split_path(text)
+            return prefix + str(Path(path).expanduser().resolve()) + suffix if path else text
+
+        weights = str(Path(self.weights).expanduser().resolve()) if self.weights else None
+        return SearchConfig(
+            **{**asdict(self), "weights": weights, "model": absolute(self.model), "data": absolute(self.data)}
+        )
+
+
+def _split_path(text: str) -> tuple[str, str, str]:
+    """Splits `npz:FOLDER` and `file.py:function` into what stands before the path, the path, and what follows it."""
+    if text.startswith("npz:"):
+        return "npz:", text[4:], ""
+    if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
+        return "", match[1], match[2]
+    return text, "", ""

@@ -1,0 +1,38 @@
+"""Errors that a user can mend. The command line prints their one line and exits with code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["ConfigError", "ConstraintError", "DataError", "HaqError", "HardwareError", "ModelError", "did_you_mean"]
+
+
+class HaqError(Exception):
+    """A mistake in what the user gave; the message names the thing, the value and the mend."""
+
+
+class ConfigError(HaqError):
+    """An option, a configuration file, a policy or a run folder is wrong."""
+
+
+class ConstraintError(HaqError):
+    """A constraint cannot be read, or no policy can meet it."""
+
+
+class DataError(HaqError):
+    """A data set is missing, empty or of the wrong shape."""
+
+
+class HardwareError(HaqError):
+    """A hardware description or cost table is wrong, or lacks what was asked of it."""
+
+
+class ModelError(HaqError):
+    """A model or its weights cannot be loaded, traced or quantized."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)" when `name` is close to one of `known`, otherwise an empty string."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,115 @@
+"""Bit policies: how many bits each layer's weights and input activations get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from haq.errors import ConfigError
+
+__all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width"]
+
+Width = int | None
+"""A number of bits, or `None` for floating point."""
+
+WIDTHS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+"""The integer widths a layer may have."""
+
+
+def check_width(width: object, what: str) -> Width:
+    """Returns `width` if it is one of `WIDTHS` or `None`; otherwise raises `ConfigError` naming `what`."""
+    if width is None or (isinstance(width, int) and not isinstance(width, bool) and width in WIDTHS):
+        return width
+    raise ConfigError(f"{what}={width!r}: a width is 1 to 8, 16, or null for floating point")
+
+
+@dataclass(frozen=True)
+class LayerBits:
+    """Widths of one layer: of its weights, and of the activations that it reads (HAQ, arXiv:1811.08886, section 3).
+
+    Raises:
+        ConfigError: A width is not 1 to 8, 16 or `None`.
+    """
+
+    w_bits: Width
+    a_bits: Width
+
+    def __post_init__(self) -> None:
+        check_width(self.w_bits, "w_bits")
+        check_width(self.a_bits, "a_bits")
+
+
+@dataclass(frozen=True, eq=False)
+class BitPolicy(Mapping[str, LayerBits]):
+    """An immutable, ordered mapping from layer name to `LayerBits`, with the scheme that realises the widths.
+
+    Two policies are equal when their layers, in order, their widths and their schemes are; equal policies hash alike.
+
+    Examples:
+        >>> policy = BitPolicy({"conv1": LayerBits(8, 8), "fc": LayerBits(4, 6)})
+        >>> policy["fc"].w_bits
+        4
+        >>> BitPolicy.from_dict(policy.to_dict()) == policy
+        True
+    """
+
+    layers: Mapping[str, LayerBits]
+    scheme: str = "linear"
+    _items: tuple[tuple[str, LayerBits], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        layers = dict(self.layers)
+        if not layers:
+            raise ConfigError("a policy needs at least one layer")
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "_items", tuple(layers.items()))
+
+    def __getitem__(self, name: str) -> LayerBits:
+        return self.layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BitPolicy):
+            return NotImplemented
+        return self._items == other._items and self.scheme == other.scheme
+
+    def __hash__(self) -> int:
+        return hash((self._items, self.scheme))
+
+    @classmethod
+    def uniform(cls, names: list[str], bits: Width, pinned: Mapping[str, LayerBits] | None = None) -> BitPolicy:
+        """Gives every layer `bits` for weights and activations, except those in `pinned`."""
+        return cls({name: (pinned or {}).get(name, LayerBits(bits, bits)) for name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON and YAML types: `{"scheme": ..., "layers": {name: {"w_bits": ..., "a_bits": ...}}}`."""
+        return {"scheme": self.scheme, "layers": self.widths()}
+
+    def widths(self) -> dict[str, dict[str, Width]]:
+        """Returns only the widths: `{name: {"w_bits": ..., "a_bits": ...}}`."""
+        return {name: {"w_bits": bits.w_bits, "a_bits": bits.a_bits} for name, bits in self._items}
+
+    @classmethod
+    def from_dict(cls, data: object) -> BitPolicy:
+        """Reads what `to_dict` wrote, or a bare mapping of widths.
+
+        Raises:
+            ConfigError: The structure, a key or a width is wrong.
+        """
+        if not isinstance(data, Mapping) or not data:
+            raise ConfigError("a policy is a mapping of layer names to {w_bits, a_bits}")
+        layers = data.get("layers", data) if "scheme" in data else data
+        if not isinstance(layers, Mapping):
+            raise ConfigError(f"policy.layers must be a mapping, but got {type(layers).__name__}")
+        parsed = {}
+        for name, bits in layers.items():
+            if not isinstance(bits, Mapping) or set(bits) != {"w_bits", "a_bits"}:
+                raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
+            parsed[str(name)] = LayerBits(bits["w_bits"], bits["a_bits"])
+        return cls(parsed, scheme=str(data.get("scheme", "linear")))

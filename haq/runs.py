@@ -1,0 +1,264 @@
+"""The run folder: every file that a search writes and a report reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from haq.config import SearchConfig
+from haq.errors import ConfigError, HaqError
+from haq.files import write_text
+from haq.layers import LayerSpec
+from haq.policy import BitPolicy
+from haq.scores import Score
+
+__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
+
+Cost = Mapping[str, float | None]
+"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network (float on integers)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One policy that was scored, a line of `trials.jsonl`.
+
+    Attributes:
+        number: 1 for the first trial proposed.
+        policy: What was scored.
+        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `warm-up` (at
+            random) or `agent`.
+        cost: As the cost table prices it.
+        scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
+            Empty when the trial failed.
+        objective: What the agent was rewarded for, 0 to 1; see `Score.objective`.
+        elapsed_s: Seconds from the start of the search to the trial's end.
+        error: Why the trial failed, or `None`.
+    """
+
+    number: int
+    policy: BitPolicy
+    origin: str
+    cost: Cost
+    scores: tuple[Score, ...]
+    objective: float
+    elapsed_s: float
+    error: str | None = None
+
+    @property
+    def score(self) -> Score | None:
+        """The last and best-trained score, or `None` for a failed trial."""
+        return self.scores[-1] if self.scores else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return {
+            "number": self.number,
+            "origin": self.origin,
+            "objective": self.objective,
+            "cost": dict(self.cost),
+            "scores": [score.to_dict() for score in self.scores],
+            "elapsed_s": self.elapsed_s,
+            "error": self.error,
+            "policy": self.policy.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Trial:
+        """Restores what `to_dict` gave."""
+        scores = tuple(Score.from_dict(score) for score in data["scores"])
+        return cls(**{**data, "policy": BitPolicy.from_dict(data["policy"]), "scores": scores})
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A network to compare with; an entry of `baselines.json`.
+
+    Attributes:
+        bits: The uniform width of its layers (pinned ones apart), `None` for the float network.
+        score: On the validation images, after calibration and without fine-tuning.
+        cost: As the cost table prices it.
+    """
+
+    bits: int | None
+    score: Score
+    cost: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return {"bits": self.bits, "score": self.score.to_dict(), "cost": dict(self.cost)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Baseline:
+        """Restores what `to_dict` gave."""
+        return cls(data["bits"], Score.from_dict(data["score"]), data["cost"])
+
+
+BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The chosen policy and what it is compared with: `best.json`.
+
+    Attributes:
+        policy: The per-layer widths.
+        top1: On the validation images, after fine-tuning.
+        loss: Likewise.
+        test_top1: On the test images, which nothing else looked at; `None` when the search was interrupted before.
+        cost: As the cost table prices it.
+        constraints: Metric field → absolute limit.
+        baselines: Name → `{"test_top1": ..., "cost": ...}`, or `None` where no uniform width fits the budget.
+    """
+
+    policy: BitPolicy
+    top1: float
+    loss: float
+    test_top1: float | None
+    cost: Cost
+    constraints: Mapping[str, float]
+    baselines: Mapping[BaselineName, Mapping[str, Any] | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return {
+            "policy": self.policy.widths(),
+            "score": {"top1": self.top1, "loss": self.loss},
+            "test_top1": self.test_top1,
+            "cost": dict(self.cost),
+            "constraints": dict(self.constraints),
+            "baselines": {name: dict(value) if value else None for name, value in self.baselines.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Best:
+        """Restores what `to_dict` gave."""
+        policy = BitPolicy.from_dict(data["policy"])
+        rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
+        return cls(policy, **data["score"], **rest)
+
+
+class RunFolder:
+    """Reads and writes `runs/NAME`; each file appears whole, and `trials.jsonl` grows by whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.costs = path / "costs.parquet"
+        self.model = path / "model.pt"
+        self.report = path / "report.html"
+        self.tune = path / "tune"
+        self._config, self._layers = path / "config.yaml", path / "layers.json"
+        self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
+        self._best, self._pareto = path / "best.json", path / "pareto.json"
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Opens an existing run folder.
+
+        Raises:
+            ConfigError: `path` is not a run folder.
+        """
+        if not (path / "config.yaml").is_file():
+            what = "has no config.yaml, so it is not a run folder" if path.is_dir() else "does not exist"
+            raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
+        return cls(path)
+
+    # What a search was asked to do, and found out before its first trial
+
+    def write_config(self, config: SearchConfig, environment: Mapping[str, Any]) -> None:
+        """Writes the options, and the versions that they ran with."""
+        content = {"search": config.to_dict(), "environment": dict(environment)}
+        write_text(self._config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> SearchConfig:
+        """Returns the options of the search."""
+        return SearchConfig.from_dict(self._content()["search"])
+
+    def read_environment(self) -> dict[str, Any]:
+        """Returns versions, git commit and machine of the search."""
+        return dict(self._content().get("environment", {}))
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            content = yaml.safe_load(self._config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {self._config}: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict) or not isinstance(content.get("search"), dict):
+            raise ConfigError(f"{self._config} has no 'search' section; it was not written by `haq search`")
+        return content
+
+    def write_layers(self, layers: list[LayerSpec]) -> None:
+        """Writes `layers.json`."""
+        self._write(self._layers, [layer.to_dict() for layer in layers])
+
+    def read_layers(self) -> list[LayerSpec]:
+        """Reads `layers.json`."""
+        return [LayerSpec.from_dict(layer) for layer in self._read(self._layers)]
+
+    def write_baselines(self, baselines: Mapping[BaselineName, Baseline | None]) -> None:
+        """Writes `baselines.json`: the comparison networks before fine-tuning, on the validation images."""
+        self._write(self._baselines, {name: value.to_dict() if value else None for name, value in baselines.items()})
+
+    def read_baselines(self) -> dict[BaselineName, Baseline | None]:
+        """Reads `baselines.json`."""
+        return {name: Baseline.from_dict(v) if v else None for name, v in self._read(self._baselines).items()}
+
+    # What it found
+
+    def append_trial(self, trial: Trial) -> None:
+        """Adds one line to `trials.jsonl` and flushes it."""
+        with self._trials.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(trial.to_dict()) + "\n")
+
+    def read_trials(self) -> list[Trial]:
+        """Reads all finished trials; a last line that a crash cut short is dropped."""
+        if not self._trials.is_file():
+            return []
+        lines = self._trials.read_text(encoding="utf-8").split("\n")
+        complete = lines[:-1]  # what follows the last newline is empty, or torn
+        try:
+            return [Trial.from_dict(json.loads(line)) for line in complete]
+        except (ValueError, KeyError, TypeError, HaqError) as error:
+            raise ConfigError(f"{self._trials} has a line that is not a trial: {error}") from None
+
+    def write_best(self, best: Best) -> None:
+        """Writes `best.json`."""
+        self._write(self._best, best.to_dict())
+
+    def read_best(self) -> Best:
+        """Reads `best.json`.
+
+        Raises:
+            ConfigError: The search has not finished, or the file is damaged.
+        """
+        if not self._best.is_file():
+            raise ConfigError(
+                f"run {str(self.path)!r} has no result yet; finish it with `haq search --resume {self.path}`"
+            )
+        try:
+            return Best.from_dict(self._read(self._best))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{self._best} was not written by `haq search`: {error!r}") from None
+
+    def write_front(self, front: list[Trial]) -> None:
+        """Writes `pareto.json`: the trials that no other trial beats in objective and cost at once."""
+        self._write(self._pareto, [trial.to_dict() for trial in front])
+
+    def read_front(self) -> list[Trial]:
+        """Reads `pareto.json`."""
+        return [Trial.from_dict(trial) for trial in self._read(self._pareto)]
+
+    def _write(self, path: Path, content: object) -> None:
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+    def _read(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"run {str(self.path)!r} lacks {path.name}; it stopped before its first trial") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {path}: {error}") from None

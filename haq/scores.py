@@ -1,0 +1,60 @@
+"""How good a network is on a set of labelled samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["Fidelity", "RankBy", "Score"]
+
+Fidelity = Literal["float", "ptq", "qat"]
+"""How the network was made: in floating point, quantized after calibration, or also fine-tuned."""
+
+RankBy = Literal["top1", "loss"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Quality of one network.
+
+    Attributes:
+        top1: Fraction of samples whose most likely class is right, 0 to 1.
+        loss: Mean cross-entropy in nats.
+        samples: Number of samples.
+        seconds: Wall time of making and scoring the network.
+        fidelity: How the network was made.
+        steps: Fine-tuning steps behind it.
+    """
+
+    top1: float
+    loss: float
+    samples: int
+    seconds: float
+    fidelity: Fidelity
+    steps: int = 0
+
+    @property
+    def finite(self) -> bool:
+        """Whether the network still computes numbers: a diverged one has a NaN or infinite loss."""
+        return math.isfinite(self.loss)
+
+    def objective(self, rank_by: RankBy) -> float:
+        """Returns what a search maximises, between 0 and 1.
+
+        Ranking by `top1` is HAQ's choice. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities
+        given to the right classes: it keeps ordering policies where top-1 no longer tells them apart, as on images
+        that a pretrained network was trained on, and is on the same scale.
+        """
+        if not self.finite:
+            return 0.0
+        return self.top1 if rank_by == "top1" else math.exp(-self.loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Score:
+        """Restores what `to_dict` gave."""
+        return cls(**data)
