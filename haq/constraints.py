@@ -97,7 +97,9 @@ def parse_constraint(text: str) -> Constraint:
     """
     match = _SYNTAX.fullmatch(text)
     if match is None:
-        raise ConstraintError(f"cannot read constraint {text!r}; write one like latency=10ms, size=200kB or latency=60%")
+        raise ConstraintError(
+            f"cannot read constraint {text!r}; write one like latency=10ms, size=200kB or latency=60%"
+        )
     name, digits, unit = match.groups()
     if name not in METRICS:
         Constraint(name, 1.0)  # raises, with a suggestion

@@ -20,7 +20,7 @@ from haq.scores import Score
 __all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
 
 Cost = Mapping[str, float | None]
-"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network (float on integers)."""
+"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
 
 
 @dataclass(frozen=True)
