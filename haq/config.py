@@ -71,6 +71,7 @@ class SearchConfig:
     qat_steps: int = 24
     finetune_steps: int = 200
     val_images: int = 1000
+    pin_ends: bool = True
     rank_by: RankByOption = "auto"
     workers: int = os.cpu_count() or 1
     seed: int = 0

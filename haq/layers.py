@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from haq.errors import ModelError
+
+if TYPE_CHECKING:  # torch takes over a second to import, and reports and exports read layers without it
+    from torch import Size, Tensor, nn
 
 __all__ = ["LayerKind", "LayerSpec", "evaluating", "quantizable_layers", "trace"]
 
@@ -80,6 +80,8 @@ class LayerSpec:
 
 def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
     """Yields `(name, module)` for every distinct 2-d convolution and linear layer, in registration order."""
+    from torch import nn
+
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield name, module
@@ -88,10 +90,12 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.L
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Runs its block with the model in evaluation mode and without gradients; restores every module's mode."""
+    from torch import no_grad
+
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with no_grad():
             yield
     finally:
         for module, mode in modes.items():
@@ -115,8 +119,7 @@ def trace(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> list[LayerSpec]
     specs: dict[str, LayerSpec] = {}
     names = {module: name for name, module in quantizable_layers(model)}
 
-    def record(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        assert isinstance(module, nn.Conv2d | nn.Linear)
+    def record(module: nn.Conv2d | nn.Linear, inputs: tuple[Any, ...], output: Tensor) -> None:
         name = names[module]
         spec = _spec(name, module, inputs[0], output)
         if (seen := specs.get(name)) is not None:
@@ -128,10 +131,10 @@ def trace(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> list[LayerSpec]
         with evaluating(model):
             model(*(sample if isinstance(sample, tuple) else (sample,)))
     except Exception as error:  # the model is the user's code: whatever it raises, the mend is the same
-        shape = tuple(sample.shape) if isinstance(sample, Tensor) else "a tuple of inputs"
+        shape = "of several inputs" if isinstance(sample, tuple) else f"of shape {tuple(sample.shape)}"
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"{type(model).__name__} fails on a sample of shape {shape}: {reason}; give data of the shape it expects"
+            f"{type(model).__name__} fails on a sample {shape}: {reason}; give data of the shape it expects"
         ) from error
     finally:
         for handle in handles:
@@ -144,6 +147,8 @@ def trace(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> list[LayerSpec]
 
 
 def _spec(name: str, module: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor) -> LayerSpec:
+    from torch import nn
+
     biases = 0 if module.bias is None else module.bias.numel()
     params = module.weight.numel()
     if isinstance(module, nn.Linear):
@@ -176,6 +181,6 @@ def _padding(module: nn.Conv2d) -> Pair:
     return _pair(module.padding)
 
 
-def _pair(values: tuple[int, ...] | torch.Size) -> Pair:
+def _pair(values: tuple[int, ...] | Size) -> Pair:
     height, width = values
     return int(height), int(width)

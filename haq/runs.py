@@ -30,8 +30,8 @@ class Trial:
     Attributes:
         number: 1 for the first trial proposed.
         policy: What was scored.
-        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `warm-up` (at
-            random) or `agent`.
+        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `random` or
+            `agent`.
         cost: As the cost table prices it.
         scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
             Empty when the trial failed.
@@ -151,6 +151,7 @@ class RunFolder:
         self.model = path / "model.pt"
         self.report = path / "report.html"
         self.tune = path / "tune"
+        self.searcher = path / "searcher.pt"
         self._config, self._layers = path / "config.yaml", path / "layers.json"
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
@@ -166,6 +167,11 @@ class RunFolder:
             what = "has no config.yaml, so it is not a run folder" if path.is_dir() else "does not exist"
             raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
         return cls(path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search went to its end, with the test images looked at."""
+        return self._best.is_file() and self.read_best().test_top1 is not None
 
     # What a search was asked to do, and found out before its first trial
 

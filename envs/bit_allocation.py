@@ -1,0 +1,168 @@
+"""The Gymnasium environment in which an agent decides widths layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from haq.envs.actions import action_of, width_of
+from haq.envs.budget import Budget
+from haq.layers import LayerSpec
+from haq.policy import BitPolicy, LayerBits
+from haq.scores import RankBy, Score
+
+__all__ = ["BitAllocationEnv", "Evaluator", "Transitions"]
+
+Array = NDArray[np.float32]
+
+_FEATURES = 10
+_REWARD_SCALE = 0.1  # λ of HAQ, section 3.3, for accuracies in percent points
+
+
+class Evaluator(Protocol):
+    """Scores a policy; the environment calls it once an episode."""
+
+    def __call__(self, policy: BitPolicy) -> Score:
+        """Returns the quality of the network quantized by `policy`."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """The steps of one episode, T = two a free layer.
+
+    Attributes:
+        observations: `(T, 10)`.
+        actions: `(T, 1)`, as applied after the budget.
+        next_observations: `(T, 10)`.
+        dones: `(T,)`, 1 at the last step.
+    """
+
+    observations: Array
+    actions: Array
+    next_observations: Array
+    dones: Array
+
+
+class BitAllocationEnv(gymnasium.Env[Array, Array]):
+    """Walks the free layers, weights then activations of each; after the last step the policy is fitted to the budget.
+
+    Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1), each scaled to [0, 1]: layer index, input
+    channels, output channels, kernel size, stride, input feature-map size, number of weights, depthwise or not, weight
+    (1) or activation (0) step, previous action. Action: `Box(-1, 1)`, see `width_of`. Reward: 0 until the last step,
+    then λ·(accuracy − float accuracy) in percent points with λ = 0.1 (section 3.3).
+
+    `info` of the last step holds `policy`, `cost`, and, when there is an evaluator, `score`.
+
+    Args:
+        layers: In the order of their first call.
+        budget: Candidate widths, pinned layers and limits.
+        evaluator: Scores the fitted policy. Without one every reward is 0: a searcher that scores policies elsewhere
+            walks the environment for its proposals, then takes `transitions` and `reward`.
+        float_score: Of the network before quantization, with which rewards compare.
+        rank_by: What counts as accuracy; see `Score.objective`.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (the base class declares it so)
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        budget: Budget,
+        evaluator: Evaluator | None = None,
+        float_score: Score | None = None,
+        rank_by: RankBy = "top1",
+    ) -> None:
+        self.budget, self.rank_by = budget, rank_by
+        self._names = [layer.name for layer in layers]
+        self._free = [layer for layer in layers if layer.name not in budget.pinned]
+        if not self._free:
+            raise ValueError("every layer is pinned, so there is nothing to decide")
+        self._evaluator = evaluator
+        self._float_objective = float_score.objective(rank_by) if float_score else 1.0
+        self._features = _layer_features(self._free, list(layers))
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (_FEATURES,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._widths: list[int] = []
+
+    @property
+    def steps(self) -> int:
+        """Length of an episode: two decisions a free layer."""
+        return 2 * len(self._free)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Starts at the first free layer."""
+        super().reset(seed=seed)
+        self._widths = []
+        return self._observation(0, None), {}
+
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Sets the next width; returns `(observation, reward, terminated, truncated, info)`."""
+        width = width_of(float(np.asarray(action).reshape(-1)[0]), self.budget.bits)
+        self._widths.append(width)
+        done = len(self._widths)
+        if done < self.steps:
+            return self._observation(done, width), 0.0, False, False, {}
+        policy = self.budget.decrease(self._policy(self._widths))
+        info: dict[str, Any] = {"policy": policy, "cost": self.budget.table.cost(policy)}
+        reward = 0.0
+        if self._evaluator is not None:
+            info["score"] = self._evaluator(policy)
+            reward = self.reward(info["score"].objective(self.rank_by))
+        return self._observation(done, width), reward, True, False, info
+
+    def reward(self, objective: float) -> float:
+        """Returns the reward for an objective between 0 and 1; see `Score.objective`."""
+        return _REWARD_SCALE * 100 * (objective - self._float_objective)
+
+    def transitions(self, policy: BitPolicy) -> Transitions:
+        """Returns the episode that ends in `policy` exactly, as if its widths had been the actions."""
+        widths = [width for layer in self._free for width in _pair(policy[layer.name])]
+        previous: list[int | None] = [None, *widths]
+        seen = np.stack([self._observation(step, width) for step, width in enumerate(previous)])
+        actions = np.array([[action_of(width, self.budget.bits)] for width in widths], np.float32)
+        dones = np.zeros(self.steps, np.float32)
+        dones[-1] = 1.0
+        return Transitions(seen[:-1], actions, seen[1:], dones)
+
+    def _policy(self, widths: Sequence[int]) -> BitPolicy:
+        chosen = {
+            layer.name: LayerBits(*pair)
+            for layer, pair in zip(self._free, zip(widths[::2], widths[1::2], strict=True), strict=True)
+        }
+        return BitPolicy({name: chosen.get(name) or self.budget.pinned[name] for name in self._names})
+
+    def _observation(self, step: int, previous: int | None) -> Array:
+        """What the agent sees before `step`; after the last step the last layer is shown once more."""
+        observation = self._features[min(step, self.steps - 1) // 2].copy()
+        observation[8] = 1.0 - step % 2
+        observation[9] = 0.0 if previous is None else (action_of(previous, self.budget.bits) + 1) / 2
+        return observation
+
+
+def _pair(bits: LayerBits) -> tuple[int, int]:
+    assert bits.w_bits is not None
+    assert bits.a_bits is not None
+    return bits.w_bits, bits.a_bits
+
+
+def _layer_features(free: Sequence[LayerSpec], layers: Sequence[LayerSpec]) -> Array:
+    """Returns `(len(free), 10)` with the last two features left at 0, scaled by the largest value of all layers."""
+    index = {layer.name: number for number, layer in enumerate(layers)}
+    rows = np.array(
+        [
+            (
+                index[layer.name], layer.in_channels, layer.out_channels, max(layer.kernel), max(layer.stride),
+                max(layer.in_size), layer.params, layer.kind == "depthwise", 0, 0,
+            )
+            for layer in layers
+        ],
+        np.float64,
+    )  # fmt: skip
+    largest = rows.max(0)
+    scaled = rows / np.where(largest > 0, largest, 1)
+    return scaled[[index[layer.name] for layer in free]].astype(np.float32)

@@ -1,0 +1,221 @@
+"""Commands and their options. Heavy modules are imported inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from haq import __version__
+from haq.config import SearchConfig, parse_bits
+from haq.constraints import parse_constraint
+from haq.errors import ConfigError, HaqError
+
+__all__ = ["cli", "main"]
+
+_DEFAULTS = SearchConfig(constraints=("latency=10ms",))
+
+
+def main() -> None:
+    """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except (HaqError, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="haq")
+def cli() -> None:
+    r"""Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget.
+
+    \b
+    Examples:
+      haq search --constraint latency=10ms          search on the built-in network
+      haq report runs/digits-resnet-edge            show the result again
+      haq export runs/digits-resnet-edge -o bits.json
+    """
+
+
+def _examples(*lines: str) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@cli.command(
+    epilog=_examples(
+        "haq search --constraint latency=10ms",
+        "haq search --constraint latency=60% --constraint size=100kB",
+        "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
+        "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
+        "haq search --resume runs/digits-resnet-edge",
+    )
+)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    metavar="METRIC=LIMIT",
+    help="Budget to keep: latency, energy, size or bops, as in latency=10ms, size=200kB, or relative to the uniform "
+    "8-bit network, latency=60%. May be given several times.",
+)
+@click.option(
+    "--model",
+    default=_DEFAULTS.model,
+    show_default=True,
+    metavar="MODEL",
+    help="Built-in name, file.py:function or package.module:function that returns a torch.nn.Module. The code that you "
+    "name is run.",
+)
+@click.option("--weights", metavar="FILE", help="State dict to load into the model (read without running code).")
+@click.option(
+    "--data",
+    default=_DEFAULTS.data,
+    show_default=True,
+    metavar="DATA",
+    help="digits, npz:FOLDER with train.npz and test.npz, or file.py:function. The code that you name is run.",
+)
+@click.option(
+    "--hardware",
+    default=_DEFAULTS.hardware,
+    show_default=True,
+    metavar="NAME",
+    help="Accelerator that prices the layers: edge, cloud, or a YAML file.",
+)
+@click.option("--batch", default=_DEFAULTS.batch, show_default=True, help="Batch size that costs are for.")
+@click.option(
+    "--bits",
+    default="2-8",
+    show_default=True,
+    metavar="WIDTHS",
+    help="Candidate widths, such as 2,3,4,6,8 or 2-8.",
+)
+@click.option(
+    "--pin-ends/--free-ends",
+    default=_DEFAULTS.pin_ends,
+    show_default=True,
+    help="Hold the first and last layer at 8 bits, or search them too.",
+)
+@click.option("--trials", default=_DEFAULTS.trials, show_default=True, help="Policies to score.")
+@click.option(
+    "--qat-steps",
+    default=_DEFAULTS.qat_steps,
+    show_default=True,
+    help="Fine-tuning steps that a promising trial earns; 0 scores policies after calibration only.",
+)
+@click.option(
+    "--finetune-steps",
+    default=_DEFAULTS.finetune_steps,
+    show_default=True,
+    help="Fine-tuning steps of the finalists and of the uniform network that they are compared with.",
+)
+@click.option(
+    "--val-images",
+    default=_DEFAULTS.val_images,
+    show_default=True,
+    help="Training images held out to score policies on (a fifth of them at most).",
+)
+@click.option(
+    "--rank-by",
+    default=_DEFAULTS.rank_by,
+    show_default=True,
+    metavar="auto|top1|loss",
+    help="What to rank policies by; auto takes the loss when the float network makes almost no mistake.",
+)
+@click.option(
+    "--workers", default=_DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
+)
+@click.option(
+    "--seed", default=_DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Run folder of a search to go on with.",
+)
+@click.pass_context
+def search(context: click.Context, out: Path | None, resumed: Path | None, bits: str, **options: Any) -> None:
+    """Search, fine-tune the winner, test it, and write a run folder.
+
+    The search runs on this machine's cores; Ctrl-C ends it with what was found so far.
+    """
+    if resumed is not None:
+        given = [name for name in context.params if _given(context, name) and name != "resumed"]
+        if given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
+        _search(None, resumed)
+        return
+    config = SearchConfig(bits=parse_bits(bits), **options)
+    _search(config, out or _free_folder(config))
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+
+def _search(config: SearchConfig | None, path: Path) -> None:
+    if config is not None and path.exists():  # known before the slow imports
+        raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+    from haq.cli.terminal import TerminalObserver, console
+
+    with TerminalObserver() as observer:
+        observer.say(f"run folder: {path}")
+        from haq.report import write_report
+        from haq.search import resume, run
+
+        folder = run(config, path, observer) if config is not None else resume(path, observer)
+    write_report(folder, console)
+
+
+def _free_folder(config: SearchConfig) -> Path:
+    """Returns `runs/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
+    model = Path(config.model.partition(":")[0]).stem
+    limits = [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
+    name = "-".join([model, Path(config.hardware).stem, *limits])
+    base = Path("runs") / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name)
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+@cli.command(epilog=_examples("haq report runs/digits-resnet-edge-latency-10ms"))
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+def report(run: Path) -> None:
+    """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html."""
+    from haq.cli.terminal import console
+    from haq.report import write_report
+    from haq.runs import RunFolder
+
+    write_report(RunFolder.open(run), console)
+
+
+@cli.command(
+    epilog=_examples(
+        "haq export runs/digits-resnet-edge-latency-10ms",
+        "haq export runs/digits-resnet-edge-latency-10ms --format yaml -o bits.yaml",
+    )
+)
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--format", "form", default="json", show_default=True, metavar="json|yaml", help="File format.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not to the terminal."
+)
+def export(run: Path, form: str, output: Path | None) -> None:
+    """Write the per-layer bit config of RUN."""
+    from haq.export import write_export
+    from haq.runs import RunFolder
+
+    written = write_export(RunFolder.open(run), form, output)
+    click.echo(written, nl=not isinstance(written, str))

@@ -1,0 +1,70 @@
+"""What a user watches while a search runs."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["TerminalObserver", "console"]
+
+console = Console()
+
+_LINE_EVERY_S = 10.0  # without a terminal to redraw, one line so often
+
+
+class TerminalObserver:
+    """Draws progress bars with time left; without a terminal it prints a line now and then instead."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> TerminalObserver:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bars."""
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        """Moves the task's bar."""
+        now = time.monotonic()
+        started = self._started.setdefault(task, now)
+        if console.is_terminal:
+            if task not in self._tasks:
+                self._tasks[task] = self._bars.add_task(task, total=total, note="")
+            self._bars.update(self._tasks[task], completed=done, total=total, note=escape(note))
+        elif done == total or now - self._last_line > _LINE_EVERY_S:
+            self._last_line = now
+            left = (now - started) / done * (total - done) if done else 0.0
+            self.say(f"{task}: {done}/{total}{', ' + note if note else ''}, {left:.0f} s left")

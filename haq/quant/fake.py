@@ -1,0 +1,81 @@
+"""Fake quantization with straight-through gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from haq.quant.functional import integer_range, is_binary
+
+__all__ = ["fake_quantize"]
+
+_ops = torch.ops.aten
+
+
+def fake_quantize(x: Tensor, scale: Tensor, bits: int, signed: bool, axis: int | None = None) -> Tensor:
+    """Rounds `x` to the grid S·q and back, same shape and dtype, with gradients for `x` and `scale`.
+
+    ∂y/∂x is 1 inside the clip and 0 outside (Bengio et al. 2013, arXiv:1308.3432). ∂y/∂S is q − x/S inside and the
+    clipped code outside (LSQ, Esser et al. 2020, arXiv:1902.08153, eq. 3, without its gradient scale, which an
+    adaptive optimiser cancels); for the clip α = S·q_max above it this is PACT's ∂y/∂α = 1 (Choi et al. 2018,
+    arXiv:1805.06085, eq. 3). For {−1, +1}, ∂y/∂x is 1 everywhere (XNOR-Net's weights).
+
+    Args:
+        x: Any shape.
+        scale: `(1,)`, or `(x.shape[axis],)` when `axis` is given; positive.
+        bits: Width of the codes.
+        signed: Whether the codes are signed.
+        axis: Dimension that has a scale of its own for every index; `None` for one scale.
+    """
+    function = _Binarize if is_binary(bits, signed) else _FakeQuantize
+    result: Tensor = function.apply(x, scale, *integer_range(bits, signed), axis)
+    return result
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Fused forward that also gives the clip mask; the scale's gradient is then two dot products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, axis: int | None) -> Tensor:
+        if axis is None:
+            y, inside = _ops.fake_quantize_per_tensor_affine_cachemask(x, scale.item(), 0, low, high)
+        else:
+            zero_point = torch.zeros_like(scale, dtype=torch.int32)
+            y, inside = _ops.fake_quantize_per_channel_affine_cachemask(x, scale, zero_point, axis, low, high)
+        ctx.save_for_backward(x, y, inside, scale)
+        ctx.axis = axis
+        result: Tensor = y
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
+        x, y, inside, scale = ctx.saved_tensors
+        grad_x = grad * inside
+        grad_scale = None
+        if ctx.needs_input_grad[1]:
+            # Σ g·(q − x/S) inside and Σ g·q outside, both times S/S: q·S is y
+            grad_scale = (_sum(grad, y, ctx.axis) - _sum(grad_x, x, ctx.axis)) / scale
+        return grad_x, grad_scale, None, None, None
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, axis: int | None) -> Tensor:
+        sign = torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        ctx.save_for_backward(sign)
+        ctx.axis = axis
+        return sign * (scale if axis is None else scale.view([-1 if d == axis else 1 for d in range(x.dim())]))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
+        (sign,) = ctx.saved_tensors
+        return grad, _sum(grad, sign, ctx.axis) if ctx.needs_input_grad[1] else None, None, None, None
+
+
+def _sum(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
+    """Sum of the products, over everything or over all dimensions but `axis`."""
+    if axis is None:
+        return torch.dot(a.reshape(-1), b.reshape(-1)).view(1)
+    return (a * b).sum([d for d in range(a.dim()) if d != axis])

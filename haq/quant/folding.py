@@ -1,0 +1,88 @@
+"""Batch-norm folding: integer hardware has no normalisation step, so it becomes part of the layer before it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from haq.layers import evaluating, quantizable_layers
+from haq.quant.modules import replace_module
+
+__all__ = ["fold_batch_norm"]
+
+logger = logging.getLogger(__name__)
+
+
+def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
+    """Returns a copy of `model` in evaluation mode with every batch norm folded into the layer that feeds it.
+
+    Pairs are found by running the sample: a batch norm whose input *is* a layer's output follows it, however the
+    forward pass is written. Another reader of that output would see a changed value, so the folded network's output is
+    compared with the original's, and the copy is left unfolded where they differ.
+
+    Args:
+        model: Any module.
+        sample: One input, `(1, C, H, W)` for an image.
+    """
+    folded = copy.deepcopy(model).eval()
+    pairs = _pairs(folded, sample)
+    if not pairs:
+        return folded
+    with torch.no_grad():
+        expected = folded(sample)
+        for layer, norm in pairs:
+            _fold(layer, norm)
+            replace_module(folded, norm, nn.Identity())
+        result = folded(sample)
+    if torch.allclose(expected, result, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        return folded
+    logger.warning("batch norms are not folded: a layer's output is read by more than its batch norm")
+    return copy.deepcopy(model).eval()
+
+
+def _pairs(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
+    """Finds `(layer, batch norm)` where both run once and one feeds the other."""
+    outputs: list[tuple[nn.Module, Tensor]] = []  # tensors stay alive here, so that identity means the same tensor
+    inputs: list[tuple[_BatchNorm, Tensor]] = []
+
+    def layer_ran(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        outputs.append((module, output))
+
+    def norm_ran(module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert isinstance(module, _BatchNorm)
+        inputs.append((module, args[0]))
+
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    handles = [module.register_forward_hook(layer_ran) for _, module in quantizable_layers(model)]
+    handles += [norm.register_forward_pre_hook(norm_ran) for norm in norms]
+    try:
+        with evaluating(model):
+            model(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    def once(module: nn.Module, calls: list[Any]) -> bool:
+        return sum(called is module for called, _ in calls) == 1
+
+    return [
+        (layer, norm)
+        for norm, x in inputs
+        for layer, y in outputs
+        if x is y and once(norm, inputs) and once(layer, outputs) and isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+
+
+def _fold(layer: nn.Conv2d | nn.Linear, norm: _BatchNorm) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )

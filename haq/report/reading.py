@@ -1,0 +1,214 @@
+"""From a run folder to a `Summary`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from haq.config import SearchConfig
+from haq.constraints import Constraint
+from haq.errors import HardwareError
+from haq.hwmodels import CostTable
+from haq.policy import BitPolicy, Width
+from haq.report.summary import LayerWidths, Level, Network, Point, Summary, printable
+from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial
+from haq.scores import Score
+
+__all__ = ["summarize"]
+
+Baselines = Mapping[BaselineName, Baseline | None]
+
+
+def summarize(run: RunFolder) -> Summary:
+    """Reads a run folder, whether its search has ended or not.
+
+    Raises:
+        ConfigError: The search stopped before its first trial, or a file is damaged.
+    """
+    config, baselines, trials = run.read_config(), run.read_baselines(), run.read_trials()
+    best = run.read_best() if run.finished else None  # one of an interrupted search may be older than its last trials
+    limits = dict(best.constraints) if best else _limits(config, baselines)
+    axis = "latency_ms" if "latency_ms" in limits or not limits else next(iter(limits))
+
+    failed = [trial for trial in trials if trial.error is not None or not trial.scores]
+    scored = [trial for trial in trials if trial not in failed]
+    rivals = _longest_trained(scored)
+    chosen = _trial_of(best.policy, scored) if best else min(rivals, key=_order, default=None)
+    policy = best.policy if best else chosen.policy if chosen else None
+    full = baselines.get("float")
+    same = baselines.get("uniform_same_budget")
+
+    return Summary(
+        name=printable(run.path.resolve().name),
+        model=printable(config.model),
+        data=printable(config.data),
+        hardware=printable(config.hardware),
+        batch=config.batch,
+        constraints=tuple(_constraint_text(constraint, limits) for constraint in config.parsed_constraints()),
+        limits=limits,
+        axis=axis,
+        trials_asked=config.trials,
+        trials_done=len(trials),
+        failures=tuple(Counter(_reason(trial) for trial in failed).most_common()),
+        policies_scored=len({trial.policy for trial in scored}),
+        elapsed_s=max((trial.elapsed_s for trial in trials), default=0.0),
+        ranked_by_loss=any(trial.objective == trial.scores[-1].objective("loss") > 0 for trial in scored),
+        finished=best is not None,
+        finetune_steps=config.finetune_steps,
+        networks=tuple(_networks(baselines, best, chosen)),
+        uniform_bits=same.bits if same else None,
+        chosen=chosen.number if chosen else None,
+        tuned_val_top1=best.top1 if best else None,
+        points=tuple(_points(scored)),
+        baselines=tuple(_baseline_points(baselines)),
+        float_val_top1=full.score.top1 if full else None,
+        front=tuple(_point(trial, trial.scores[-1]) for trial in _front(rivals)),
+        layers=_layers(run, policy) if policy else (),
+    )
+
+
+def _limits(config: SearchConfig, baselines: Baselines) -> dict[str, float]:
+    """Resolves the constraints as the search did; a relative one needs the uniform 8-bit network's cost."""
+    uniform8 = baselines.get("uniform8")
+    limits = {}
+    for constraint in config.parsed_constraints():
+        reference = uniform8.cost.get(constraint.field) if uniform8 else None
+        if not constraint.relative:
+            limits[constraint.field] = constraint.limit
+        elif reference is not None:
+            limits[constraint.field] = constraint.resolve(reference).limit
+    return limits
+
+
+def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str:
+    limit = limits.get(constraint.field)
+    if not constraint.relative or limit is None:
+        return str(constraint)
+    return f"{Constraint(constraint.metric, limit)} ({constraint.limit:.4g} of uniform 8-bit)"
+
+
+def _reason(trial: Trial) -> str:
+    return printable(((trial.error or "").strip() or "no score").splitlines()[0])
+
+
+def _longest_trained(scored: Sequence[Trial]) -> list[Trial]:
+    longest = max((Level.of(trial.scores[-1]) for trial in scored), default=None)
+    return [trial for trial in scored if Level.of(trial.scores[-1]) == longest]
+
+
+def _order(trial: Trial) -> tuple[float, ...]:
+    """The best trial first, the cheaper of two equally good ones before the other."""
+    return (-trial.objective, *_costs(trial))
+
+
+def _costs(trial: Trial) -> tuple[float, ...]:
+    return tuple(trial.cost.get(field) or 0.0 for field in ("latency_ms", "energy_mj", "size_bytes"))
+
+
+def _front(rivals: Sequence[Trial]) -> list[Trial]:
+    """Keeps the trials that no other beats in objective and all costs at once, the fastest first.
+
+    The search writes the same into `pareto.json`, but at its end only.
+    """
+    points = [_order(trial) for trial in rivals]
+    front = [
+        trial
+        for trial, mine in zip(rivals, points, strict=True)
+        if not any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in points)
+    ]
+    return sorted(front, key=_costs)
+
+
+def _trial_of(policy: BitPolicy, scored: Sequence[Trial]) -> Trial | None:
+    same = (trial for trial in scored if trial.policy == policy)
+    return max(same, key=lambda trial: Level.of(trial.scores[-1]), default=None)
+
+
+def _networks(baselines: Baselines, best: Best | None, chosen: Trial | None) -> Iterator[Network]:
+    tested = best.baselines if best else {}
+    names: dict[BaselineName, str] = {"float": "float", "uniform8": "uniform 8-bit"}
+    same = baselines.get("uniform_same_budget")
+    names["uniform_same_budget"] = (
+        f"uniform {same.bits}-bit, same budget" if same else "uniform, same budget: none fits"
+    )
+    for key, name in names.items():
+        before, after = baselines.get(key), tested.get(key)
+        yield Network(
+            key=key,
+            name=name,
+            test_top1=after["test_top1"] if after else None,
+            val_top1=before.score.top1 if before else None,
+            cost=after["cost"] if after else before.cost if before else {},
+        )
+    if (source := best or chosen) is not None:
+        calibrated = [score.top1 for score in chosen.scores if score.fidelity == "ptq"] if chosen else []
+        yield Network(
+            key="ours",
+            name="mixed precision (haq)" if best else "mixed precision, so far",
+            test_top1=best.test_top1 if best else None,
+            val_top1=calibrated[0] if calibrated else None,
+            cost=source.cost,
+        )
+
+
+def _points(scored: Sequence[Trial]) -> Iterator[Point]:
+    for trial in scored:
+        last = trial.scores[-1]
+        for score in trial.scores:
+            if score is last or score.fidelity == "ptq":
+                yield _point(trial, score)
+
+
+def _point(trial: Trial, score: Score) -> Point:
+    return Point(
+        number=trial.number,
+        origin=printable(trial.origin),
+        mean_bits=(
+            _mean(bits.w_bits for bits in trial.policy.values()),
+            _mean(bits.a_bits for bits in trial.policy.values()),
+        ),
+        level=Level.of(score),
+        top1=score.top1,
+        loss=score.loss if score.finite else None,
+        cost=trial.cost,
+    )
+
+
+def _baseline_points(baselines: Baselines) -> Iterator[Point]:
+    names: tuple[BaselineName, ...] = ("uniform8", "uniform_same_budget")
+    seen = set()
+    for baseline in (baselines.get(name) for name in names):
+        if baseline is None or baseline.bits is None or baseline.bits in seen:
+            continue
+        seen.add(baseline.bits)
+        score, bits = baseline.score, float(baseline.bits)
+        loss = score.loss if score.finite else None
+        yield Point(
+            None, f"uniform {baseline.bits}-bit", (bits, bits), Level.of(score), score.top1, loss, baseline.cost
+        )
+
+
+def _mean(widths: Iterator[Width]) -> float | None:
+    quantized = [width for width in widths if width is not None]
+    return fmean(quantized) if quantized else None
+
+
+def _layers(run: RunFolder, policy: BitPolicy) -> tuple[LayerWidths, ...]:
+    shares = _latency_shares(run, policy)
+    return tuple(
+        LayerWidths(printable(name), bits.w_bits, bits.a_bits, shares.get(name)) for name, bits in policy.items()
+    )
+
+
+def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
+    """Returns each layer's share; nothing when the run has no table, or one that does not price the policy."""
+    if not run.costs.is_file():
+        return {}
+    try:
+        table = CostTable.load(run.costs)
+        latencies = table.layer_costs(policy, "latency_ms")
+    except HardwareError:
+        return {}
+    total = float(latencies.sum())
+    return {name: float(latency) / total for name, latency in zip(table.layers, latencies, strict=True) if total > 0}

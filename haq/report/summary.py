@@ -1,0 +1,149 @@
+"""Everything that a report shows of a run, as plain numbers; the terminal and the HTML page only lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from haq.policy import Width
+from haq.runs import BaselineName, Cost
+from haq.scores import Fidelity, Score
+
+__all__ = ["LayerWidths", "Level", "Network", "Point", "Summary", "printable"]
+
+
+@dataclass(frozen=True, order=True)
+class Level:
+    """How far a network was trained before it was scored; only scores of one level may be compared."""
+
+    steps: int
+    fidelity: Fidelity
+
+    @classmethod
+    def of(cls, score: Score) -> Level:
+        """Returns the level of a score."""
+        return cls(score.steps, score.fidelity)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row of the comparison.
+
+    Attributes:
+        key: Which network this is.
+        name: The same for people.
+        test_top1: On the test images; `None` before the search has ended. Of the uniform networks only the one at the
+            same budget was fine-tuned, as ours was.
+        val_top1: Before fine-tuning, on the validation images.
+        cost: As the cost table prices it; empty where no network fits.
+    """
+
+    key: BaselineName | Literal["ours"]
+    name: str
+    test_top1: float | None
+    val_top1: float | None
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Point:
+    """One validation score of one policy.
+
+    Attributes:
+        number: Of the trial; `None` for a baseline.
+        origin: Who proposed the policy.
+        mean_bits: Mean width of weights and of activations over the quantized layers; `None` when there are none.
+        level: Points of different levels must not be compared.
+        top1: Fraction.
+        loss: `None` when the network diverged.
+        cost: As the cost table prices it.
+    """
+
+    number: int | None
+    origin: str
+    mean_bits: tuple[float | None, float | None]
+    level: Level
+    top1: float
+    loss: float | None
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class LayerWidths:
+    """Widths of one layer, and its share of the network's latency (0–1) where a cost table tells it."""
+
+    name: str
+    w_bits: Width
+    a_bits: Width
+    latency_share: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run, ready to be shown.
+
+    All text is printable: control characters of the user's names are already escaped, markup is not.
+
+    Attributes:
+        name: Of the run folder.
+        model: As given to the search, as are `data` and `hardware`.
+        batch: Samples that each cost is for.
+        constraints: For people, such as `latency ≤ 10.0 ms`.
+        limits: Metric field → absolute limit.
+        axis: Metric field that accuracy is drawn against.
+        trials_asked: Trials that the search was to run.
+        trials_done: Trials that ended, failed ones included.
+        failures: Reason and number of trials, most frequent first.
+        policies_scored: Distinct policies with a score.
+        elapsed_s: Wall time until the last trial ended.
+        ranked_by_loss: Whether the search maximised exp(−loss) rather than top-1.
+        finished: Whether the comparison on the test images was made.
+        finetune_steps: Steps that ours and the uniform network at the same budget were fine-tuned for before it.
+        networks: Float, uniform and ours, in this order.
+        uniform_bits: Width of the uniform network at the same budget; `None` when none fits.
+        chosen: Trial of the best policy, or of the best so far.
+        tuned_val_top1: Validation top-1 of the best policy after its final fine-tuning.
+        points: Each trial's score after calibration and its last one.
+        baselines: The uniform networks' scores after calibration.
+        float_val_top1: Validation top-1 of the float network.
+        front: Of the longest-trained policies those that no other beats in objective, latency, energy and size at once,
+            the fastest first.
+        layers: The best policy.
+    """
+
+    name: str
+    model: str
+    data: str
+    hardware: str
+    batch: int
+    constraints: tuple[str, ...]
+    limits: Mapping[str, float]
+    axis: str
+    trials_asked: int
+    trials_done: int
+    failures: tuple[tuple[str, int], ...]
+    policies_scored: int
+    elapsed_s: float
+    ranked_by_loss: bool
+    finished: bool
+    finetune_steps: int
+    networks: tuple[Network, ...]
+    uniform_bits: int | None
+    chosen: int | None
+    tuned_val_top1: float | None
+    points: tuple[Point, ...]
+    baselines: tuple[Point, ...]
+    float_val_top1: float | None
+    front: tuple[Point, ...]
+    layers: tuple[LayerWidths, ...]
+
+
+def printable(text: str) -> str:
+    r"""Escapes every character that a terminal or a browser would obey rather than show.
+
+    Examples:
+        >>> printable("conv\x1b[2J")
+        'conv\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

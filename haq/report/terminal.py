@@ -1,0 +1,100 @@
+"""The report in a terminal: 80 columns, no colour needed."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from haq.policy import Width
+from haq.report import wording
+from haq.report.summary import LayerWidths, Summary
+
+__all__ = ["render"]
+
+_COMPACT_FROM = 61
+_BAR = 8
+
+
+def render(summary: Summary, console: Console) -> None:
+    """Prints the whole report.
+
+    Args:
+        summary: What to print.
+        console: Where to; its width is respected, and without colour nothing is lost.
+    """
+    console.print(Text(f"Run {summary.name}", style="bold"))
+    console.print(_facts(summary))
+    console.print(Text(wording.verdict(summary), style="bold"))
+    console.print()
+    console.print(_table(wording.comparison(summary), left=0))
+    for note in wording.comparison_notes(summary):
+        console.print(Text(note, style="dim"))
+    _heading(console, "Pareto front", wording.front_note(summary))
+    if summary.front:
+        table = wording.front(summary)
+        console.print(_table(table, left=len(table.header) - 1))
+    if summary.layers:
+        _heading(console, "Bits per layer", "of weights (w) and of input activations (a)")
+        console.print(_layers(summary.layers))
+
+
+def _heading(console: Console, title: str, note: str) -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), ": ", (note, "dim")))
+
+
+def _facts(summary: Summary) -> Padding:
+    grid = RichTable.grid(padding=(0, 2))
+    for label, value in wording.facts(summary):
+        grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
+    return Padding(grid, (0, 0, 1, 0))
+
+
+def _table(content: wording.Table, left: int) -> RichTable:
+    """Lays out a table whose column `left` is text; a sign marks the chosen row, for terminals without bold."""
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for index, title in enumerate(content.header):
+        indent = "  " if index == 0 else ""
+        table.add_column(
+            indent + title.replace(" ", "\n" + indent, 1),
+            justify="left" if index in (0, left) else "right",
+            vertical="bottom",
+            overflow="fold",
+        )
+    for index, (first, *others) in enumerate(content.rows):
+        marked = index == content.marked
+        sign = "> " if marked else "  "
+        table.add_row(Text(sign + first), *(Text(cell) for cell in others), style="bold" if marked else "")
+    return table
+
+
+def _layers(layers: tuple[LayerWidths, ...]) -> RichTable:
+    compact = len(layers) >= _COMPACT_FROM
+    shares = any(layer.latency_share is not None for layer in layers)
+    table = RichTable(box=None if compact else box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("layer", no_wrap=True, overflow="ellipsis")
+    for title in ("w", "a"):
+        table.add_column(title, justify="right")
+        if not compact:
+            table.add_column("", width=_BAR)
+    if shares:
+        table.add_column("latency", justify="right")
+    widest = max((bits for layer in layers for bits in (layer.w_bits, layer.a_bits) if bits is not None), default=_BAR)
+    for number, layer in enumerate(layers, 1):
+        cells = [str(number), Text(layer.name)]
+        for bits in (layer.w_bits, layer.a_bits):
+            cells.append(wording.width(bits))
+            if not compact:
+                cells.append(_bar(bits, max(widest, _BAR)))
+        if shares:
+            cells.append(wording.percent(layer.latency_share))
+        table.add_row(*cells)
+    return table
+
+
+def _bar(bits: Width, widest: int) -> str:
+    return "" if bits is None else "█" * max(1, round(_BAR * bits / widest))

@@ -1,0 +1,170 @@
+"""A `Summary` in words and table cells, so that the terminal and the HTML page say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from haq.constraints import METRICS, format_cost
+from haq.policy import Width
+from haq.report.summary import Network, Point, Summary
+
+__all__ = ["Table", "comparison", "comparison_notes", "facts", "front", "front_note", "percent", "verdict", "width"]
+
+_NAMES = {metric.field: metric.name for metric in METRICS.values()}
+_ALWAYS = ("latency_ms", "energy_mj", "size_bytes")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells ready to be shown; `marked` is the row of the chosen policy, if any."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: int | None
+
+
+def percent(fraction: float | None) -> str:
+    """Formats a fraction.
+
+    Examples:
+        >>> percent(0.9312)
+        '93.1 %'
+    """
+    return "–" if fraction is None else f"{fraction:.1%}".replace("%", " %")
+
+
+def width(bits: Width) -> str:
+    """Formats a width; `None` is floating point."""
+    return "float" if bits is None else str(bits)
+
+
+def verdict(summary: Summary) -> str:
+    """Says in one sentence whether the search was worth it."""
+    tested = {network.key: network.test_top1 for network in summary.networks}
+    ours, theirs = tested.get("ours"), tested.get("uniform_same_budget")
+    if ours is None:
+        if summary.chosen is None:
+            return "The search stopped before any trial was scored."
+        return f"The search has not ended; its best policy so far is that of trial {summary.chosen}, not yet tested."
+    if summary.uniform_bits is None:
+        against = f" ({percent(tested['float'])} in floating point)" if tested.get("float") is not None else ""
+        return f"No uniform width fits the budget; the mixed-precision network reaches {percent(ours)} top-1{against}."
+    uniform = f"the uniform {summary.uniform_bits}-bit network at equal budget"
+    if theirs is None:
+        return f"The mixed-precision network reaches {percent(ours)} top-1; {uniform} was not tested."
+    points = round(100 * (ours - theirs), 1)
+    numbers = f"{percent(ours)} against {percent(theirs)} top-1"
+    if points > 0:
+        return f"Beats {uniform} by +{points:.1f} points ({numbers})."
+    if points < 0:
+        return f"The search did not beat {uniform}: {points:.1f} points ({numbers})."
+    return f"The search did not beat {uniform}: both reach {percent(ours)} top-1."
+
+
+def facts(summary: Summary) -> list[tuple[str, str]]:
+    """Returns what was searched, as label and value."""
+    trials = f"{summary.trials_done} of {summary.trials_asked}"
+    if summary.failures:
+        reasons = "; ".join(f"{count} × {reason}" for reason, count in summary.failures)
+        trials += f", {sum(count for _, count in summary.failures)} failed ({reasons})"
+    return [
+        ("model", summary.model),
+        ("data", summary.data),
+        ("hardware", f"{summary.hardware}, batch {summary.batch}"),
+        ("budget", ", ".join(summary.constraints)),
+        ("trials", trials),
+        ("policies", f"{summary.policies_scored} scored"),
+        ("time", _duration(summary.elapsed_s)),
+    ]
+
+
+def comparison(summary: Summary) -> Table:
+    """Returns the table of float, uniform and searched networks."""
+    networks = summary.networks
+    fields = [
+        field
+        for field in dict.fromkeys((*_ALWAYS, *summary.limits))
+        if any(network.cost.get(field) is not None for network in networks)
+    ]
+
+    def row(network: Network) -> tuple[str, ...]:
+        costs = (format_cost(field, network.cost.get(field)) for field in fields)
+        return (network.name, percent(network.test_top1), percent(network.val_top1), *costs)
+
+    return Table(
+        header=("network", "test top-1", "val. top-1", *(_NAMES[field] for field in fields)),
+        rows=tuple(row(network) for network in networks),
+        marked=next((i for i, network in enumerate(networks) if network.key == "ours"), None),
+    )
+
+
+def comparison_notes(summary: Summary) -> list[str]:
+    """Says which images each column comes from."""
+    test = "Test top-1: the test images have not been used yet."
+    if summary.finished:
+        tuned = "two networks were" if summary.uniform_bits is not None else "network was"
+        test = (
+            f"Test top-1: on the test images, which were used once, at the end. The last {tuned} fine-tuned for "
+            f"{summary.finetune_steps} steps before it, the others not at all."
+        )
+    val = "Val. top-1: on the validation images, before any fine-tuning, in every row."
+    if summary.tuned_val_top1 is not None:
+        val += f" Fine-tuned, the last network reaches {percent(summary.tuned_val_top1)} on them."
+    return [test, val]
+
+
+def front(summary: Summary) -> Table:
+    """Returns the table of the Pareto front."""
+    fields = list(dict.fromkeys(("latency_ms", "size_bytes", *summary.limits)))
+
+    def row(point: Point) -> tuple[str, ...]:
+        costs = (format_cost(field, point.cost.get(field)) for field in fields)
+        loss = "–" if point.loss is None else f"{point.loss:.3f}"
+        return (str(point.number), percent(point.top1), loss, *costs, mean_bits(point), point.origin)
+
+    return Table(
+        header=("trial", "val. top-1", "val. loss", *(_NAMES[field] for field in fields), "mean w / a", "from"),
+        rows=tuple(row(point) for point in summary.front),
+        marked=next((i for i, point in enumerate(summary.front) if point.number == summary.chosen), None),
+    )
+
+
+def front_note(summary: Summary) -> str:
+    """Says which scores the front is made of, to go on after its name."""
+    if not summary.front:
+        return "no trial has been scored yet"
+    level = training(summary.front[0].level.steps)
+    quality = "loss" if summary.ranked_by_loss else "top-1"
+    return (
+        f"of the policies {level}, those that no other beats in all of validation {quality}, latency, energy and size"
+    )
+
+
+def layers(summary: Summary) -> Table:
+    """Returns the table of the best policy's layers."""
+    shares = any(layer.latency_share is not None for layer in summary.layers)
+    rows = (
+        (str(number), layer.name, width(layer.w_bits), width(layer.a_bits), percent(layer.latency_share))
+        for number, layer in enumerate(summary.layers, 1)
+    )
+    header = ("#", "layer", "weights", "activations", "latency")
+    end = len(header) if shares else -1
+    return Table(header[:end], tuple(row[:end] for row in rows), marked=None)
+
+
+def training(steps: int) -> str:
+    """Says how far a policy was trained."""
+    return f"fine-tuned for {steps} steps" if steps else "calibrated only"
+
+
+def mean_bits(point: Point) -> str:
+    """Returns the mean widths of weights and activations."""
+    return " / ".join("–" if bits is None else f"{bits:.1f}" for bits in point.mean_bits)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,41 @@
+"""Costs that depend on the network alone, and so are the same on all hardware."""
+
+from __future__ import annotations
+
+from haq.layers import LayerSpec
+from haq.policy import LayerBits
+
+__all__ = ["bops", "size_bytes"]
+
+_FLOAT_BITS = 32
+_FLOAT_BYTES = 4
+
+
+def size_bytes(layer: LayerSpec, bits: LayerBits) -> int:
+    """Returns the bytes that a deployed layer stores.
+
+    Counted are the weights, packed and rounded up to whole bytes; a 32-bit bias for every output channel, whether or
+    not the layer has one now, because deployment folds batch normalisation into it; a 32-bit scale for every output
+    channel of quantized weights; and one 32-bit scale for quantized activations. A scheme's own tables, such as the
+    codebook of a k-means quantizer, are not counted.
+
+    Args:
+        layer: The layer.
+        bits: Its widths; `None` is 32-bit floating point, so that the original network has a size too.
+
+    Examples:
+        >>> from haq.layers import LayerSpec
+        >>> fc = LayerSpec("fc", "linear", 64, 10, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), 640, 640, 10)
+        >>> size_bytes(fc, LayerBits(4, 8))  # 640 · 4 / 8 weights, 10 · 4 biases, 10 · 4 + 4 scales
+        404
+        >>> size_bytes(fc, LayerBits(None, None))
+        2600
+    """
+    weights = -(-layer.params * (bits.w_bits or _FLOAT_BITS) // 8)
+    scales = (layer.out_channels if bits.w_bits else 0) + (1 if bits.a_bits else 0)
+    return weights + _FLOAT_BYTES * (layer.out_channels + scales)
+
+
+def bops(layer: LayerSpec, bits: LayerBits) -> int:
+    """Returns the bit operations for one sample: MACs times w_bits times a_bits, where `None` counts as 32."""
+    return layer.macs * (bits.w_bits or _FLOAT_BITS) * (bits.a_bits or _FLOAT_BITS)

@@ -1,0 +1,58 @@
+"""Hardware by name: the descriptions that ship with the package, and the user's own."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from haq.errors import HardwareError, did_you_mean
+from haq.hwmodels.bismo import Bismo
+from haq.hwmodels.description import read_description
+from haq.hwmodels.hardware import Hardware
+
+__all__ = ["get_hardware", "list_hardware"]
+
+_KINDS: dict[str, type[Hardware]] = {"bismo": Bismo}
+
+
+def list_hardware() -> list[str]:
+    """Returns the names of the hardware that ships with the package, sorted."""
+    return sorted(_shipped())
+
+
+def get_hardware(name_or_path: str | Path) -> Hardware:
+    """Returns hardware that is described in YAML.
+
+    Args:
+        name_or_path: A name that `list_hardware` gives, or the path of a `.yaml` file.
+
+    Raises:
+        HardwareError: There is no such name or file, or the description is wrong.
+
+    Examples:
+        >>> get_hardware("edge").supported_widths
+        (1, 2, 3, 4, 5, 6, 7, 8)
+    """
+    name = str(name_or_path)
+    if Path(name).suffix in (".yaml", ".yml"):
+        file: Traversable = Path(name).expanduser()
+        if not file.is_file():
+            raise HardwareError(f"hardware file {name!r} does not exist; give a path, or one of {_known()}")
+    elif name in (shipped := _shipped()):
+        file = shipped[name]
+    else:
+        raise HardwareError(
+            f"unknown hardware {name!r}{did_you_mean(name, shipped)}; known: {_known()}, or the path of a .yaml file"
+        )
+    hardware: Hardware = read_description(file, _KINDS)
+    return hardware
+
+
+def _shipped() -> dict[str, Traversable]:
+    folder = files("haq.configs") / "hardware"
+    return {file.name.removesuffix(".yaml"): file for file in folder.iterdir() if file.name.endswith(".yaml")}
+
+
+def _known() -> str:
+    return ", ".join(list_hardware())

@@ -1,0 +1,168 @@
+"""HAQ's agent: stable-baselines3's DDPG with the paper's settings, driven an episode at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import truncnorm
+from stable_baselines3 import DDPG
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+from haq.envs import BitAllocationEnv, Transitions
+from haq.files import replacing
+
+__all__ = ["DDPGAgent"]
+
+_ACTOR_RATE, _CRITIC_RATE = 1e-4, 1e-3
+_SIGMA, _SIGMA_DECAY = 0.5, 0.99  # of the exploration noise, for actions in [0, 1], and its decay an episode
+_BASELINE_RATE = 0.05
+_EPISODES_KEPT = 128  # HAQ keeps as many transitions for each layer
+
+Array = NDArray[np.float32]
+
+
+class _BaselineBuffer(ReplayBuffer):
+    """Subtracts a moving average from the rewards it samples, and samples from a generator of its own."""
+
+    def __init__(self, *args: Any, seed: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rng = np.random.default_rng(seed)
+        self.baseline: float | None = None
+
+    def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
+        data = self._get_samples(self.rng.integers(self.size(), size=batch_size), env=env)
+        mean = float(data.rewards.mean())
+        self.baseline = mean if self.baseline is None else self.baseline + _BASELINE_RATE * (mean - self.baseline)
+        return data._replace(rewards=data.rewards - self.baseline)
+
+
+class _DDPG(DDPG):
+    """DDPG with a learning rate of its own for the actor and the critic."""
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        actor, critic = optimizers
+        for optimizer, rate in ((actor, _ACTOR_RATE), (critic, _CRITIC_RATE)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+
+class DDPGAgent:
+    """Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv:1509.02971) as HAQ uses it.
+
+    HAQ, arXiv:1811.08886, section 3.5 and public code: actor and critic of 300-300 units, learning rates 1e-4 and 1e-3,
+    discount 1, target rate 0.01, batch 64, exploration by a normal distribution around the actor's action truncated to
+    the action's range, with σ = 0.5 that shrinks by 1 % an episode, random actions in the first episodes, rewards
+    relative to their moving average, and every transition of an episode rewarded with the episode's outcome.
+
+    Args:
+        env: Gives the spaces and the length of an episode.
+        warmup: Episodes of random actions.
+        seed: Decides initial weights, exploration and sampling.
+    """
+
+    def __init__(self, env: BitAllocationEnv, warmup: int, seed: int) -> None:
+        self.warmup, self.episodes = warmup, 0
+        self._steps = env.steps
+        self._rng = np.random.default_rng([seed, 1])
+        self._ddpg = _DDPG(
+            "MlpPolicy",
+            env,
+            gamma=1.0,
+            tau=0.01,
+            batch_size=64,
+            buffer_size=_EPISODES_KEPT * env.steps,
+            replay_buffer_class=_BaselineBuffer,
+            replay_buffer_kwargs={"seed": [seed, 2]},
+            policy_kwargs={"net_arch": [300, 300]},
+            seed=seed,
+            device="cpu",
+        )
+        self._ddpg.set_logger(configure(None, []))
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether actions should still be random."""
+        return self.episodes < self.warmup
+
+    def act(self, observation: Array, random: bool = False) -> Array:
+        """Returns an exploring action, or one that is uniformly random, `(1,)` in [−1, 1]."""
+        if random:
+            return self._rng.uniform(-1, 1, 1).astype(np.float32)
+        mean, _ = self._ddpg.predict(observation, deterministic=True)
+        sigma = 2 * _SIGMA * _SIGMA_DECAY ** max(self.episodes - self.warmup, 0)  # twice, for a range twice as wide
+        low, high = (-1 - mean) / sigma, (1 - mean) / sigma
+        return np.asarray(truncnorm.rvs(low, high, mean, sigma, random_state=self._rng), np.float32).reshape(1)
+
+    def observe(self, episode: Transitions, reward: float) -> None:
+        """Stores an episode with its reward, and after the warm-up learns from as many batches as it had steps."""
+        buffer = self._buffer
+        for step in range(len(episode.actions)):
+            buffer.add(
+                episode.observations[step],
+                episode.next_observations[step],
+                episode.actions[step],
+                np.array([reward], np.float32),
+                episode.dones[step : step + 1],
+                [{}],
+            )
+        self.episodes += 1
+        if not self.warming_up:
+            self._ddpg.train(gradient_steps=self._steps, batch_size=self._ddpg.batch_size)
+
+    @property
+    def _buffer(self) -> _BaselineBuffer:
+        buffer = self._ddpg.replay_buffer
+        assert isinstance(buffer, _BaselineBuffer)
+        return buffer
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """Writes the whole state: networks, optimisers, replay buffer and random streams, and the caller's `extra`.
+
+        The file holds tensors and JSON alone, so that reading it cannot run code.
+        """
+        buffer, ddpg = self._buffer, self._ddpg
+        size = buffer.size()
+        content = {
+            "policy": ddpg.policy.state_dict(),
+            "actor_optimizer": ddpg.actor.optimizer.state_dict(),
+            "critic_optimizer": ddpg.critic.optimizer.state_dict(),
+            "buffer": {name: torch.from_numpy(getattr(buffer, name)[:size].copy()) for name in _BUFFER_ARRAYS},
+            "rest": json.dumps(
+                {
+                    "episodes": self.episodes,
+                    "updates": ddpg._n_updates,
+                    "buffer": [buffer.pos, buffer.full, buffer.baseline],
+                    "random": [self._rng.bit_generator.state, buffer.rng.bit_generator.state],
+                    "extra": extra,
+                }
+            ),
+        }
+        with replacing(path) as temporary:
+            torch.save(content, temporary)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Restores what `save` wrote, so that the next actions are those of an uninterrupted agent; returns `extra`."""
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        rest = json.loads(content["rest"])
+        buffer, ddpg = self._buffer, self._ddpg
+        ddpg.policy.load_state_dict(content["policy"])
+        ddpg.actor.optimizer.load_state_dict(content["actor_optimizer"])
+        ddpg.critic.optimizer.load_state_dict(content["critic_optimizer"])
+        for name, values in content["buffer"].items():
+            getattr(buffer, name)[: len(values)] = values.numpy()
+        buffer.pos, buffer.full, buffer.baseline = rest["buffer"]
+        self.episodes, ddpg._n_updates = rest["episodes"], rest["updates"]
+        self._rng.bit_generator.state, buffer.rng.bit_generator.state = rest["random"]
+        extra: dict[str, Any] = rest["extra"]
+        return extra
+
+
+_BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones")

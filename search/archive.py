@@ -1,0 +1,41 @@
+"""Which of the scored policies are worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from haq.runs import Trial
+
+__all__ = ["best_first", "pareto_front"]
+
+
+def _comparable(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials that trained longest: scores with and without fine-tuning are never compared."""
+    scored = [trial for trial in trials if trial.score is not None and trial.error is None]
+    longest = max((trial.scores[-1].steps for trial in scored), default=0)
+    return [trial for trial in scored if trial.scores[-1].steps == longest]
+
+
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Sorts the trials that trained longest by objective, the cheaper of two equal ones first."""
+    return sorted(_comparable(trials), key=lambda trial: (-trial.objective, *_costs(trial)))
+
+
+def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials, of those that trained longest, that none beats in objective and every cost at once.
+
+    A trial is beaten by one that is at least as good in all and better in one. Sorted by latency.
+    """
+    trials = _comparable(trials)
+    points = [(-trial.objective, *_costs(trial)) for trial in trials]
+    front = [
+        trial
+        for trial, point in zip(trials, points, strict=True)
+        if not any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+    ]
+    return sorted(front, key=_costs)
+
+
+def _costs(trial: Trial) -> tuple[float, ...]:
+    """Latency, then energy, then size; a policy that was scored has them all."""
+    return tuple(trial.cost[field] or 0.0 for field in ("latency_ms", "energy_mj", "size_bytes"))

@@ -1,0 +1,107 @@
+"""After the search: the best policies and the uniform one are fine-tuned alike, and the winner is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from haq.data import Images
+from haq.policy import BitPolicy
+from haq.quant.evaluation import evaluate
+from haq.scores import Score
+from haq.search.trainable import Workload
+
+__all__ = ["Finalist", "finetune_all", "test_all"]
+
+_REPORTS = 20  # progress reports of one fine-tuning run
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network that was fine-tuned to the end.
+
+    Attributes:
+        policy: Its widths.
+        state: Its weights and scales.
+        score: On the validation images.
+    """
+
+    policy: BitPolicy
+    state: Mapping[str, Any]
+    score: Score
+
+    def network(self, workload: Workload) -> nn.Module:
+        """Rebuilds the fine-tuned network."""
+        model = workload.quantized(self.policy)
+        model.load_state_dict(dict(self.state))
+        return model
+
+
+def finetune_all(
+    workload: Workload, policies: Mapping[str, BitPolicy], steps: int, progress: Callable[[int, int], None]
+) -> dict[str, Finalist]:
+    """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers.
+
+    Args:
+        workload: What all share.
+        policies: Name → policy.
+        steps: Fine-tuning steps for each.
+        progress: Called with steps taken and steps in all.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=1)(_finetune)
+    shared = ray.put(workload)
+    streams = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
+    taken = dict.fromkeys(policies, 0)
+    finalists: dict[str, Finalist] = {}
+    while streams:
+        (stream,), _ = ray.wait(list(streams), num_returns=1, fetch_local=False)
+        try:
+            report = ray.get(next(stream))
+        except StopIteration:
+            del streams[stream]
+            continue
+        if isinstance(report, Finalist):
+            finalists[streams[stream]] = report
+        else:
+            taken[streams[stream]] = report
+            progress(sum(taken.values()), steps * len(policies))
+    return finalists
+
+
+def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:
+    """Yields the number of steps taken, time and again, and at last the network."""
+    torch.set_num_threads(1)
+    model = workload.quantized(policy)
+    finetuning = workload.finetuning(model, steps)
+    for part in range(1, _REPORTS + 1 if steps else 1):
+        finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
+        yield finetuning.done
+    score = evaluate(model, workload.val, "qat" if steps else "ptq", finetuning.done)
+    yield Finalist(policy, model.state_dict(), score)
+
+
+def test_all(networks: Mapping[str, nn.Module], test: Images, progress: Callable[[int, int], None]) -> dict[str, float]:
+    """Returns the top-1 of every network on the test images, in parallel on Ray's workers."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(_test_top1)
+    images = ray.put(test)
+    names = {task.remote(network, images): name for name, network in networks.items()}
+    top1: dict[str, float] = {}
+    pending = list(names)
+    while pending:
+        (ready,), pending = ray.wait(pending, num_returns=1)
+        top1[names[ready]] = ray.get(ready)
+        progress(len(top1), len(networks))
+    return {name: top1[name] for name in networks}
+
+
+def _test_top1(network: nn.Module, test: Images) -> float:
+    torch.set_num_threads(1)
+    return evaluate(network, test, "float").top1

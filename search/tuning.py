@@ -1,0 +1,109 @@
+"""The search itself: Ray Tune runs the trials that the searcher proposes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from haq.config import SearchConfig
+from haq.envs import BitAllocationEnv
+from haq.runs import RunFolder, Trial
+from haq.scores import Score
+from haq.search.agent import DDPGAgent
+from haq.search.problem import Problem
+from haq.search.searcher import METRIC, BitSearcher, Proposal
+from haq.search.trainable import CHUNKS, QuantizationTrial, Workload
+
+__all__ = ["search"]
+
+_WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20 random episodes, of 600
+
+
+def search(
+    config: SearchConfig,
+    problem: Problem,
+    workload: Workload,
+    float_score: Score,
+    folder: RunFolder,
+    on_trial: Callable[[list[Trial]], None],
+) -> list[Trial]:
+    """Runs trials until `config.trials` are finished, or until Ctrl-C, and returns all of them.
+
+    Every finished trial is appended to `trials.jsonl`, then the searcher's state is saved; trials that the folder
+    already holds are taken in first, so that an interrupted search goes on.
+
+    Args:
+        config: Options.
+        problem: Layers, table and budget.
+        workload: What every trial needs.
+        float_score: Of the float network, on the validation images.
+        folder: The run.
+        on_trial: Called after each trial with all finished ones.
+    """
+    env = BitAllocationEnv(problem.layers, problem.budget, float_score=float_score, rank_by=workload.rank_by)
+    warmup = min(int(_WARMUP_SHARE * config.trials), _WARMUP_MOST)
+    trials = folder.read_trials()
+    start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
+
+    def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
+        result = result or {"error": "its worker died", "scores": [], METRIC: 0.0}
+        trial = Trial(
+            number=proposal.number,
+            policy=proposal.policy,
+            origin=proposal.origin,
+            cost=problem.table.cost(proposal.policy),
+            scores=tuple(Score.from_dict(score) for score in result["scores"]),
+            objective=result[METRIC],
+            elapsed_s=time.monotonic() - start,
+            error=result["error"],
+        )
+        folder.append_trial(trial)
+        searcher.save(str(folder.searcher))
+        trials.append(trial)
+        on_trial(trials)
+
+    searcher = BitSearcher(env, DDPGAgent(env, warmup, config.seed), _first_policies(problem), finished)
+    if folder.searcher.is_file():
+        searcher.restore(str(folder.searcher))
+    for trial in trials:
+        if trial.policy not in searcher:
+            searcher.learn(trial.number, trial.policy, trial.objective)
+    if len(trials) < config.trials:
+        _tune(config, workload, searcher, config.trials - len(trials), folder)
+    return trials
+
+
+def _first_policies(problem: Problem) -> list[tuple[str, Any]]:
+    """The two policies that anyone would try by hand: the best uniform one, and the widest one, decreased to fit."""
+    budget = problem.budget
+    uniform = budget.largest_uniform()
+    first = [("uniform", budget.uniform(uniform))] if uniform else []
+    return [*first, ("decreased", budget.decrease(budget.uniform(budget.bits[-1])))]
+
+
+def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trials: int, folder: RunFolder) -> None:
+    from ray import tune
+    from ray.tune.logger import TBXLoggerCallback
+    from ray.tune.schedulers import ASHAScheduler
+
+    scheduler = ASHAScheduler(
+        time_attr="training_iteration", metric=METRIC, mode="max", max_t=1 + CHUNKS, grace_period=1, reduction_factor=2
+    )
+    tuner = tune.Tuner(
+        tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps),
+        tune_config=tune.TuneConfig(
+            search_alg=tune.search.ConcurrencyLimiter(searcher, config.workers),
+            scheduler=scheduler,
+            num_samples=trials,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=folder.tune.name,
+            storage_path=str(folder.path.resolve()),
+            verbose=0,
+            callbacks=[TBXLoggerCallback()],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )
+    tuner.fit()
