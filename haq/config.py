@@ -110,8 +110,9 @@ class SearchConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ConfigError(f"unknown option {unknown[0]!r} in the configuration{did_you_mean(unknown[0], known)}")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            return cls(**values)
         except TypeError as error:
             raise ConfigError(f"the configuration cannot be read: {error}") from None
 

@@ -104,7 +104,9 @@ class BitPolicy(Mapping[str, LayerBits]):
         """
         if not isinstance(data, Mapping) or not data:
             raise ConfigError("a policy is a mapping of layer names to {w_bits, a_bits}")
-        layers = data.get("layers", data) if "scheme" in data else data
+        scheme = data.get("scheme")
+        # A bare mapping has no scheme, but the network may have a layer of that name
+        layers = data.get("layers") if isinstance(scheme, str) else data
         if not isinstance(layers, Mapping):
             raise ConfigError(f"policy.layers must be a mapping, but got {type(layers).__name__}")
         parsed = {}
@@ -112,4 +114,4 @@ class BitPolicy(Mapping[str, LayerBits]):
             if not isinstance(bits, Mapping) or set(bits) != {"w_bits", "a_bits"}:
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
             parsed[str(name)] = LayerBits(bits["w_bits"], bits["a_bits"])
-        return cls(parsed, scheme=str(data.get("scheme", "linear")))
+        return cls(parsed, scheme=scheme if isinstance(scheme, str) else "linear")

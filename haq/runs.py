@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -18,6 +18,8 @@ from haq.policy import BitPolicy
 from haq.scores import Score
 
 __all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
+
+T = TypeVar("T")
 
 Cost = Mapping[str, float | None]
 """Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
@@ -127,6 +129,7 @@ class Best:
         """Returns plain JSON types."""
         return {
             "policy": self.policy.widths(),
+            "scheme": self.policy.scheme,
             "score": {"top1": self.top1, "loss": self.loss},
             "test_top1": self.test_top1,
             "cost": dict(self.cost),
@@ -137,7 +140,7 @@ class Best:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Best:
         """Restores what `to_dict` gave."""
-        policy = BitPolicy.from_dict(data["policy"])
+        policy = BitPolicy.from_dict({"scheme": data["scheme"], "layers": data["policy"]})
         rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
         return cls(policy, **data["score"], **rest)
 
@@ -203,7 +206,7 @@ class RunFolder:
 
     def read_layers(self) -> list[LayerSpec]:
         """Reads `layers.json`."""
-        return [LayerSpec.from_dict(layer) for layer in self._read(self._layers)]
+        return self._read(self._layers, lambda content: [LayerSpec.from_dict(layer) for layer in content])
 
     def write_baselines(self, baselines: Mapping[BaselineName, Baseline | None]) -> None:
         """Writes `baselines.json`: the comparison networks before fine-tuning, on the validation images."""
@@ -211,21 +214,28 @@ class RunFolder:
 
     def read_baselines(self) -> dict[BaselineName, Baseline | None]:
         """Reads `baselines.json`."""
-        return {name: Baseline.from_dict(v) if v else None for name, v in self._read(self._baselines).items()}
+        return self._read(
+            self._baselines,
+            lambda content: {name: Baseline.from_dict(value) if value else None for name, value in content.items()},
+        )
 
     # What it found
 
     def append_trial(self, trial: Trial) -> None:
-        """Adds one line to `trials.jsonl` and flushes it."""
-        with self._trials.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trial.to_dict()) + "\n")
+        """Adds one line to `trials.jsonl` and flushes it; a last line that a crash cut short makes way."""
+        with self._trials.open("ab+") as file:
+            if end := file.tell():
+                file.seek(end - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json.dumps(trial.to_dict()).encode() + b"\n")
 
     def read_trials(self) -> list[Trial]:
         """Reads all finished trials; a last line that a crash cut short is dropped."""
         if not self._trials.is_file():
             return []
-        lines = self._trials.read_text(encoding="utf-8").split("\n")
-        complete = lines[:-1]  # what follows the last newline is empty, or torn
+        *complete, _ = self._trials.read_bytes().split(b"\n")  # what follows the last newline is empty, or torn
         try:
             return [Trial.from_dict(json.loads(line)) for line in complete]
         except (ValueError, KeyError, TypeError, HaqError) as error:
@@ -245,10 +255,7 @@ class RunFolder:
             raise ConfigError(
                 f"run {str(self.path)!r} has no result yet; finish it with `haq search --resume {self.path}`"
             )
-        try:
-            return Best.from_dict(self._read(self._best))
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{self._best} was not written by `haq search`: {error!r}") from None
+        return self._read(self._best, Best.from_dict)
 
     def write_front(self, front: list[Trial]) -> None:
         """Writes `pareto.json`: the trials that no other trial beats in objective and cost at once."""
@@ -256,15 +263,17 @@ class RunFolder:
 
     def read_front(self) -> list[Trial]:
         """Reads `pareto.json`."""
-        return [Trial.from_dict(trial) for trial in self._read(self._pareto)]
+        return self._read(self._pareto, lambda content: [Trial.from_dict(trial) for trial in content])
 
     def _write(self, path: Path, content: object) -> None:
         write_text(path, json.dumps(content, indent=1) + "\n")
 
-    def _read(self, path: Path) -> Any:
+    def _read(self, path: Path, parse: Callable[[Any], T]) -> T:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return parse(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"run {str(self.path)!r} lacks {path.name}; it stopped before its first trial") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {path}: {error}") from None
+        except (AttributeError, KeyError, TypeError, HaqError) as error:
+            raise ConfigError(f"{path} was not written by `haq search`: {error!r}") from None

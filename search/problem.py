@@ -13,7 +13,7 @@ from haq.envs import Budget
 from haq.errors import ConfigError, DataError, HardwareError
 from haq.hwmodels import CostTable, get_hardware
 from haq.layers import LayerSpec, evaluating, trace
-from haq.models import load_model
+from haq.models import load_model, pretrained_digits
 from haq.policy import LayerBits
 from haq.search.observer import Observer
 
@@ -60,12 +60,7 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     """
     hardware = get_hardware(config.hardware)
     data = get_data(config.data, config.val_images, config.seed)
-    model = load_model(
-        config.model,
-        config.weights,
-        data,
-        lambda done, total, note: observer.progress("train float", done, total, note),
-    )
+    model = _load(config, data, observer)
     sample = data.train.batch([0])[0]
     layers = trace(model, sample)
     _check_classes(model, sample, data)
@@ -89,3 +84,10 @@ def _check_classes(model: nn.Module, sample: Tensor, data: ImageData) -> None:
         )
     if not bool(torch.isfinite(logits).all()):
         raise DataError("the model gives NaN or infinite outputs for a training image; check its weights and the data")
+
+
+def _load(config: SearchConfig, data: ImageData, observer: Observer) -> nn.Module:
+    if (config.model, config.data, config.weights) == ("digits-resnet", "digits", None):
+        return pretrained_digits(data.train, lambda done, total: observer.progress("train float", done, total))
+    channels = data.train.batch([0])[0].shape[1]
+    return load_model(config.model, config.weights, data.num_classes, channels)

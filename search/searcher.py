@@ -112,6 +112,10 @@ class BitSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         scored = self._agent.load(Path(checkpoint_path))["scored"]
         self._seen = {BitPolicy.from_dict(policy): number for number, policy in scored}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher for a restore of its own; `save` keeps ours, in a file that cannot run code."""
+        return {}
+
     def __contains__(self, policy: object) -> bool:
         """Whether the policy was proposed before."""
         return policy in self._seen

@@ -22,6 +22,7 @@ Quality = Literal["top1", "loss"]
 
 ACCENT, UNIFORM, NEUTRAL = "#2f81d6", "#d98c1f", "#8b95a1"  # told apart by shape as well, and by the colour-blind
 _GRID = "rgba(139, 149, 161, 0.25)"
+_FONT = "system-ui, sans-serif"
 _FLOAT_HEIGHT = 32
 _TICKS = {
     "latency_ms": {"ticksuffix": " ms"},
@@ -146,7 +147,7 @@ def _layout(height: int) -> dict[str, object]:
         "template": "none",
         "height": height,
         "margin": {"l": 12, "r": 12, "t": 44, "b": 12},
-        "font": {"family": "system-ui, sans-serif", "size": 13},
+        "font": {"family": _FONT, "size": 13},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "legend": {
@@ -157,7 +158,7 @@ def _layout(height: int) -> dict[str, object]:
             "x": 0,
             "itemsizing": "constant",
         },
-        "hoverlabel": {"bgcolor": "#22282f", "bordercolor": "#22282f", "font": {"color": "#ffffff"}, "align": "left"},
+        "hoverlabel": {"bgcolor": "#22282f", "bordercolor": "#22282f", "font": {"family": _FONT}, "align": "left"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL, "activecolor": ACCENT},
         "dragmode": False,  # a finger that starts on a chart scrolls the page
     }
@@ -199,7 +200,7 @@ def _hover(point: Point, summary: Summary) -> str:
     return "<br>".join(
         (
             f"<b>{who}</b>, {wording.training(point.level.steps)}",
-            f"top-1 {wording.percent(point.top1)}, loss {loss}",
+            f"validation top-1 {wording.percent(point.top1)}, loss {loss}",
             ", ".join(costs),
             f"mean bits {wording.mean_bits(point)} (weights / activations)",
         )

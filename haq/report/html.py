@@ -67,8 +67,8 @@ th:first-child, td:first-child { text-align: left; white-space: normal; }
 }
 details { margin-top: 12px; }
 summary { cursor: pointer; color: var(--accent); padding: 4px 0; }
-.chart text:not(.nums) { fill: var(--ink) !important; }
-.hoverlayer text.nums { fill: #fff !important; }
+.chart text { fill: var(--ink) !important; }
+.chart .hoverlayer text { fill: #fff !important; }
 """
 
 
@@ -86,26 +86,25 @@ def _head(summary: Summary) -> str:
 
 
 def _front(summary: Summary) -> list[str]:
-    parts = ["<h2>Accuracy and cost</h2>", _note(f"Pareto front: {wording.front_note(summary)}.")]
-    if summary.points:
-        parts.append(_chart("scatter", scatter_figure(summary, "top1")))
-        if summary.ranked_by_loss:
-            parts.append(_chart("scatter-loss", scatter_figure(summary, "loss")))
-        parts.append(_folded("The front as a table", wording.front(summary)))
-    return parts
+    front = wording.front(summary)
+    if not summary.points:
+        return ["<h2>Accuracy and cost</h2>", *_notes(front)]
+    charts = [_chart("scatter", scatter_figure(summary, "top1"))]
+    if summary.ranked_by_loss:
+        charts.append(_chart("scatter-loss", scatter_figure(summary, "loss")))
+    return ["<h2>Accuracy and cost</h2>", *charts, _folded("The Pareto front as a table", front)]
 
 
 def _comparison(summary: Summary) -> list[str]:
-    notes = [_note(note) for note in wording.comparison_notes(summary)]
-    return ["<h2>Comparison</h2>", _table(wording.comparison(summary)), *notes]
+    content = wording.comparison(summary)
+    return ["<h2>Comparison</h2>", _table(content), *_notes(content)]
 
 
 def _layers(summary: Summary) -> list[str]:
     if not summary.layers:
         return []
     chart = _chart("layers", layers_figure(summary), min_width=_LAYER_PX * len(summary.layers))
-    note = _note("Of weights and of input activations, in the order of the network.")
-    return ["<h2>Bits per layer</h2>", note, chart, _folded("The layers as a table", wording.layers(summary))]
+    return ["<h2>Bits per layer</h2>", chart, _folded("The layers as a table", wording.layers(summary))]
 
 
 def _chart(name: str, figure: go.Figure, min_width: int = 0) -> str:
@@ -119,7 +118,7 @@ def _chart(name: str, figure: go.Figure, min_width: int = 0) -> str:
 
 
 def _folded(title: str, content: wording.Table) -> str:
-    return f"<details><summary>{title}</summary>{_table(content)}</details>"
+    return f"<details><summary>{title}</summary>{''.join(_notes(content))}{_table(content)}</details>"
 
 
 def _table(content: wording.Table) -> str:
@@ -131,5 +130,5 @@ def _table(content: wording.Table) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+def _notes(content: wording.Table) -> list[str]:
+    return [f'<p class="note">{escape(note)}</p>' for note in content.notes]

@@ -36,7 +36,6 @@ def summarize(run: RunFolder) -> Summary:
     rivals = _longest_trained(scored)
     chosen = _trial_of(best.policy, scored) if best else min(rivals, key=_order, default=None)
     policy = best.policy if best else chosen.policy if chosen else None
-    full = baselines.get("float")
     same = baselines.get("uniform_same_budget")
 
     return Summary(
@@ -62,7 +61,6 @@ def summarize(run: RunFolder) -> Summary:
         tuned_val_top1=best.top1 if best else None,
         points=tuple(_points(scored)),
         baselines=tuple(_baseline_points(baselines)),
-        float_val_top1=full.score.top1 if full else None,
         front=tuple(_point(trial, trial.scores[-1]) for trial in _front(rivals)),
         layers=_layers(run, policy) if policy else (),
     )

@@ -106,7 +106,6 @@ class Summary:
         tuned_val_top1: Validation top-1 of the best policy after its final fine-tuning.
         points: Each trial's score after calibration and its last one.
         baselines: The uniform networks' scores after calibration.
-        float_val_top1: Validation top-1 of the float network.
         front: Of the longest-trained policies those that no other beats in objective, latency, energy and size at once,
             the fastest first.
         layers: The best policy.
@@ -134,7 +133,6 @@ class Summary:
     tuned_val_top1: float | None
     points: tuple[Point, ...]
     baselines: tuple[Point, ...]
-    float_val_top1: float | None
     front: tuple[Point, ...]
     layers: tuple[LayerWidths, ...]
 

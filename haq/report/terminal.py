@@ -29,21 +29,22 @@ def render(summary: Summary, console: Console) -> None:
     console.print(_facts(summary))
     console.print(Text(wording.verdict(summary), style="bold"))
     console.print()
-    console.print(_table(wording.comparison(summary), left=0))
-    for note in wording.comparison_notes(summary):
+    comparison = wording.comparison(summary)
+    console.print(_table(comparison, left=0))
+    for note in comparison.notes:
         console.print(Text(note, style="dim"))
-    _heading(console, "Pareto front", wording.front_note(summary))
-    if summary.front:
-        table = wording.front(summary)
-        console.print(_table(table, left=len(table.header) - 1))
+    front = wording.front(summary)
+    _heading(console, "Pareto front", front)
+    if front.rows:
+        console.print(_table(front, left=len(front.header) - 1))
     if summary.layers:
-        _heading(console, "Bits per layer", "of weights (w) and of input activations (a)")
+        _heading(console, "Bits per layer", wording.layers(summary))
         console.print(_layers(summary.layers))
 
 
-def _heading(console: Console, title: str, note: str) -> None:
+def _heading(console: Console, title: str, content: wording.Table) -> None:
     console.print()
-    console.print(Text.assemble((title, "bold"), ": ", (note, "dim")))
+    console.print(Text.assemble((title, "bold"), "  ", (" ".join(content.notes), "dim")))
 
 
 def _facts(summary: Summary) -> Padding:
@@ -85,7 +86,7 @@ def _layers(layers: tuple[LayerWidths, ...]) -> RichTable:
         table.add_column("latency", justify="right")
     widest = max((bits for layer in layers for bits in (layer.w_bits, layer.a_bits) if bits is not None), default=_BAR)
     for number, layer in enumerate(layers, 1):
-        cells = [str(number), Text(layer.name)]
+        cells: list[str | Text] = [str(number), Text(layer.name)]
         for bits in (layer.w_bits, layer.a_bits):
             cells.append(wording.width(bits))
             if not compact:

@@ -8,7 +8,18 @@ from haq.constraints import METRICS, format_cost
 from haq.policy import Width
 from haq.report.summary import Network, Point, Summary
 
-__all__ = ["Table", "comparison", "comparison_notes", "facts", "front", "front_note", "percent", "verdict", "width"]
+__all__ = [
+    "Table",
+    "comparison",
+    "facts",
+    "front",
+    "layers",
+    "mean_bits",
+    "percent",
+    "training",
+    "verdict",
+    "width",
+]
 
 _NAMES = {metric.field: metric.name for metric in METRICS.values()}
 _ALWAYS = ("latency_ms", "energy_mj", "size_bytes")
@@ -16,11 +27,19 @@ _ALWAYS = ("latency_ms", "energy_mj", "size_bytes")
 
 @dataclass(frozen=True)
 class Table:
-    """Cells ready to be shown; `marked` is the row of the chosen policy, if any."""
+    """Cells ready to be shown.
+
+    Attributes:
+        header: Titles of the columns.
+        rows: Cells.
+        notes: Sentences on what the numbers are.
+        marked: Row of the chosen policy, if any.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    marked: int | None
+    notes: tuple[str, ...]
+    marked: int | None = None
 
 
 def percent(fraction: float | None) -> str:
@@ -47,18 +66,17 @@ def verdict(summary: Summary) -> str:
             return "The search stopped before any trial was scored."
         return f"The search has not ended; its best policy so far is that of trial {summary.chosen}, not yet tested."
     if summary.uniform_bits is None:
-        against = f" ({percent(tested['float'])} in floating point)" if tested.get("float") is not None else ""
-        return f"No uniform width fits the budget; the mixed-precision network reaches {percent(ours)} top-1{against}."
+        return f"No uniform width fits the budget; the mixed-precision network reaches {percent(ours)} test top-1."
     uniform = f"the uniform {summary.uniform_bits}-bit network at equal budget"
     if theirs is None:
-        return f"The mixed-precision network reaches {percent(ours)} top-1; {uniform} was not tested."
+        return f"The mixed-precision network reaches {percent(ours)} test top-1; {uniform} was not tested."
     points = round(100 * (ours - theirs), 1)
-    numbers = f"{percent(ours)} against {percent(theirs)} top-1"
+    numbers = f"{percent(ours)} against {percent(theirs)} test top-1"
     if points > 0:
         return f"Beats {uniform} by +{points:.1f} points ({numbers})."
     if points < 0:
         return f"The search did not beat {uniform}: {points:.1f} points ({numbers})."
-    return f"The search did not beat {uniform}: both reach {percent(ours)} top-1."
+    return f"The search did not beat {uniform}: both reach {percent(ours)} test top-1."
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -94,23 +112,9 @@ def comparison(summary: Summary) -> Table:
     return Table(
         header=("network", "test top-1", "val. top-1", *(_NAMES[field] for field in fields)),
         rows=tuple(row(network) for network in networks),
+        notes=(_about_test(summary), _about_validation(summary)),
         marked=next((i for i, network in enumerate(networks) if network.key == "ours"), None),
     )
-
-
-def comparison_notes(summary: Summary) -> list[str]:
-    """Says which images each column comes from."""
-    test = "Test top-1: the test images have not been used yet."
-    if summary.finished:
-        tuned = "two networks were" if summary.uniform_bits is not None else "network was"
-        test = (
-            f"Test top-1: on the test images, which were used once, at the end. The last {tuned} fine-tuned for "
-            f"{summary.finetune_steps} steps before it, the others not at all."
-        )
-    val = "Val. top-1: on the validation images, before any fine-tuning, in every row."
-    if summary.tuned_val_top1 is not None:
-        val += f" Fine-tuned, the last network reaches {percent(summary.tuned_val_top1)} on them."
-    return [test, val]
 
 
 def front(summary: Summary) -> Table:
@@ -125,18 +129,8 @@ def front(summary: Summary) -> Table:
     return Table(
         header=("trial", "val. top-1", "val. loss", *(_NAMES[field] for field in fields), "mean w / a", "from"),
         rows=tuple(row(point) for point in summary.front),
+        notes=(_about_front(summary),),
         marked=next((i for i, point in enumerate(summary.front) if point.number == summary.chosen), None),
-    )
-
-
-def front_note(summary: Summary) -> str:
-    """Says which scores the front is made of, to go on after its name."""
-    if not summary.front:
-        return "no trial has been scored yet"
-    level = training(summary.front[0].level.steps)
-    quality = "loss" if summary.ranked_by_loss else "top-1"
-    return (
-        f"of the policies {level}, those that no other beats in all of validation {quality}, latency, energy and size"
     )
 
 
@@ -147,9 +141,9 @@ def layers(summary: Summary) -> Table:
         (str(number), layer.name, width(layer.w_bits), width(layer.a_bits), percent(layer.latency_share))
         for number, layer in enumerate(summary.layers, 1)
     )
-    header = ("#", "layer", "weights", "activations", "latency")
+    header = ("#", "layer", "w", "a", "latency")
     end = len(header) if shares else -1
-    return Table(header[:end], tuple(row[:end] for row in rows), marked=None)
+    return Table(header[:end], tuple(row[:end] for row in rows), ("Of weights (w) and of input activations (a).",))
 
 
 def training(steps: int) -> str:
@@ -160,6 +154,32 @@ def training(steps: int) -> str:
 def mean_bits(point: Point) -> str:
     """Returns the mean widths of weights and activations."""
     return " / ".join("–" if bits is None else f"{bits:.1f}" for bits in point.mean_bits)
+
+
+def _about_test(summary: Summary) -> str:
+    if not summary.finished:
+        return "Test top-1: the test images have not been used yet."
+    tuned = "two networks were" if summary.uniform_bits is not None else "network was"
+    return (
+        f"Test top-1: on the test images, which were used once, at the end. The last {tuned} fine-tuned for "
+        f"{summary.finetune_steps} steps before it, the others not at all."
+    )
+
+
+def _about_validation(summary: Summary) -> str:
+    note = "Val. top-1: on the validation images, before any fine-tuning, in every row."
+    if summary.tuned_val_top1 is None:
+        return note
+    return f"{note} Fine-tuned, the last network reaches {percent(summary.tuned_val_top1)} on them."
+
+
+def _about_front(summary: Summary) -> str:
+    if not summary.front:
+        return "No trial has been scored yet."
+    return (
+        f"Of the policies {training(summary.front[0].level.steps)}, those that no other beats in all of validation "
+        f"{'loss' if summary.ranked_by_loss else 'top-1'}, latency, energy and size."
+    )
 
 
 def _duration(seconds: float) -> str:

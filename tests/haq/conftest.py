@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -169,15 +168,3 @@ def make_run(tmp_path: Path) -> MakeRun:
         return run
 
     return make
-
-
-@pytest.fixture
-def edit_json() -> Callable[[Path, Callable[[dict[str, object]], None]], None]:
-    """Returns a function that changes a JSON file in place."""
-
-    def edit(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        change(content)
-        path.write_text(json.dumps(content), encoding="utf-8")
-
-    return edit

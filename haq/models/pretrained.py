@@ -1,0 +1,99 @@
+"""The default network's weights: trained on first use, then kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haq.data import Images
+from haq.errors import ModelError
+from haq.files import replacing
+from haq.models.registry import get_model, load_weights
+
+__all__ = ["pretrained_digits", "train_digits"]
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1  # of the architecture and the recipe: another number trains again
+_EPOCHS, _BATCH, _RATE, _DECAY = 14, 64, 2e-3, 1e-2
+
+Progress = Callable[[int, int], None]
+
+
+def pretrained_digits(train: Images, progress: Progress) -> nn.Module:
+    """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
+
+    The cache lies in `platformdirs.user_cache_dir("haq")`, or in the folder that the variable `HAQ_CACHE` names.
+
+    Args:
+        train: Training images of `digits`.
+        progress: Called with epochs done and epochs in all, only when the network is trained.
+    """
+    path = Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq")) / f"digits-resnet-v{_VERSION}.pt"
+    model = get_model("digits-resnet")
+    if path.is_file():
+        try:
+            load_weights(model, path)
+            return model.eval()
+        except ModelError as error:
+            logger.warning("training again: %s", error)
+    model = train_digits(train, _EPOCHS, progress)
+    with replacing(path) as temporary:
+        torch.save(model.state_dict(), temporary)
+    return model
+
+
+def train_digits(train: Images, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:
+    """Trains `digits-resnet` with AdamW, a one-cycle rate and shifts by up to one pixel, on one thread.
+
+    The caller's random streams and thread count are as before when it returns.
+    """
+    with _one_thread_and_own_randomness(seed):
+        model = get_model("digits-resnet").train()
+        steps = epochs * (len(train) // _BATCH)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+        rng = np.random.default_rng(seed)
+        for epoch in range(epochs):
+            progress(epoch, epochs)
+            order = rng.permutation(len(train))
+            for start in range(0, len(train) - _BATCH + 1, _BATCH):
+                x, y = train.batch(order[start : start + _BATCH])
+                loss = F.cross_entropy(model(_shifted(x, rng)), y, label_smoothing=0.05)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+        progress(epochs, epochs)
+    return model.eval()
+
+
+def _shifted(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Moves every image by −1, 0 or 1 pixel each way; the border is background."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), value=float(x.min()))
+    rows = torch.from_numpy(rng.integers(0, 3, (len(x), 1)) + np.arange(height))
+    columns = torch.from_numpy(rng.integers(0, 3, (len(x), 1)) + np.arange(width))
+    images = torch.arange(len(x))[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+@contextmanager
+def _one_thread_and_own_randomness(seed: int) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -1,0 +1,122 @@
+"""Networks by name, and networks and weights that a user brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ModelError, did_you_mean
+from haq.loading import call_named, is_reference
+from haq.models.mobilenet import MobileNetV1, MobileNetV2
+from haq.models.resnet import cifar_resnet, digits_resnet
+
+__all__ = ["get_model", "list_models", "load_model", "load_weights"]
+
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "digits-resnet": digits_resnet,
+    "mobilenet-v1": MobileNetV1,
+    "mobilenet-v2": MobileNetV2,
+    "resnet20": partial(cifar_resnet, 20),
+    "resnet32": partial(cifar_resnet, 32),
+    "resnet56": partial(cifar_resnet, 56),
+}
+
+_SHOWN = 3  # names in a message about weights that do not fit
+
+
+def list_models() -> list[str]:
+    """Returns the names that `get_model` knows."""
+    return sorted(_MODELS)
+
+
+def get_model(name: str, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
+    """Returns a built-in network with random weights.
+
+    Args:
+        name: One of `list_models()`.
+        num_classes: Outputs; the network's own default when `None`.
+        in_channels: Image channels, likewise.
+
+    Raises:
+        ModelError: The name is unknown.
+    """
+    if name not in _MODELS:
+        known = ", ".join(list_models())
+        raise ModelError(
+            f"unknown model {name!r}{did_you_mean(name, _MODELS)}; use {known}, file.py:function or module:function"
+        )
+    options = {"num_classes": num_classes, "in_channels": in_channels}
+    return _MODELS[name](**{key: value for key, value in options.items() if value is not None})
+
+
+def load_model(spec: str, weights: str | None, num_classes: int, in_channels: int) -> nn.Module:
+    """Returns a network in evaluation mode.
+
+    Args:
+        spec: A built-in name, `file.py:function` or `package.module:function`; code that it names is run.
+        weights: A state dict to load; a built-in network needs one.
+        num_classes: Outputs of a built-in network.
+        in_channels: Image channels of a built-in network.
+
+    Raises:
+        ModelError: The model or its weights cannot be loaded, or hold NaN or infinite values.
+    """
+    if is_reference(spec):
+        model = call_named(spec, "model", ModelError)
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"model function {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
+    else:
+        model = get_model(spec, num_classes, in_channels)
+        if weights is None:
+            raise ModelError(f"model {spec!r} has no weights yet; give --weights FILE")
+    if weights is not None:
+        load_weights(model, Path(weights).expanduser())
+    for name, values in model.state_dict().items():
+        if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            raise ModelError(f"weight {name!r} of {spec!r} has NaN or infinite values; train or load it again")
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a state dict, bare or under the key `state_dict`, without running code from the file.
+
+    Raises:
+        ModelError: The file cannot be read, or names and shapes do not fit.
+    """
+    if not path.is_file():
+        raise ModelError(f"weights file {str(path)!r} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch.load raises many kinds, with advice to load the file unsafely
+        raise ModelError(
+            f"cannot read weights {str(path)!r}: it is damaged or not a plain state dict; "
+            "save one with torch.save(model.state_dict(), FILE)"
+        ) from None
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"weights {str(path)!r} hold {type(content).__name__}, not a state dict of tensors")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if problems := _misfits(model, state):
+        raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    own = model.state_dict()
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} but should be {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    found = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    return [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

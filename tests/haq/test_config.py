@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from haq.config import SearchConfig, parse_bits
+from haq.errors import ConfigError, ConstraintError
+from haq.policy import WIDTHS
+
+BUDGET = ("latency=10ms",)
+
+
+@pytest.mark.parametrize(
+    ("text", "widths"),
+    [
+        ("4", (4,)),
+        ("8,2,4", (2, 4, 8)),
+        ("2-5, 8", (2, 3, 4, 5, 8)),
+        ("2-4,3-5", (2, 3, 4, 5)),
+        ("1-8,16", (1, 2, 3, 4, 5, 6, 7, 8, 16)),
+    ],
+)
+def test_widths_are_read_once_each_and_ascending(text: str, widths: tuple[int, ...]) -> None:
+    assert parse_bits(text) == widths
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot read ''"),
+        ("2,", "cannot read ''"),
+        ("two", "cannot read 'two'"),
+        ("-2", "cannot read '-2'"),
+        ("2-", "cannot read '2-'"),
+        ("8-2", "the range 8-2 is empty"),
+        ("0", "0 is not a width"),
+        ("8-16", "9 is not a width"),
+        ("999", "999 is not a width"),
+        ("1-99999999", "cannot read"),
+    ],
+)
+def test_wrong_widths_are_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_bits(text)
+
+
+@given(st.sets(st.sampled_from(WIDTHS), min_size=1))
+def test_listed_widths_come_back(widths: set[int]) -> None:
+    assert parse_bits(",".join(map(str, widths))) == tuple(sorted(widths))
+
+
+def test_json_and_yaml_round_trips_are_exact() -> None:
+    config = SearchConfig((*BUDGET, "size=60%"), bits=(2, 4, 8), weights="w.pt", seed=7, rank_by="loss")
+    data = config.to_dict()
+    assert SearchConfig.from_dict(json.loads(json.dumps(data))) == config
+    assert SearchConfig.from_dict(yaml.safe_load(yaml.safe_dump(data))) == config
+    assert [str(constraint) for constraint in config.parsed_constraints()] == [
+        "latency ≤ 10.0 ms",
+        "size ≤ 0.6 of uniform 8-bit",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "--trials 0: must be at least 1"),
+        ({"workers": 0}, "--workers 0: must be at least 1"),
+        ({"qat_steps": -1}, "--qat-steps -1: must be at least 0"),
+        ({"val_images": 0}, "--val-images 0: must be at least 1"),
+        ({"seed": -1}, "--seed -1: must be at least 0"),
+        ({"bits": ()}, "no widths to search"),
+        ({"bits": (2, 9)}, "9 is not a width"),
+        ({"rank_by": "accuracy"}, "--rank-by accuracy: use auto, top1, loss"),
+        ({"constraints": ()}, "no constraint: give at least one"),
+    ],
+)
+def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SearchConfig(**{"constraints": BUDGET, **options})
+
+
+def test_a_wrong_constraint_is_refused_at_once() -> None:
+    with pytest.raises(ConstraintError, match="did you mean 'latency'"):
+        SearchConfig(("latancy=10ms",))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"constraints": BUDGET, "trails": 3}, "unknown option 'trails' in the configuration (did you mean 'trials'?)"),
+        ({}, "the configuration cannot be read"),
+        ({"constraints": BUDGET, "batch": "many"}, "the configuration cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SearchConfig.from_dict(data)
+
+
+def test_files_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = SearchConfig(BUDGET, model="digits-resnet", data="digits").with_absolute_paths()
+    assert (named.model, named.data, named.weights) == ("digits-resnet", "digits", None)
+    files = SearchConfig(BUDGET, model="net.py:make", data="npz:images", weights="net.pt").with_absolute_paths()
+    assert files.model == f"{tmp_path}/net.py:make"
+    assert files.data == f"npz:{tmp_path}/images"
+    assert files.weights == f"{tmp_path}/net.pt"
+    assert files.with_absolute_paths() == files
