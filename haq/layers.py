@@ -75,7 +75,8 @@ class LayerSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LayerSpec:
         """Builds the layer from what `to_dict` gave; JSON's lists become tuples again."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
 
 
 def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:

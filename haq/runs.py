@@ -129,7 +129,6 @@ class Best:
         """Returns plain JSON types."""
         return {
             "policy": self.policy.widths(),
-            "scheme": self.policy.scheme,
             "score": {"top1": self.top1, "loss": self.loss},
             "test_top1": self.test_top1,
             "cost": dict(self.cost),
@@ -140,7 +139,7 @@ class Best:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Best:
         """Restores what `to_dict` gave."""
-        policy = BitPolicy.from_dict({"scheme": data["scheme"], "layers": data["policy"]})
+        policy = BitPolicy.from_dict(data["policy"])
         rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
         return cls(policy, **data["score"], **rest)
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from haq import __version__
+from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import format_cost
 from haq.errors import ConfigError, HaqError
@@ -24,7 +25,6 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import save_quantized
 from haq.runs import Baseline, Best, RunFolder, Trial
 from haq.scores import RankBy, Score
-from haq.search.archive import best_first, pareto_front
 from haq.search.cluster import ray_workers
 from haq.search.finals import finetune_all, test_all
 from haq.search.observer import Observer, Silent

@@ -17,8 +17,8 @@ from haq.quant.quantizers import Quantizer
 __all__ = ["BATCH_SIZE", "Finetuning"]
 
 BATCH_SIZE = 64
-_WEIGHT_RATE = 5e-4
-_SCALE_RATE = 5e-3
+_WEIGHT_RATE = 6e-5
+_SCALE_RATE = 2e-3
 
 
 class Finetuning:

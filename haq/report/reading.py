@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import Constraint
 from haq.errors import HardwareError
@@ -33,8 +34,7 @@ def summarize(run: RunFolder) -> Summary:
 
     failed = [trial for trial in trials if trial.error is not None or not trial.scores]
     scored = [trial for trial in trials if trial not in failed]
-    rivals = _longest_trained(scored)
-    chosen = _trial_of(best.policy, scored) if best else min(rivals, key=_order, default=None)
+    chosen = _trial_of(best.policy, scored) if best else next(iter(best_first(scored)), None)
     policy = best.policy if best else chosen.policy if chosen else None
     same = baselines.get("uniform_same_budget")
 
@@ -61,7 +61,7 @@ def summarize(run: RunFolder) -> Summary:
         tuned_val_top1=best.top1 if best else None,
         points=tuple(_points(scored)),
         baselines=tuple(_baseline_points(baselines)),
-        front=tuple(_point(trial, trial.scores[-1]) for trial in _front(rivals)),
+        front=tuple(_point(trial, trial.scores[-1]) for trial in pareto_front(scored)),
         layers=_layers(run, policy) if policy else (),
     )
 
@@ -88,34 +88,6 @@ def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str
 
 def _reason(trial: Trial) -> str:
     return printable(((trial.error or "").strip() or "no score").splitlines()[0])
-
-
-def _longest_trained(scored: Sequence[Trial]) -> list[Trial]:
-    longest = max((Level.of(trial.scores[-1]) for trial in scored), default=None)
-    return [trial for trial in scored if Level.of(trial.scores[-1]) == longest]
-
-
-def _order(trial: Trial) -> tuple[float, ...]:
-    """The best trial first, the cheaper of two equally good ones before the other."""
-    return (-trial.objective, *_costs(trial))
-
-
-def _costs(trial: Trial) -> tuple[float, ...]:
-    return tuple(trial.cost.get(field) or 0.0 for field in ("latency_ms", "energy_mj", "size_bytes"))
-
-
-def _front(rivals: Sequence[Trial]) -> list[Trial]:
-    """Keeps the trials that no other beats in objective and all costs at once, the fastest first.
-
-    The search writes the same into `pareto.json`, but at its end only.
-    """
-    points = [_order(trial) for trial in rivals]
-    front = [
-        trial
-        for trial, mine in zip(rivals, points, strict=True)
-        if not any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in points)
-    ]
-    return sorted(front, key=_costs)
 
 
 def _trial_of(policy: BitPolicy, scored: Sequence[Trial]) -> Trial | None:

@@ -12,8 +12,13 @@ __all__ = ["best_first", "pareto_front"]
 def _comparable(trials: Sequence[Trial]) -> list[Trial]:
     """Returns the trials that trained longest: scores with and without fine-tuning are never compared."""
     scored = [trial for trial in trials if trial.score is not None and trial.error is None]
-    longest = max((trial.scores[-1].steps for trial in scored), default=0)
-    return [trial for trial in scored if trial.scores[-1].steps == longest]
+    longest = max((_level(trial) for trial in scored), default=None)
+    return [trial for trial in scored if _level(trial) == longest]
+
+
+def _level(trial: Trial) -> tuple[int, str]:
+    """How far the trial was trained; `qat` with no step yet sorts after `ptq`."""
+    return trial.scores[-1].steps, trial.scores[-1].fidelity
 
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
@@ -37,5 +42,5 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _costs(trial: Trial) -> tuple[float, ...]:
-    """Latency, then energy, then size; a policy that was scored has them all."""
-    return tuple(trial.cost[field] or 0.0 for field in ("latency_ms", "energy_mj", "size_bytes"))
+    """Latency, then energy, then size; a measured table may lack one."""
+    return tuple(trial.cost.get(field) or 0.0 for field in ("latency_ms", "energy_mj", "size_bytes"))

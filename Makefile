@@ -1,0 +1,38 @@
+# Set-up is part of every target: on a fresh machine `make demo` and `make test` are all there is to type.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint types bench clean
+
+demo: $(READY)  ## search on the built-in network; the report ends the output
+	$(BIN)/haq search --constraint latency=10ms
+
+test: lint types  ## everything that CI checks
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow the mapping of top-level folders to sub-packages, so it reads an installed copy.
+types: $(READY)
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/typecheck .
+	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p haq
+
+bench: $(READY)  ## figures of the README; see benchmarks/README.md
+	$(BIN)/python benchmarks/qat_step.py
+	$(BIN)/python benchmarks/default_search.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "haq needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build

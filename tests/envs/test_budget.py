@@ -1,0 +1,65 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haq.constraints import Constraint, format_cost
+from haq.envs import Budget
+from haq.errors import ConstraintError
+from haq.policy import BitPolicy, LayerBits
+
+from .conftest import WIDTHS, make_table
+
+PINNED = {"conv0": LayerBits(8, 8)}
+
+
+def budget(share: float, count: int = 4, pinned: dict[str, LayerBits] | None = None) -> Budget:
+    return Budget(make_table(count), [Constraint("latency", share, relative=True)], WIDTHS, pinned or {})
+
+
+def policies(count: int) -> st.SearchStrategy[BitPolicy]:
+    width = st.sampled_from(WIDTHS)
+    return st.lists(st.builds(LayerBits, width, width), min_size=count, max_size=count).map(
+        lambda bits: BitPolicy({f"conv{i}": b for i, b in enumerate(bits)})
+    )
+
+
+@settings(deadline=None)
+@given(policies(4), st.floats(0.0626, 1.0), st.floats(0.2501, 1.0))
+def test_decrease_meets_every_limit_and_never_raises_a_width(policy: BitPolicy, latency: float, size: float) -> None:
+    limits = [Constraint("latency", latency, relative=True), Constraint("size", size, relative=True)]
+    both = Budget(make_table(4), limits, WIDTHS, {})
+    result = both.decrease(policy)
+    cost = both.table.cost(result)
+    assert all(cost[limit.field] <= limit.limit for limit in both.constraints)
+    assert all(result[name].w_bits <= policy[name].w_bits for name in policy)  # type: ignore[operator]
+    assert all(result[name].a_bits <= policy[name].a_bits for name in policy)  # type: ignore[operator]
+    if both.allows(policy):
+        assert result == policy
+
+
+def test_decrease_goes_from_the_last_layer_weights_first() -> None:
+    """The order of HAQ's public code: one step at a time, the last layer before the first."""
+    tight = budget(0.999)
+    result = tight.decrease(tight.uniform(8))
+    assert result["conv3"] == LayerBits(4, 8)
+    assert all(result[f"conv{i}"] == LayerBits(8, 8) for i in range(3))
+
+
+def test_pinned_layers_are_left_alone() -> None:
+    fitted = budget(0.5, pinned=PINNED)
+    assert fitted.decrease(fitted.uniform(8))["conv0"] == LayerBits(8, 8)
+
+
+def test_an_impossible_limit_names_the_smallest_reachable_value() -> None:
+    table = make_table(4)
+    smallest = table.cost(BitPolicy.uniform(list(table.layers), 2))["latency_ms"]
+    with pytest.raises(ConstraintError, match="the smallest reachable latency is") as error:
+        Budget(table, [Constraint("latency", smallest * 0.99)], WIDTHS, {})
+    assert format_cost("latency_ms", smallest) in str(error.value)
+    Budget(table, [Constraint("latency", smallest)], WIDTHS, {})
+
+
+def test_largest_uniform() -> None:
+    assert budget(1.0).largest_uniform() == 8
+    assert budget(0.3).largest_uniform() == 4
+    assert budget(0.0626).largest_uniform() == 2
