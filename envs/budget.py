@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from haq.constraints import Constraint, format_cost
 from haq.errors import ConstraintError
@@ -58,6 +59,28 @@ class Budget:
         """Returns the widest candidate whose uniform policy fits, or `None` if only mixed policies do."""
         return next((width for width in reversed(self.bits) if self.allows(self.uniform(width))), None)
 
+    def spend(self, policy: BitPolicy) -> BitPolicy:
+        """Raises widths of a policy that fits for as long as it still fits.
+
+        Layers are visited from the first to the last, weights before activations, one candidate width each, over and
+        over. Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
+        activations; this gives them back.
+        """
+        higher = dict(zip(self.bits, self.bits[1:], strict=False))
+        layers, raised = dict(policy), True
+        while raised:
+            raised = False
+            for name in (name for name in layers if name not in self.pinned):
+                for field in ("w_bits", "a_bits"):
+                    before = layers[name]
+                    if getattr(before, field) in higher:
+                        layers[name] = replace(before, **{field: higher[getattr(before, field)]})
+                        if self.allows(BitPolicy(layers, policy.scheme)):
+                            raised = True
+                        else:
+                            layers[name] = before
+        return BitPolicy(layers, policy.scheme)
+
     def decrease(self, policy: BitPolicy) -> BitPolicy:
         """Fits a policy to the budget by HAQ's sequential decrease (arXiv:1811.08886, section 3.4).
 
@@ -74,8 +97,7 @@ class Budget:
                 for field in ("w_bits", "a_bits"):
                     width = getattr(layers[name], field)
                     if width in lower:
-                        widths = {"w_bits": layers[name].w_bits, "a_bits": layers[name].a_bits, field: lower[width]}
-                        layers[name] = LayerBits(**widths)
+                        layers[name] = replace(layers[name], **{field: lower[width]})
                         candidate = BitPolicy(layers, policy.scheme)
                         if self.allows(candidate):
                             return candidate

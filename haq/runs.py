@@ -32,8 +32,8 @@ class Trial:
     Attributes:
         number: 1 for the first trial proposed.
         policy: What was scored.
-        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `random` or
-            `agent`.
+        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `spent` (the
+            same with what is left of the budget spent), `random` or `agent`.
         cost: As the cost table prices it.
         scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
             Empty when the trial failed.

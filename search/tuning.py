@@ -8,6 +8,7 @@ from typing import Any
 
 from haq.config import SearchConfig
 from haq.envs import BitAllocationEnv
+from haq.policy import BitPolicy
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
 from haq.search.agent import DDPGAgent
@@ -74,12 +75,13 @@ def search(
     return trials
 
 
-def _first_policies(problem: Problem) -> list[tuple[str, Any]]:
-    """The two policies that anyone would try by hand: the best uniform one, and the widest one, decreased to fit."""
+def _first_policies(problem: Problem) -> list[tuple[str, BitPolicy]]:
+    """What anyone would try by hand: the best uniform policy, and the widest one, fitted to the budget in two ways."""
     budget = problem.budget
     uniform = budget.largest_uniform()
     first = [("uniform", budget.uniform(uniform))] if uniform else []
-    return [*first, ("decreased", budget.decrease(budget.uniform(budget.bits[-1])))]
+    decreased = budget.decrease(budget.uniform(budget.bits[-1]))
+    return [*first, ("decreased", decreased), ("spent", budget.spend(decreased))]
 
 
 def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trials: int, folder: RunFolder) -> None:
