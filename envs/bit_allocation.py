@@ -138,7 +138,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     def _observation(self, step: int, previous: int | None) -> Array:
         """What the agent sees before `step`; after the last step the last layer is shown once more."""
-        observation = self._features[min(step, self.steps - 1) // 2].copy()
+        observation: Array = self._features[min(step, self.steps - 1) // 2].copy()
         observation[8] = 1.0 - step % 2
         observation[9] = 0.0 if previous is None else (action_of(previous, self.budget.bits) + 1) / 2
         return observation

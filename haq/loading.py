@@ -78,7 +78,7 @@ def _travel_by_value(module: ModuleType) -> None:
     """Lets objects of the module's classes reach Ray's workers, which may not be able to import it."""
     from ray import cloudpickle
 
-    cloudpickle.register_pickle_by_value(module)
+    cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
 def _line(failure: Exception) -> str:

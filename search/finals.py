@@ -56,11 +56,12 @@ def finetune_all(
 
     task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=1)(_finetune)
     shared = ray.put(workload)
-    streams = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
+    streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
     taken = dict.fromkeys(policies, 0)
     finalists: dict[str, Finalist] = {}
     while streams:
-        (stream,), _ = ray.wait(list(streams), num_returns=1, fetch_local=False)
+        ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
+        stream = ready[0]
         try:
             report = ray.get(next(stream))
         except StopIteration:
@@ -92,11 +93,12 @@ def test_all(networks: Mapping[str, nn.Module], test: Images, progress: Callable
 
     task = ray.remote(num_cpus=1)(_test_top1)
     images = ray.put(test)
-    names = {task.remote(network, images): name for name, network in networks.items()}
+    names: dict[Any, str] = {task.remote(network, images): name for name, network in networks.items()}
     top1: dict[str, float] = {}
     pending = list(names)
     while pending:
-        (ready,), pending = ray.wait(pending, num_returns=1)
+        finished, pending = ray.wait(pending, num_returns=1)
+        ready = finished[0]
         top1[names[ready]] = ray.get(ready)
         progress(len(top1), len(networks))
     return {name: top1[name] for name in networks}

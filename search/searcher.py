@@ -34,7 +34,7 @@ class Proposal:
     policy: BitPolicy
 
 
-class BitSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+class BitSearcher(Searcher):
     """Lets the agent walk the environment for every trial, and learn from the trial's outcome.
 
     Tune calls `suggest`, runs the trial, and then calls `on_trial_complete`; with several workers these interleave.
@@ -59,7 +59,7 @@ class BitSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._seen: dict[BitPolicy, int] = {}
         self._running: dict[str, Proposal] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
         """Returns `{"policy": ...}` for the next trial, or `FINISHED` when no new policy can be found."""
         proposal = self._propose(1 + max(self._seen.values(), default=0))
         if proposal is None:

@@ -73,13 +73,15 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
         yield replace(score, seconds=time.perf_counter() - start)
 
 
-class QuantizationTrial(tune.Trainable):  # type: ignore[misc]  # Ray ships no types
+class QuantizationTrial(tune.Trainable):
     """One trial; its process serves many, with the workload read once from the object store.
 
     Every result holds `objective` and all `scores` so far; `error` when the trial failed.
     """
 
-    def setup(self, config: dict[str, Any], workload: Workload, qat_steps: int) -> None:
+    def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
+        self, config: dict[str, Any], workload: Workload, qat_steps: int
+    ) -> None:
         """Reads the workload; Tune calls this once a process."""
         torch.set_num_threads(1)
         self._workload, self._qat_steps = workload, qat_steps

@@ -104,7 +104,7 @@ def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trial
             name=folder.tune.name,
             storage_path=str(folder.path.resolve()),
             verbose=0,
-            callbacks=[TBXLoggerCallback()],
+            callbacks=[TBXLoggerCallback()],  # type: ignore[no-untyped-call]
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     )

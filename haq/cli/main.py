@@ -144,7 +144,7 @@ def _examples(*lines: str) -> str:
     help="Run folder of a search to go on with.",
 )
 @click.pass_context
-def search(context: click.Context, out: Path | None, resumed: Path | None, bits: str, **options: Any) -> None:
+def search(context: click.Context, /, out: Path | None, resumed: Path | None, bits: str, **options: Any) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
 
     The search runs on this machine's cores; Ctrl-C ends it with what was found so far.

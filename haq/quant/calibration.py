@@ -78,7 +78,7 @@ def _input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Ten
             torch.cat([values[::stride], values.aminmax().min[None], values.max()[None]])
         )
 
-    names = {module: name for name, module in quantizable_layers(model)}
+    names: dict[nn.Module, str] = {module: name for name, module in quantizable_layers(model)}
     inputs = list(batches)
     batch_count = len(inputs)
     handles = [module.register_forward_pre_hook(keep) for module in names]

@@ -30,7 +30,7 @@ def fake_quantize(x: Tensor, scale: Tensor, bits: int, signed: bool, axis: int |
         axis: Dimension that has a scale of its own for every index; `None` for one scale.
     """
     function = _Binarize if is_binary(bits, signed) else _FakeQuantize
-    result: Tensor = function.apply(x, scale, *integer_range(bits, signed), axis)
+    result: Tensor = function.apply(x, scale, *integer_range(bits, signed), axis)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -50,7 +50,7 @@ class _FakeQuantize(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x, y, inside, scale = ctx.saved_tensors
         grad_x = grad * inside
         grad_scale = None
@@ -69,7 +69,7 @@ class _Binarize(torch.autograd.Function):
         return sign * (scale if axis is None else scale.view([-1 if d == axis else 1 for d in range(x.dim())]))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         (sign,) = ctx.saved_tensors
         return grad, _sum(grad, sign, ctx.axis) if ctx.needs_input_grad[1] else None, None, None, None
 

@@ -18,7 +18,8 @@ class QuantConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves the quantized input with the quantized weights, `(N, C, H, W)` → `(N, M, H', W')`."""
-        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        y: Tensor = self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        return y
 
 
 class QuantLinear(nn.Linear):

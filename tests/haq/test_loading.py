@@ -8,7 +8,15 @@ from ray import cloudpickle
 from haq.errors import ModelError
 from haq.loading import call_named, is_reference
 
-NET = "from torch import nn\nclass Net(nn.Linear):\n    pass\ndef build():\n    return Net(2, 2)\ndef fails():\n    1 / 0\n"
+NET = """
+from torch import nn
+class Net(nn.Linear):
+    pass
+def build():
+    return Net(2, 2)
+def fails():
+    1 / 0
+"""
 
 
 @pytest.fixture

@@ -16,7 +16,15 @@ POLICY = BitPolicy({"scheme": LayerBits(8, 8), "fc": LayerBits(4, None)}, scheme
 COST = {"latency_ms": 1.25, "energy_mj": None, "size_bytes": 4096.0}
 SCORES = (Score(0.5, 1.5, 100, 0.2, "ptq"), Score(0.75, 0.7, 100, 1.2, "qat", 24))
 TRIAL = Trial(3, POLICY, "agent", COST, SCORES, 0.75, 12.5)
-BEST = Best(BitPolicy.uniform(["conv", "fc"], 4), 0.75, 0.7, 0.74, COST, {"latency_ms": 1.5}, {"float": {"test_top1": 0.8, "cost": COST}})
+BEST = Best(
+    BitPolicy.uniform(["conv", "fc"], 4),
+    0.75,
+    0.7,
+    0.74,
+    COST,
+    {"latency_ms": 1.5},
+    {"float": {"test_top1": 0.8, "cost": COST}},
+)
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+from haq.archive import best_first, pareto_front
+from haq.policy import BitPolicy
+from haq.runs import Trial
+from haq.scores import Score
+
+
+def trial(number: int, objective: float, latency: float, steps: int = 8, error: str | None = None) -> Trial:
+    cost = {"latency_ms": latency, "energy_mj": 1.0, "size_bytes": 1.0}
+    score = Score(objective, 0.1, 10, 0.1, "qat" if steps else "ptq", steps)
+    return Trial(number, BitPolicy.uniform(["conv"], 4), "agent", cost, (score,), objective, 1.0, error)
+
+
+A, B, C = trial(1, 0.9, 5.0), trial(2, 0.8, 3.0), trial(3, 0.8, 4.0)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    assert pareto_front([A, B, C]) == [B, A]
+
+
+def test_ties_are_kept() -> None:
+    twin = trial(4, 0.9, 5.0)
+    assert pareto_front([A, twin]) == [A, twin]
+
+
+def test_only_scores_of_the_same_training_are_compared() -> None:
+    untrained, failed = trial(5, 0.99, 1.0, steps=0), trial(6, 0.99, 1.0, error="nan")
+    assert best_first([untrained, C, failed, B, A]) == [A, B, C]
+    assert pareto_front([untrained, A]) == [A]
+    assert best_first([untrained]) == [untrained]
+    assert best_first([]) == []

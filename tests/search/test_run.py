@@ -1,0 +1,128 @@
+"""A small search through real Ray Tune, in this process."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from haq.config import SearchConfig
+from haq.errors import ConfigError, HaqError
+from haq.hwmodels import CostTable
+from haq.loading import call_named
+from haq.quant.evaluation import evaluate
+from haq.quant.preparation import load_quantized
+from haq.runs import RunFolder
+from haq.search import resume, run
+from haq.search.observer import Silent
+from haq.search.problem import pose
+
+
+def config_for(tiny: Path, **changed: object) -> SearchConfig:
+    options: dict[str, object] = {
+        "constraints": ("latency=50%", "size=80%"), "model": f"{tiny}:model", "data": f"{tiny}:data", "trials": 8,
+        "qat_steps": 3, "finetune_steps": 4, "workers": 1, "bits": (2, 4, 8), "pin_ends": False,
+    }  # fmt: skip
+    return SearchConfig(**{**options, **changed})  # type: ignore[arg-type]
+
+
+class Recorder(Silent):
+    def __init__(self) -> None:
+        self.tasks: list[tuple[str, int, int]] = []
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        self.tasks.append((task, done, total))
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+
+
+def test_best_json_holds_exactly_what_is_promised(finished: RunFolder) -> None:
+    best = json.loads((finished.path / "best.json").read_text())
+    assert set(best) == {"policy", "score", "test_top1", "cost", "constraints", "baselines"}
+    assert set(best["score"]) == {"top1", "loss"}
+    assert set(best["cost"]) == {"latency_ms", "energy_mj", "size_bytes"}
+    assert set(best["baselines"]) == {"float", "uniform8", "uniform_same_budget"}
+    for baseline in best["baselines"].values():
+        assert set(baseline) == {"test_top1", "cost"}
+    assert all(set(bits) == {"w_bits", "a_bits"} for bits in best["policy"].values())
+
+
+def test_every_policy_meets_every_constraint_as_the_table_prices_it(finished: RunFolder) -> None:
+    table, best = CostTable.load(finished.costs), finished.read_best()
+    for policy in [best.policy, *(trial.policy for trial in finished.read_trials())]:
+        cost = table.cost(policy)
+        assert all(cost[field] <= limit for field, limit in best.constraints.items())
+
+
+def test_trials_and_progress(finished: RunFolder, recorder: Recorder) -> None:
+    trials = finished.read_trials()
+    assert sorted(trial.number for trial in trials) == list(range(1, 9))
+    assert len({trial.policy for trial in trials}) == 8
+    assert {trial.error for trial in trials} == {None}
+    assert all(trial.scores[0].fidelity == "ptq" for trial in trials)
+    assert {score.steps for trial in trials for score in trial.scores} <= {0, 1, 2, 3}
+    assert finished.read_front()
+    assert [done for task, done, _ in recorder.tasks if task == "search"] == list(range(1, 9))
+    assert any(finished.tune.rglob("events.out.tfevents*")), "TensorBoard logs"
+
+
+def test_the_reported_test_accuracy_is_reproduced_from_model_pt(finished: RunFolder) -> None:
+    config = finished.read_config()
+    data = pose(config, Silent()).data
+    model = load_quantized(finished.model, call_named(config.model, "model", HaqError))
+    torch.set_num_threads(1)
+    assert evaluate(model, data.test, "qat").top1 == finished.read_best().test_top1
+
+
+def test_an_interrupted_search_goes_on_and_the_same_seed_gives_the_same_policies(
+    finished: RunFolder, tiny: Path, tmp_path: Path
+) -> None:
+    """Killed after trial 4 while the best file was not there yet; resumed, it is the uninterrupted run."""
+    half = run(config_for(tiny, trials=4), tmp_path / "half")
+    content = (half.path / "config.yaml").read_text()
+    (half.path / "config.yaml").write_text(content.replace("trials: 4", "trials: 8"))
+    (half.path / "best.json").unlink()
+    expected = [trial.policy for trial in finished.read_trials()]
+    assert [trial.policy for trial in half.read_trials()] == expected[:4]
+    with (half.path / "trials.jsonl").open("a") as file:
+        file.write('{"number": 5, "pol')  # a line that a crash cut short
+    resume(half.path)
+    # The warm-up is a share of all trials, so the shorter run learnt from its first episodes: only what the log
+    # promises is compared, that nothing finished is lost or run twice.
+    policies = [trial.policy for trial in half.read_trials()]
+    assert policies[:4] == expected[:4]
+    assert len(set(policies)) == len(policies) == 8
+    assert half.finished
+    resume(half.path)  # nothing is left to do
+    assert len(half.read_trials()) == 8
+
+
+def test_a_second_run_proposes_the_same_policies(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:
+    again = run(config_for(tiny), tmp_path / "again")
+    assert [t.policy for t in again.read_trials()] == [t.policy for t in finished.read_trials()]
+    assert again.read_best().policy == finished.read_best().policy
+
+
+def test_an_existing_folder_is_refused(finished: RunFolder, tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exists; go on with `haq search --resume"):
+        run(config_for(tiny), finished.path)
+
+
+def test_nothing_is_written_when_the_options_are_wrong(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(HaqError, match="the smallest reachable latency is"):
+        run(config_for(tiny, constraints=("latency=0.001us",)), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_run_folder_can_be_moved(finished: RunFolder, tmp_path: Path) -> None:
+    moved = RunFolder.open(Path(shutil.copytree(finished.path, tmp_path / "moved")))
+    assert moved.read_best() == finished.read_best()

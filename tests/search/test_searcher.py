@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ray.tune.search import Searcher
+
+from haq.envs import BitAllocationEnv
+from haq.policy import BitPolicy
+from haq.search.agent import DDPGAgent
+from haq.search.searcher import METRIC, BitSearcher
+
+from .conftest import best_of_all, toy_objective
+
+
+def make(env: BitAllocationEnv, seed: int = 0, warmup: int = 5) -> BitSearcher:
+    first = [("uniform", env.budget.uniform(4))]
+    return BitSearcher(env, DDPGAgent(env, warmup, seed), first)
+
+
+def play(searcher: BitSearcher, trials: int, start: int = 0) -> list[BitPolicy]:
+    policies = []
+    for number in range(start, start + trials):
+        config = searcher.suggest(f"t{number}")
+        assert isinstance(config, dict)
+        policies.append(BitPolicy.from_dict(config["policy"]))
+        searcher.on_trial_complete(f"t{number}", {METRIC: toy_objective(policies[-1])})
+    return policies
+
+
+def test_proposals_fit_the_budget_and_are_never_repeated(env: BitAllocationEnv) -> None:
+    policies = play(make(env), 40)
+    assert all(env.budget.allows(policy) for policy in policies)
+    assert len(set(policies)) == 40
+    assert policies[0] == env.budget.uniform(4)
+
+
+def test_the_same_seed_gives_the_same_policies(env: BitAllocationEnv) -> None:
+    assert play(make(env), 15) == play(make(env), 15)
+    assert play(make(env), 15) != play(make(env, seed=1), 15)
+
+
+def test_saved_and_restored_it_goes_on_as_if_nothing_happened(env: BitAllocationEnv, tmp_path: Path) -> None:
+    uninterrupted = play(make(env), 20)
+    first = make(env)
+    before = play(first, 12)
+    first.suggest("killed while it runs")
+    saved = make(env)
+    play(saved, 12)
+    saved.save(str(tmp_path / "state.pt"))
+    torch.load(tmp_path / "state.pt", weights_only=True)
+    np.random.seed(99)
+    torch.manual_seed(99)
+    restored = make(env)
+    restored.restore(str(tmp_path / "state.pt"))
+    assert before + play(restored, 8, start=12) == uninterrupted
+
+
+def test_a_running_trial_is_proposed_again_after_a_restore(env: BitAllocationEnv, tmp_path: Path) -> None:
+    searcher = make(env)
+    running = searcher.suggest("a")
+    searcher.save(str(tmp_path / "state.pt"))
+    restored = make(env)
+    restored.restore(str(tmp_path / "state.pt"))
+    assert restored.suggest("b") == running
+
+
+def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
+    seen: list[object] = []
+    searcher = BitSearcher(env, DDPGAgent(env, 5, 0), finished=lambda proposal, result: seen.append(result))
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", None, error=True)
+    assert seen == [None]
+
+
+def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
+    env.budget.bits = (2,)
+    searcher = BitSearcher(env, DDPGAgent(env, 5, 0))
+    play(searcher, 1)
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_toys_optimum_is_reached_within_a_percent(env: BitAllocationEnv, seed: int) -> None:
+    searcher = make(env, seed, warmup=10)
+    assert max(map(toy_objective, play(searcher, 120))) >= best_of_all(env.budget) - 0.01
+
+
+def test_actions_are_in_range_and_noise_shrinks(env: BitAllocationEnv) -> None:
+    agent = DDPGAgent(env, warmup=0, seed=0)
+    observation, _ = env.reset()
+    early = np.array([agent.act(observation)[0] for _ in range(200)])
+    agent.episodes = 400
+    late = np.array([agent.act(observation)[0] for _ in range(200)])
+    assert early.min() >= -1
+    assert early.max() <= 1
+    assert late.std() < 0.1 < early.std()
