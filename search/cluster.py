@@ -12,6 +12,7 @@ __all__ = ["ray_workers"]
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the same for Ray's own processes
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # trials.jsonl is our log; CSV and JSON copies cost time a trial
@@ -33,6 +34,8 @@ def ray_workers(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
         num_cpus=workers,
