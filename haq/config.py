@@ -123,16 +123,17 @@ class SearchConfig:
             prefix, path, suffix = _split_path(text)
             return prefix + str(Path(path).expanduser().resolve()) + suffix if path else text
 
+        paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
         weights = str(Path(self.weights).expanduser().resolve()) if self.weights else None
-        return SearchConfig(
-            **{**asdict(self), "weights": weights, "model": absolute(self.model), "data": absolute(self.data)}
-        )
+        return SearchConfig(**{**asdict(self), **paths, "weights": weights})
 
 
 def _split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER` and `file.py:function` into what stands before the path, the path, and what follows it."""
+    """Splits `npz:FOLDER`, `file.py:function` and `FILE.yaml` into what precedes the path, the path, and the rest."""
     if text.startswith("npz:"):
         return "npz:", text[4:], ""
+    if text.endswith((".yaml", ".yml")):
+        return "", text, ""
     if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
         return "", match[1], match[2]
     return text, "", ""

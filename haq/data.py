@@ -24,7 +24,7 @@ _VAL_SHARE = 0.2
 _DIGITS_TEST = 450
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """One split.
 
@@ -64,7 +64,7 @@ class Images:
         return Images(self.x[chosen], self.y[chosen], self.mean, self.std)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set: `val` is held out of the training images, `test` is looked at once, at the end."""
 
@@ -81,7 +81,8 @@ def get_data(spec: str, val_images: int, seed: int) -> ImageData:
     Args:
         spec: `digits`; `npz:FOLDER` with `train.npz` and `test.npz` (`x`, `y`, and optionally `mean` and `std` in
             `train.npz`); or `file.py:function`, which is run and returns `((x_train, y_train), (x_test, y_test))`.
-        val_images: How many training images to hold out, evenly from all classes; a fifth of them at most.
+        val_images: About how many training images to hold out; a fifth of every class at most, but at least one image
+            of each class that has several.
         seed: Decides which; `digits` has a fixed split, because its float network must not have seen them.
 
     Raises:
@@ -100,6 +101,8 @@ def get_data(spec: str, val_images: int, seed: int) -> ImageData:
     _check_pair(spec, train, test)
     num_classes = int(train.y.max()) + 1
     train_part, val = _hold_out(train, min(val_images, max(1, int(_VAL_SHARE * len(train)))), seed)
+    if not len(val):
+        raise DataError(f"{spec}: no class has two training images, so none can be held out for validation; add some")
     return ImageData(spec, train_part, val, test, num_classes)
 
 
@@ -165,8 +168,11 @@ def _from_function(spec: str) -> tuple[Images, Images]:
 
 def _images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
     """Checks one split and fills in the normalisation."""
-    x, y = np.asarray(x), np.asarray(y)
     form = "x must be uint8 (N, H, W, C) or float32 (N, C, H, W)"
+    try:
+        x, y = np.asarray(x), np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as failure:  # ragged lists; tensors with gradients or on a GPU
+        raise DataError(f"{where}: not an array: {' '.join(str(failure).split())}; {form}") from None
     if x.dtype not in (np.uint8, np.float32) or x.ndim != 4:
         raise DataError(f"{where}: x is {x.dtype} of shape {x.shape}; {form}")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
@@ -182,14 +188,17 @@ def _images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
             raise DataError(f"{where}: x has NaN or infinite values; remove those images")
         return Images(x, y.astype(np.int64), (), ())
     channels = x.shape[3]
-    if mean is None or std is None:
+    if mean is None and std is None:
         if channels not in (1, 3):
             raise DataError(
                 f"{where}: no default for {channels} channels; add arrays mean and std of shape (C,) to train.npz"
             )
         mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
-    mean, std = np.asarray(mean, np.float64).reshape(-1), np.asarray(std, np.float64).reshape(-1)
-    if len(mean) != channels or len(std) != channels or not (std > 0).all() or not np.isfinite(mean).all():
+    try:
+        mean, std = (np.asarray(values, np.float64).reshape(channels) for values in (mean, std))
+    except (TypeError, ValueError):
+        mean = std = np.full(channels, np.nan)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise DataError(
             f"{where}: mean and std must hold {channels} finite values, std above 0, for {channels} channels"
         )

@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,19 +34,22 @@ def call_named(text: str, what: str, error: type[HaqError]) -> Any:
     """
     match = _REFERENCE.fullmatch(text)
     assert match is not None, "callers ask is_reference first"
-    function = _function(match["module"], match["function"], what, error)
-    try:
-        return function()
-    except Exception as failure:  # the user's code may raise anything
-        raise error(f"{what} function {text!r} raised {type(failure).__name__}: {_line(failure)}") from failure
+    source = match["module"]
+    folder = Path(source).resolve().parent if source.endswith(".py") else Path.cwd().resolve()
+    with _importable(folder):
+        function = _function(source, match["function"], what, error)
+        try:
+            return function()
+        except (Exception, SystemExit) as failure:  # the user's code may raise anything
+            raise error(f"{what} function {text!r} raised {type(failure).__name__}: {_line(failure)}") from failure
 
 
 def _function(source: str, name: str, what: str, error: type[HaqError]) -> Callable[[], Any]:
     if source.endswith(".py") and not Path(source).is_file():
         raise error(f"{what} file {source!r} does not exist; give an existing file.py:function")
     try:
-        module = _file_module(Path(source)) if source.endswith(".py") else _named_module(source)
-    except Exception as failure:  # likewise
+        module = _file_module(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+    except (Exception, SystemExit) as failure:  # likewise
         raise error(f"cannot import {what} {source!r}: {type(failure).__name__}: {_line(failure)}") from failure
     function = getattr(module, name, None)
     if not callable(function):
@@ -66,20 +70,35 @@ def _file_module(path: Path) -> ModuleType:
     return module
 
 
-def _named_module(name: str) -> ModuleType:
-    if "" not in sys.path:  # an installed command does not look in the current directory by itself
-        sys.path.insert(0, "")
-    module = importlib.import_module(name)
-    _travel_by_value(module)
-    return module
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Lets the block import from the user's folder, as `python file.py` would, and what it imports reach Ray's workers.
+
+    Workers may not be able to import from there, so objects of those modules' classes are pickled by value.
+    """
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if _found_in(folder, name, getattr(sys.modules[name], "__file__", None)):
+            _travel_by_value(sys.modules[name])
+
+
+def _found_in(folder: Path, name: str, file: str | None) -> bool:
+    """Whether the module was imported from `folder`, not from a Python or environment that lies deeper in it."""
+    top = name.split(".")[0]
+    if file is None or top == "haq":  # our own checkout: workers have it, and `isinstance` needs the same classes
+        return False
+    path = Path(file).resolve()
+    return path == folder / f"{top}.py" or path.is_relative_to(folder / top)
 
 
 def _travel_by_value(module: ModuleType) -> None:
-    """Lets objects of the module's classes reach Ray's workers, which may not be able to import it."""
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
-def _line(failure: Exception) -> str:
+def _line(failure: BaseException) -> str:
     return " ".join(str(failure).split())[:300]

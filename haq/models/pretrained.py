@@ -33,23 +33,28 @@ Progress = Callable[[int, int], None]
 def pretrained_digits(train: Images, progress: Progress) -> nn.Module:
     """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
 
-    The cache lies in `platformdirs.user_cache_dir("haq")`, or in the folder that the variable `HAQ_CACHE` names.
+    The cache lies in `platformdirs.user_cache_dir("haq")`, or in the folder that the variable `HAQ_CACHE` names. Where
+    it cannot be written, the network is trained each time.
 
     Args:
         train: Training images of `digits`.
         progress: Called with epochs done and epochs in all, only when the network is trained.
     """
     path = Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq")) / f"digits-resnet-v{_VERSION}.pt"
-    model = get_model("digits-resnet")
     if path.is_file():
+        with _one_thread_and_own_randomness(seed=0):
+            model = get_model("digits-resnet")
         try:
             load_weights(model, path)
             return model.eval()
         except ModelError as error:
             logger.warning("training again: %s", error)
     model = train_digits(train, _EPOCHS, progress)
-    with replacing(path) as temporary:
-        torch.save(model.state_dict(), temporary)
+    try:
+        with replacing(path) as temporary:
+            torch.save(model.state_dict(), temporary)
+    except OSError as error:
+        logger.warning("cannot keep the trained network, set HAQ_CACHE to a folder that can be written: %s", error)
     return model
 
 

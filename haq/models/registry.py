@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from haq.errors import ModelError, did_you_mean
 from haq.loading import call_named, is_reference
@@ -69,6 +70,8 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
         model = call_named(spec, "model", ModelError)
         if not isinstance(model, nn.Module):
             raise ModelError(f"model function {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
+        if lazy := [name for name, values in model.state_dict().items() if is_lazy(values)]:
+            raise ModelError(f"weight {lazy[0]!r} of {spec!r} has no shape yet; run the model once in its function")
     else:
         model = get_model(spec, num_classes, in_channels)
         if weights is None:
@@ -97,9 +100,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
             "save one with torch.save(model.state_dict(), FILE)"
         ) from None
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise ModelError(f"weights {str(path)!r} hold {type(content).__name__}, not a state dict of tensors")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    own = model.state_dict()
+    state = {name if name in own else name.removeprefix("module."): value for name, value in state.items()}
     if problems := _misfits(model, state):
         raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}")
     model.load_state_dict(state)

@@ -84,6 +84,9 @@ X = np.zeros((40, 4, 5, 3), np.uint8)
         ({"train_x": np.full((40, 3, 2, 2), np.nan, np.float32)}, "NaN or infinite"),
         ({"train_x": np.zeros((40, 4, 5, 2), np.uint8)}, "no default for 2 channels; add arrays mean and std"),
         ({"train_mean": np.zeros(2), "train_std": np.ones(2)}, "mean and std must hold 3"),
+        ({"train_mean": np.zeros(3)}, "mean and std must hold 3"),
+        ({"train_mean": np.array(["a", "b", "c"]), "train_std": np.ones(3)}, "mean and std must hold 3"),
+        ({"train_x": X[:4], "train_y": np.arange(4)}, "no class has two training images"),
         ({"train_x": np.array([{}] * 40, object)}, "without pickle"),
     ],
 )
@@ -94,9 +97,9 @@ def test_bad_folders(tmp_path: Path, changed: dict[str, Any], message: str) -> N
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; it must hold train.npz"):
+    with pytest.raises(DataError, match=r"does not exist; it must hold train\.npz"):
         get_data(f"npz:{tmp_path / 'no'}", 8, seed=0)
-    with pytest.raises(DataError, match=r"train.npz' does not exist"):
+    with pytest.raises(DataError, match=r"train\.npz' does not exist"):
         get_data(f"npz:{tmp_path}", 8, seed=0)
     (tmp_path / "train.npz").write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(DataError, match="cannot read"):
@@ -113,7 +116,10 @@ def test_code_of_the_user(tmp_path: Path) -> None:
         "    x, y = np.zeros((20, 1, 2, 2), np.float32), np.arange(20) % 2\n"
         "    return (x, y), (x, y)\n"
         "def wrong():\n    return 3\n"
+        "def ragged():\n    return ([[1], [1, 2]], [0, 1]), ([[1]], [0])\n"
     )
     assert get_data(f"{file}:load", 4, seed=0).num_classes == 2
     with pytest.raises(DataError, match="must return"):
         get_data(f"{file}:wrong", 4, seed=0)
+    with pytest.raises(DataError, match="not an array"):
+        get_data(f"{file}:ragged", 4, seed=0)

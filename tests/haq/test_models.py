@@ -61,8 +61,20 @@ def test_code_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text("from torch import nn\ndef build():\n    return nn.Linear(2, 2)\ndef wrong():\n    return {}\n")
     assert isinstance(load_model(f"{file}:build", None, 2, 1), nn.Linear)
-    with pytest.raises(ModelError, match="returned dict, not a torch.nn.Module"):
+    with pytest.raises(ModelError, match=r"returned dict, not a torch\.nn\.Module"):
         load_model(f"{file}:wrong", None, 2, 1)
+    file.write_text("from torch import nn\ndef lazy():\n    return nn.LazyLinear(2)\n")
+    with pytest.raises(ModelError, match=r"'weight' of .* has no shape yet"):
+        load_model(f"{file}:lazy", None, 2, 1)
+
+
+def test_only_a_wrappers_prefix_is_taken_off(tmp_path: Path) -> None:
+    path, file = tmp_path / "w.pt", tmp_path / "net.py"
+    file.write_text("from torch import nn\ndef build():\n    return nn.ModuleDict({'module': nn.Linear(1, 1)})\n")
+    state = {"module.weight": torch.full((1, 1), 3.0), "module.bias": torch.zeros(1)}
+    for saved in (state, {f"module.{name}": value for name, value in state.items()}):
+        torch.save(saved, path)
+        assert float(load_model(f"{file}:build", str(path), 2, 1).state_dict()["module.weight"]) == 3
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
@@ -90,13 +102,16 @@ def test_bad_weights(tmp_path: Path) -> None:
     torch.save({"a": Evil()}, path)
     with pytest.raises(ModelError, match="not a plain state dict"):
         load_model("resnet20", str(path), 10, 3)
+    torch.save({1: torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="not a state dict of tensors"):
+        load_model("resnet20", str(path), 10, 3)
     torch.save([1, 2], path)
     with pytest.raises(ModelError, match="hold list, not a state dict"):
         load_model("resnet20", str(path), 10, 3)
     state = get_model("resnet20").state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, path)
-    with pytest.raises(ModelError, match="'conv1.weight' of 'resnet20' has NaN"):
+    with pytest.raises(ModelError, match=r"'conv1\.weight' of 'resnet20' has NaN"):
         load_model("resnet20", str(path), 10, 3)
 
 
@@ -120,6 +135,14 @@ def test_the_default_network_is_trained_once(tmp_path: Path, monkeypatch: pytest
     next(tmp_path.iterdir()).write_bytes(b"broken")
     pretrained_digits(train, lambda done, total: epochs.append(done))
     assert epochs == [0, 1, 0, 1], "a damaged cache is trained again"
+
+
+def test_the_default_network_needs_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HAQ_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("haq.models.pretrained._EPOCHS", 1)
+    train = get_data("digits", 1000, seed=0).train.subset(np.arange(64))
+    assert pretrained_digits(train, lambda done, total: None)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_training_is_repeatable_and_leaves_global_randomness_alone() -> None:
