@@ -1,7 +1,12 @@
 """A small search through real Ray Tune, in this process."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +115,42 @@ def test_a_second_run_proposes_the_same_policies(finished: RunFolder, tiny: Path
     again = run(config_for(tiny), tmp_path / "again")
     assert [t.policy for t in again.read_trials()] == [t.policy for t in finished.read_trials()]
     assert again.read_best().policy == finished.read_best().policy
+
+
+def test_ctrl_c_ends_cleanly_with_what_was_found(tiny: Path, tmp_path: Path) -> None:
+    """Like a terminal, the signal goes to the whole process group."""
+    options = [
+        "--constraint=latency=50%",
+        f"--model={tiny}:model",
+        f"--data={tiny}:data",
+        "--trials=300",
+        "--workers=1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "haq",
+        "search",
+        *options,
+        "--bits=2,4,8",
+        "--free-ends",
+        f"--out={tmp_path / 'r'}",
+    ]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    trials = tmp_path / "r" / "trials.jsonl"
+    deadline = time.monotonic() + 120
+    while not (trials.is_file() and trials.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "interrupted after" in output
+    found = RunFolder.open(tmp_path / "r")
+    assert not found.finished
+    assert found.read_best().test_top1 is None, "the test images are still unseen"
+    assert found.report.is_file()
 
 
 def test_an_existing_folder_is_refused(finished: RunFolder, tiny: Path) -> None:
