@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -107,7 +106,6 @@ class QuantizationTrial(tune.Trainable):
             "scores": [score.to_dict() for score in self._scores],
             "error": error,
             "done": error is not None or len(self._scores) == self._planned,
-            "pid": os.getpid(),
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -88,10 +88,8 @@ def test_the_reported_test_accuracy_is_reproduced_from_model_pt(finished: RunFol
     assert evaluate(model, data.test, "qat").top1 == finished.read_best().test_top1
 
 
-def test_an_interrupted_search_goes_on_and_the_same_seed_gives_the_same_policies(
-    finished: RunFolder, tiny: Path, tmp_path: Path
-) -> None:
-    """Killed after trial 4 while the best file was not there yet; resumed, it is the uninterrupted run."""
+def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:
+    """Four trials are there, the fifth line was cut short by a crash; four more are run, then nothing is left to do."""
     half = run(config_for(tiny, trials=4), tmp_path / "half")
     content = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(content.replace("trials: 4", "trials: 8"))
@@ -101,8 +99,6 @@ def test_an_interrupted_search_goes_on_and_the_same_seed_gives_the_same_policies
     with (half.path / "trials.jsonl").open("a") as file:
         file.write('{"number": 5, "pol')  # a line that a crash cut short
     resume(half.path)
-    # The warm-up is a share of all trials, so the shorter run learnt from its first episodes: only what the log
-    # promises is compared, that nothing finished is lost or run twice.
     policies = [trial.policy for trial in half.read_trials()]
     assert policies[:4] == expected[:4]
     assert len(set(policies)) == len(policies) == 8

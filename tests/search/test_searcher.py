@@ -67,10 +67,13 @@ def test_a_running_trial_is_proposed_again_after_a_restore(env: BitAllocationEnv
 
 def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
     seen: list[object] = []
-    searcher = BitSearcher(env, DDPGAgent(env, 5, 0), finished=lambda proposal, result: seen.append(result))
+    agent = DDPGAgent(env, 5, 0)
+    searcher = BitSearcher(env, agent, finished=lambda proposal, result: seen.append(result))
     searcher.suggest("a")
     searcher.on_trial_complete("a", None, error=True)
     assert seen == [None]
+    rewards = agent._buffer.rewards[: env.steps]
+    assert rewards.flatten().tolist() == pytest.approx([env.reward(0.0)] * env.steps)
 
 
 def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
