@@ -33,7 +33,7 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Transitions:
-    """The steps of one episode, T = two a free layer.
+    """The steps of one episode, T = one for each width of each free layer.
 
     Attributes:
         observations: `(T, 10)`.
@@ -49,7 +49,9 @@ class Transitions:
 
 
 class BitAllocationEnv(gymnasium.Env[Array, Array]):
-    """Walks the free layers, weights then activations of each; after the last step the policy is fitted to the budget.
+    """Walks the free layers, weights then activations of each, or weights alone where the budget says so.
+
+    After the last step the policy is fitted to the budget.
 
     Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1), each scaled to [0, 1]: layer index, input
     channels, output channels, kernel size, stride, input feature-map size, number of weights, depthwise or not, weight
@@ -91,8 +93,8 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     @property
     def steps(self) -> int:
-        """Length of an episode: two decisions a free layer."""
-        return 2 * len(self._free)
+        """Length of an episode: a decision for each width of each free layer."""
+        return len(self.budget.fields) * len(self._free)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Starts at the first free layer."""
@@ -121,7 +123,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     def transitions(self, policy: BitPolicy) -> Transitions:
         """Returns the episode that ends in `policy` exactly, as if its widths had been the actions."""
-        widths = [width for layer in self._free for width in _pair(policy[layer.name])]
+        widths = [getattr(policy[layer.name], field) for layer in self._free for field in self.budget.fields]
         previous: list[int | None] = [None, *widths]
         seen = np.stack([self._observation(step, width) for step, width in enumerate(previous)])
         actions = np.array([[action_of(width, self.budget.bits)] for width in widths], np.float32)
@@ -130,24 +132,21 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         return Transitions(seen[:-1], actions, seen[1:], dones)
 
     def _policy(self, widths: Sequence[int]) -> BitPolicy:
-        chosen = {
-            layer.name: LayerBits(*pair)
-            for layer, pair in zip(self._free, zip(widths[::2], widths[1::2], strict=True), strict=True)
-        }
-        return BitPolicy({name: chosen.get(name) or self.budget.pinned[name] for name in self._names})
+        per_layer = len(self.budget.fields)
+        chosen = {}
+        for index, layer in enumerate(self._free):
+            w_bits, a_bits = [*widths[index * per_layer : (index + 1) * per_layer], None][:2]
+            chosen[layer.name] = LayerBits(w_bits, a_bits)
+        layers = {name: chosen.get(name) or self.budget.pinned[name] for name in self._names}
+        return BitPolicy(layers, self.budget.scheme)
 
     def _observation(self, step: int, previous: int | None) -> Array:
         """What the agent sees before `step`; after the last step the last layer is shown once more."""
-        observation: Array = self._features[min(step, self.steps - 1) // 2].copy()
-        observation[8] = 1.0 - step % 2
+        per_layer = len(self.budget.fields)
+        observation: Array = self._features[min(step, self.steps - 1) // per_layer].copy()
+        observation[8] = 1.0 - step % per_layer
         observation[9] = 0.0 if previous is None else (action_of(previous, self.budget.bits) + 1) / 2
         return observation
-
-
-def _pair(bits: LayerBits) -> tuple[int, int]:
-    assert bits.w_bits is not None
-    assert bits.a_bits is not None
-    return bits.w_bits, bits.a_bits
 
 
 def _layer_features(free: Sequence[LayerSpec], layers: Sequence[LayerSpec]) -> Array:

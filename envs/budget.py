@@ -21,6 +21,8 @@ class Budget:
         constraints: Limits; relative ones are fractions of the uniform 8-bit network's cost.
         bits: Candidate widths, ascending.
         pinned: Layers whose widths are not up for search.
+        scheme: What realises the widths; policies carry its name.
+        weights_only: Whether activations stay in floating point, so that only widths of weights are chosen.
 
     Raises:
         ConstraintError: No policy meets a limit; the message names the smallest reachable value.
@@ -32,9 +34,13 @@ class Budget:
         constraints: Sequence[Constraint],
         bits: Sequence[int],
         pinned: Mapping[str, LayerBits],
+        scheme: str = "linear",
+        weights_only: bool = False,
     ) -> None:
-        self.table, self.bits, self.pinned = table, tuple(bits), dict(pinned)
-        uniform8 = table.cost(BitPolicy.uniform(list(table.layers), 8))
+        self.table, self.bits, self.scheme, self.weights_only = table, tuple(bits), scheme, weights_only
+        self.pinned = {name: LayerBits(b.w_bits, None) if weights_only else b for name, b in pinned.items()}
+        self.fields = ("w_bits",) if weights_only else ("w_bits", "a_bits")
+        uniform8 = table.cost(self._policy(8, {}))
         self.constraints = tuple(constraint.resolve(uniform8[constraint.field]) for constraint in constraints)
         smallest = table.cost(self.uniform(self.bits[0]))
         for constraint in self.constraints:
@@ -48,7 +54,11 @@ class Budget:
 
     def uniform(self, bits: int) -> BitPolicy:
         """Returns the policy with `bits` everywhere but in pinned layers."""
-        return BitPolicy.uniform(list(self.table.layers), bits, self.pinned)
+        return self._policy(bits, self.pinned)
+
+    def _policy(self, bits: int, pinned: Mapping[str, LayerBits]) -> BitPolicy:
+        policy = BitPolicy.uniform(list(self.table.layers), bits, pinned).with_scheme(self.scheme)
+        return policy.without_activations() if self.weights_only else policy
 
     def allows(self, policy: BitPolicy) -> bool:
         """Whether the policy meets every limit."""
@@ -71,7 +81,7 @@ class Budget:
         while raised:
             raised = False
             for name in (name for name in layers if name not in self.pinned):
-                for field in ("w_bits", "a_bits"):
+                for field in self.fields:
                     before = layers[name]
                     if getattr(before, field) in higher:
                         layers[name] = replace(before, **{field: higher[getattr(before, field)]})
@@ -94,7 +104,7 @@ class Budget:
         while not self.allows(candidate):
             before = candidate
             for name in free:
-                for field in ("w_bits", "a_bits"):
+                for field in self.fields:
                     width = getattr(layers[name], field)
                     if width in lower:
                         layers[name] = replace(layers[name], **{field: lower[width]})

@@ -73,6 +73,8 @@ class SearchConfig:
     val_images: int = 1000
     pin_ends: bool = True
     rank_by: RankByOption = "auto"
+    scheme: str = "linear"
+    weights_only: bool = False
     workers: int = os.cpu_count() or 1
     seed: int = 0
 

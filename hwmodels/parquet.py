@@ -29,7 +29,7 @@ def write_table(table: CostTable, path: Path) -> None:
     columns = {
         "layer": np.array(table.layers, dtype=object)[rows],
         "w_bits": np.array(table.w_bits)[w_index],
-        "a_bits": np.array(table.a_bits)[a_index],
+        "a_bits": pa.array([table.a_bits[index] for index in a_index], _AXES["a_bits"]),
         **{metric: costs.ravel() for metric, costs in table.metrics.items()},
     }
     metadata = json.dumps({key: getattr(table, key) for key in _METADATA})
@@ -68,7 +68,7 @@ def _metadata(content: Any) -> dict[str, Any]:
 def _axes_and_metrics(content: Any) -> dict[str, Any]:
     metrics = [metric.field for metric in METRICS.values() if metric.field in content.column_names]
     schema = pa.schema(
-        [pa.field(name, kind, nullable=False) for name, kind in _AXES.items()]
+        [pa.field(name, kind, nullable=name == "a_bits") for name, kind in _AXES.items()]
         + [pa.field(metric, pa.float64()) for metric in metrics]
     )
     if missing := [name for name in _AXES if name not in content.column_names]:
@@ -79,8 +79,12 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
         raise HardwareError(f"has a column of the wrong type: {' '.join(str(error).split())}") from None
 
     layer, w_bits, a_bits = (columns[name].to_pylist() for name in _AXES)
-    layers, w_axis, a_axis = tuple(dict.fromkeys(layer)), tuple(sorted(set(w_bits))), tuple(sorted(set(a_bits)))
-    cells: dict[tuple[str, int, int], int] = {}
+    layers, w_axis, a_axis = (
+        tuple(dict.fromkeys(layer)),
+        tuple(sorted(set(w_bits))),
+        tuple(sorted(set(a_bits), key=lambda a: (a is None, a))),
+    )
+    cells: dict[tuple[str, int, int | None], int] = {}
     for row, cell in enumerate(zip(layer, w_bits, a_bits, strict=True)):
         if cell in cells:
             raise HardwareError(f"has two rows for layer {cell[0]!r} at w_bits={cell[1]}, a_bits={cell[2]}; keep one")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from haq import __version__
 from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
+from haq.hwmodels.footprint import bops, size_bytes
 from haq.hwmodels.hardware import Hardware
 from haq.layers import LayerSpec
 from haq.policy import WIDTHS, BitPolicy, LayerBits
@@ -37,7 +38,7 @@ class CostTable:
         batch: Samples in the batch that latencies and energies are for.
         layers: Layer names, L of them.
         w_bits: Ascending weight widths, W of them.
-        a_bits: Ascending activation widths, A of them.
+        a_bits: Ascending activation widths, A of them; or `None` alone, for activations in floating point.
         metrics: Field of `LayerCost` → read-only costs, `(L, W, A)`, finite and not negative. A measured table may
             lack some fields.
         origin: How the costs came to be.
@@ -51,7 +52,7 @@ class CostTable:
     batch: int
     layers: tuple[str, ...]
     w_bits: tuple[int, ...]
-    a_bits: tuple[int, ...]
+    a_bits: tuple[int | None, ...]
     metrics: Mapping[str, Costs]
     origin: Origin
     version: str
@@ -89,6 +90,20 @@ class CostTable:
                 costs[row, column, depth] = getattr(cost, metric)
         names = tuple(layer.name for layer in layers)
         return cls(hardware.name, batch, names, w_bits, a_bits, metrics, "modelled", f"haq {__version__}")
+
+    @classmethod
+    def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
+        """Prices weights alone, with activations in floating point: size and bit operations, on any hardware."""
+        w_bits = tuple(sorted(set(w_bits)))
+        pairs = [[LayerBits(width, None) for width in w_bits] for _ in layers]
+        metrics = {
+            metric: np.array(
+                [[[count(layer, bits)] for bits in row] for layer, row in zip(layers, pairs, strict=True)], np.float64
+            )
+            for metric, count in (("size_bytes", size_bytes), ("bops", bops))
+        }
+        names = tuple(layer.name for layer in layers)
+        return cls("any hardware", 1, names, w_bits, (None,), metrics, "modelled", f"haq {__version__}")
 
     # Looking costs up
 
@@ -162,8 +177,8 @@ class CostTable:
         return self.metrics[metric]
 
     def _position(self, axis: Literal["w_bits", "a_bits"], layer: str, width: int | None) -> int:
-        widths = self.w_bits if axis == "w_bits" else self.a_bits
-        if width is None:
+        widths: tuple[int | None, ...] = self.w_bits if axis == "w_bits" else self.a_bits
+        if width is None and None not in widths:
             raise HardwareError(
                 f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
                 f"integers of {_listed(widths)} bits only; give the layer one of those widths"
@@ -171,7 +186,7 @@ class CostTable:
         if width not in widths:
             raise HardwareError(
                 f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers {_listed(widths)}; "
-                f"build it again with --bits {_listed(sorted((*widths, width)))}"
+                f"build it again with --bits {_listed(sorted(w for w in (*widths, width) if w is not None))}"
             )
         return widths.index(width)
 
@@ -200,6 +215,8 @@ class CostTable:
         if not self.layers or len(set(self.layers)) != len(self.layers):
             raise HardwareError(f"a cost table needs layers of distinct names, but got {list(self.layers)!r}")
         for axis, widths in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
+            if axis == "a_bits" and widths == (None,):
+                continue
             if not widths or list(widths) != [width for width in WIDTHS if width in widths]:
                 raise HardwareError(
                     f"{axis}={list(widths)!r}: a cost table needs ascending widths of {_listed(WIDTHS)} bits"
@@ -230,5 +247,5 @@ class CostTable:
             )
 
 
-def _listed(widths: Sequence[int]) -> str:
-    return ",".join(str(width) for width in widths)
+def _listed(widths: Sequence[int | None]) -> str:
+    return ",".join("float" if width is None else str(width) for width in widths)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from haq.config import SearchConfig
 from haq.data import ImageData, get_data
 from haq.envs import Budget
-from haq.errors import ConfigError, DataError, HardwareError
+from haq.errors import ConfigError, ConstraintError, DataError, HardwareError
 from haq.hwmodels import CostTable, get_hardware
 from haq.layers import LayerSpec, evaluating, trace
-from haq.models import load_model, pretrained_digits
+from haq.models import open_model
 from haq.policy import LayerBits
+from haq.quant.schemes import Scheme, get_scheme
 from haq.search.observer import Observer
 
 __all__ = ["Problem", "pinned_ends", "pose"]
@@ -59,18 +60,49 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
         ModelError: The model or its weights are wrong.
     """
     hardware = get_hardware(config.hardware)
+    scheme = _scheme(config, observer)
     data = get_data(config.data, config.val_images, config.seed)
-    model = _load(config, data, observer)
+    model = open_model(
+        config.model, config.weights, data, lambda done, total: observer.progress("train float", done, total)
+    )
     sample = data.train.batch([0])[0]
     layers = trace(model, sample)
     _check_classes(model, sample, data)
     widths = tuple(sorted({*config.bits, 8}))
+    weights_only = config.weights_only or scheme.inputs is None
     try:
-        table = CostTable.build(hardware, layers, widths, widths, config.batch)
+        table = (
+            CostTable.footprint(layers, widths)
+            if weights_only
+            else CostTable.build(hardware, layers, widths, widths, config.batch)
+        )
     except HardwareError as error:
         raise ConfigError(f"--bits with --hardware {config.hardware}: {error}") from None
+    constraints = config.parsed_constraints()
+    for constraint in constraints:
+        if constraint.field not in table.metrics:
+            raise ConstraintError(
+                f"{constraint} cannot be kept with weights alone: no hardware here prices floating-point activations; "
+                "constrain size or bops, or quantize activations too"
+            )
     pinned = pinned_ends(layers) if config.pin_ends else {}
-    return Problem(model, data, sample, layers, table, Budget(table, config.parsed_constraints(), config.bits, pinned))
+    budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only)
+    return Problem(model, data, sample, layers, table, budget)
+
+
+def _scheme(config: SearchConfig, observer: Observer) -> Scheme:
+    """Checks that the scheme has every candidate width, and says when the hardware's kernels cannot run it."""
+    scheme = get_scheme(config.scheme)
+    both = config.weights_only or scheme.inputs is None
+    for width in config.bits:
+        if width not in scheme.widths or not (both or width in scheme.input_widths):
+            known = ", ".join(map(str, scheme.widths))
+            mend = "give --bits of these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
+            raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {mend}")
+    if not config.weights_only and "bit-serial" not in scheme.kernels:
+        kinds = ", ".join(scheme.kernels)
+        observer.say(f"note: no bit-serial kernel runs {scheme.name} ({kinds}); costs are those of linear widths")
+    return scheme
 
 
 def _check_classes(model: nn.Module, sample: Tensor, data: ImageData) -> None:
@@ -84,10 +116,3 @@ def _check_classes(model: nn.Module, sample: Tensor, data: ImageData) -> None:
         )
     if not bool(torch.isfinite(logits).all()):
         raise DataError("the model gives NaN or infinite outputs for a training image; check its weights and the data")
-
-
-def _load(config: SearchConfig, data: ImageData, observer: Observer) -> nn.Module:
-    if (config.model, config.data, config.weights) == ("digits-resnet", "digits", None):
-        return pretrained_digits(data.train, lambda done, total: observer.progress("train float", done, total))
-    channels = data.train.batch([0])[0].shape[1]
-    return load_model(config.model, config.weights, data.num_classes, channels)

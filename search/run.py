@@ -15,14 +15,14 @@ import torch
 from haq import __version__
 from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
-from haq.constraints import format_cost
+from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate, logits_of
-from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import save_quantized
+from haq.quant.schemes import get_scheme
 from haq.runs import Baseline, Best, RunFolder, Trial
 from haq.scores import RankBy, Score
 from haq.search.cluster import ray_workers
@@ -129,15 +129,15 @@ def _rank_by(config: SearchConfig, score: Score, observer: Observer) -> RankBy:
 
 
 def _workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
-    folded = fold_batch_norm(problem.model, problem.sample)
     observer.progress("calibrate", 0, 2)
     train = problem.data.train
     shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
-    calibration = calibrate(folded, [x for x, _ in shown.batches(64)], problem.table.w_bits)
+    scheme = get_scheme(config.scheme)
+    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], problem.table.w_bits, scheme)
     observer.progress("calibrate", 1, 2)
-    teacher = logits_of(folded, train)
+    teacher = logits_of(problem.model, train)
     observer.progress("calibrate", 2, 2)
-    return Workload(folded, calibration, train, teacher, problem.data.val, rank_by, config.seed)
+    return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
 
 
 def _baselines(problem: Problem, workload: Workload, float_score: Score) -> dict[Any, Baseline | None]:
@@ -165,9 +165,10 @@ def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer
     observer.say(f"{len(problem.layers)} layers, {free} of them free; budget: {_budget_text(problem)}")
     for name, baseline in baselines.items():
         if baseline is not None:
-            cost = format_cost("latency_ms", baseline.cost["latency_ms"])
+            metric = "latency" if "latency_ms" in baseline.cost else "size"
+            cost = format_cost(METRICS[metric].field, baseline.cost[METRICS[metric].field])
             label = name if name == "float" else f"uniform {baseline.bits} bits"
-            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation images, latency {cost}")
+            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation images, {metric} {cost}")
 
 
 def _budget_text(problem: Problem) -> str:
@@ -238,7 +239,7 @@ def _tested(baselines: dict[Any, Baseline | None], top1: dict[str, float]) -> di
 
 
 def _reported(cost: Any) -> dict[str, float | None]:
-    return {field: cost[field] for field in ("latency_ms", "energy_mj", "size_bytes")}
+    return {field: cost.get(field) for field in ("latency_ms", "energy_mj", "size_bytes")}
 
 
 def _limits(problem: Problem) -> dict[str, float]:

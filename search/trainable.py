@@ -31,7 +31,7 @@ class Workload:
     """What all trials share; it lies once in Ray's object store.
 
     Attributes:
-        model: The float network, batch norms folded.
+        model: The float network; batch norms stay, because fine-tuning trains them.
         calibration: Scales for every candidate width.
         train: Images to fine-tune on.
         teacher: The float network's outputs for them, `(N, classes)`.
@@ -50,7 +50,7 @@ class Workload:
 
     def quantized(self, policy: BitPolicy) -> nn.Module:
         """Returns the calibrated network."""
-        return prepare(self.model, policy, self.calibration)
+        return prepare(self.model, policy, calibration=self.calibration)
 
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
         """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""

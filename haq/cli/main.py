@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from haq import __version__
+from haq.cli.options import DEFAULTS, examples, network_options
+from haq.cli.quantization import compare, quantize, schemes
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 
 __all__ = ["cli", "main"]
-
-_DEFAULTS = SearchConfig(constraints=("latency=10ms",))
 
 
 def main() -> None:
@@ -42,18 +42,21 @@ def cli() -> None:
       haq search --constraint latency=10ms          search on the built-in network
       haq report runs/digits-resnet-edge            show the result again
       haq export runs/digits-resnet-edge -o bits.json
+      haq quantize --policy bits.json --qat-steps 300   apply a policy without a search
+      haq compare --schemes linear,lsq --bits 2,3,4     schemes side by side
     """
 
 
-def _examples(*lines: str) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+for _command in (schemes, quantize, compare):
+    cli.add_command(_command)
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "haq search --constraint latency=10ms",
         "haq search --constraint latency=60% --constraint size=100kB",
         "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
+        "haq search --scheme kmeans --weights-only --constraint size=20%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
         "haq search --resume runs/digits-resnet-edge",
     )
@@ -66,30 +69,15 @@ def _examples(*lines: str) -> str:
     help="Budget to keep: latency, energy, size or bops, as in latency=10ms, size=200kB, or relative to the uniform "
     "8-bit network, latency=60%. May be given several times.",
 )
-@click.option(
-    "--model",
-    default=_DEFAULTS.model,
-    show_default=True,
-    metavar="MODEL",
-    help="Built-in name, file.py:function or package.module:function that returns a torch.nn.Module. The code that you "
-    "name is run.",
-)
-@click.option("--weights", metavar="FILE", help="State dict to load into the model (read without running code).")
-@click.option(
-    "--data",
-    default=_DEFAULTS.data,
-    show_default=True,
-    metavar="DATA",
-    help="digits, npz:FOLDER with train.npz and test.npz, or file.py:function. The code that you name is run.",
-)
+@network_options
 @click.option(
     "--hardware",
-    default=_DEFAULTS.hardware,
+    default=DEFAULTS.hardware,
     show_default=True,
     metavar="NAME",
     help="Accelerator that prices the layers: edge, cloud, or a YAML file.",
 )
-@click.option("--batch", default=_DEFAULTS.batch, show_default=True, help="Batch size that costs are for.")
+@click.option("--batch", default=DEFAULTS.batch, show_default=True, help="Batch size that costs are for.")
 @click.option(
     "--bits",
     default="2-8",
@@ -98,43 +86,49 @@ def _examples(*lines: str) -> str:
     help="Candidate widths, such as 2,3,4,6,8 or 2-8.",
 )
 @click.option(
+    "--scheme",
+    default=DEFAULTS.scheme,
+    show_default=True,
+    metavar="NAME",
+    help="What realises the widths; haq schemes lists them.",
+)
+@click.option("--weights-only", is_flag=True, help="Search weights alone, for size budgets; activations stay float.")
+@click.option(
     "--pin-ends/--free-ends",
-    default=_DEFAULTS.pin_ends,
+    default=DEFAULTS.pin_ends,
     show_default=True,
     help="Hold the first and last layer at 8 bits, or search them too.",
 )
-@click.option("--trials", default=_DEFAULTS.trials, show_default=True, help="Policies to score.")
+@click.option("--trials", default=DEFAULTS.trials, show_default=True, help="Policies to score.")
 @click.option(
     "--qat-steps",
-    default=_DEFAULTS.qat_steps,
+    default=DEFAULTS.qat_steps,
     show_default=True,
     help="Fine-tuning steps that a promising trial earns; 0 scores policies after calibration only.",
 )
 @click.option(
     "--finetune-steps",
-    default=_DEFAULTS.finetune_steps,
+    default=DEFAULTS.finetune_steps,
     show_default=True,
     help="Fine-tuning steps of the finalists and of the uniform network that they are compared with.",
 )
 @click.option(
     "--val-images",
-    default=_DEFAULTS.val_images,
+    default=DEFAULTS.val_images,
     show_default=True,
     help="Training images held out to score policies on (a fifth of them at most).",
 )
 @click.option(
     "--rank-by",
-    default=_DEFAULTS.rank_by,
+    default=DEFAULTS.rank_by,
     show_default=True,
     metavar="auto|top1|loss",
     help="What to rank policies by; auto takes the loss when the float network makes almost no mistake.",
 )
 @click.option(
-    "--workers", default=_DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
+    "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
 )
-@click.option(
-    "--seed", default=_DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run."
-)
+@click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
 @click.option(
     "--resume",
@@ -190,7 +184,7 @@ def _free_folder(config: SearchConfig) -> Path:
     return path
 
 
-@cli.command(epilog=_examples("haq report runs/digits-resnet-edge-latency-10ms"))
+@cli.command(epilog=examples("haq report runs/digits-resnet-edge-latency-10ms"))
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 def report(run: Path) -> None:
     """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html."""
@@ -202,7 +196,7 @@ def report(run: Path) -> None:
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "haq export runs/digits-resnet-edge-latency-10ms",
         "haq export runs/digits-resnet-edge-latency-10ms --format yaml -o bits.yaml",
     )

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Images
+from haq.data import ImageData, Images
 from haq.errors import ModelError
 from haq.files import replacing
-from haq.models.registry import get_model, load_weights
+from haq.models.registry import get_model, load_model, load_weights
 
-__all__ = ["pretrained_digits", "train_digits"]
+__all__ = ["open_model", "pretrained_digits", "train_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,23 @@ def pretrained_digits(train: Images, progress: Progress) -> nn.Module:
     except OSError as error:
         logger.warning("cannot keep the trained network, set HAQ_CACHE to a folder that can be written: %s", error)
     return model
+
+
+def open_model(spec: str, weights: str | None, data: ImageData, progress: Progress) -> nn.Module:
+    """Returns the float network for a data set, in evaluation mode.
+
+    Args:
+        spec: As in `load_model`; `digits-resnet` on `digits` without weights is the embedded pretrained network.
+        weights: State dict to load.
+        data: Decides the number of classes and channels of a built-in network.
+        progress: Is told epochs done and in all while the embedded network is trained.
+
+    Raises:
+        ModelError: The model or its weights cannot be loaded.
+    """
+    if (spec, data.name, weights) == ("digits-resnet", "digits", None):
+        return pretrained_digits(data.train, progress)
+    return load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
 
 
 def train_digits(train: Images, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:

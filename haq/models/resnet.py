@@ -19,14 +19,14 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.stride, self.new_channels = stride, channels - in_channels
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` → `(N, channels, H/stride, W/stride)`."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        before = self.new_channels // 2
-        shortcut = F.pad(shortcut, (0, 0, 0, 0, before, self.new_channels - before))
+        added = self.conv2.out_channels - self.conv1.in_channels
+        shortcut = F.pad(shortcut, (0, 0, 0, 0, added // 2, added - added // 2))
         return F.relu(y + shortcut)
 
 

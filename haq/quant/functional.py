@@ -1,27 +1,45 @@
 """Pure functions between real numbers and integer codes; quantizers and integer kernels share them.
 
-The grid is uniform and symmetric: r = S·q with zero point 0 (Jacob et al. 2018, arXiv:1712.05877, eq. 1 with Z = 0).
-Signed codes are two's complement, unsigned ones start at 0. One bit, signed, is the exception: {−1, +1}, because
-two's complement would leave {−1, 0} (Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279).
+The grid is uniform: r = S·(q − Z) (Jacob et al. 2018, arXiv:1712.05877, eq. 1), with Z = 0 on a symmetric one.
+Signed codes are two's complement, unsigned ones start at 0. One bit, signed and symmetric, is the exception: {−1, +1},
+because two's complement would leave {−1, 0} (Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279).
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-__all__ = ["dequantize", "integer_range", "is_binary", "minmax_scale", "mse_scale", "quantize"]
+__all__ = [
+    "FLOOR_SLACK",
+    "Rounding",
+    "affine_scale",
+    "integer_range",
+    "is_binary",
+    "minmax_scale",
+    "mse_affine",
+    "mse_scale",
+    "quantize_affine",
+    "symmetric_scale",
+]
+
+Rounding = Literal["nearest", "floor"]
+
+FLOOR_SLACK = 1e-5
+"""A value on the grid may come out of float32 a hair below it; so much of a step is forgiven when rounding down."""
 
 _SMALLEST_SCALE = 1e-12  # a channel of zeros needs some positive step
 
 
 def is_binary(bits: int, signed: bool) -> bool:
-    """Whether the codes are {−1, +1}."""
+    """Whether the codes of a symmetric grid are {−1, +1}."""
     return bits == 1 and signed
 
 
 def integer_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Returns the smallest and largest code.
+    """Returns the smallest and largest code of a symmetric grid.
 
     Examples:
         >>> integer_range(4, signed=True), integer_range(4, signed=False), integer_range(1, signed=True)
@@ -32,20 +50,43 @@ def integer_range(bits: int, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def quantize(x: Tensor, scale: Tensor, bits: int, signed: bool) -> Tensor:
-    """Returns int32 codes q = clamp(round(x / S)), shape of `x`; `scale` must broadcast to it.
+def quantize_affine(
+    x: Tensor,
+    scale: Tensor,
+    bits: int,
+    signed: bool,
+    zero_point: Tensor | None = None,
+    rounding: Rounding = "nearest",
+) -> Tensor:
+    """Returns int32 codes q = clamp(round(x / S) + Z), shape of `x`; `scale` and `zero_point` must broadcast to it.
 
-    Rounding is to nearest, ties to even, on x·(1/S) in float32, as PyTorch's fused operators do.
+    Rounding to nearest takes ties to even, on x·(1/S) in float32, as PyTorch's fused operators do.
     """
-    if is_binary(bits, signed):
+    if zero_point is None and is_binary(bits, signed):
         return torch.where(x >= 0, 1, -1).to(torch.int32)
-    low, high = integer_range(bits, signed)
-    return torch.round(x * (1.0 / scale)).clamp_(low, high).to(torch.int32)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    scaled = x * (1.0 / scale)
+    codes = torch.round(scaled) if rounding == "nearest" else torch.floor(scaled + FLOOR_SLACK)
+    return (codes if zero_point is None else codes + zero_point).clamp_(low, high).to(torch.int32)
 
 
-def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
-    """Returns S·q as float32, shape of `codes`; `scale` must broadcast to it."""
-    return codes.to(torch.float32) * scale
+def symmetric_scale(low: Tensor, high: Tensor, bits: int, signed: bool, power_of_two: bool = False) -> Tensor:
+    """Returns the scale that makes the larger side of the clip the largest code; `(groups,)`, positive."""
+    largest = torch.maximum(high, -low) if signed else high
+    scale = (largest / max(integer_range(bits, signed)[1], 1)).clamp_min(_SMALLEST_SCALE)
+    return torch.exp2(torch.ceil(torch.log2(scale) - 1e-6)) if power_of_two else scale
+
+
+def affine_scale(low: Tensor, high: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+    """Returns scale and zero point of the asymmetric grid over the clip, widened to hold 0 exactly.
+
+    S = (r_max − r_min) / (2^bits − 1) and Z = round(q_min − r_min / S) (Jacob et al. 2018, arXiv:1712.05877, eq. 1).
+    """
+    low, high = low.clamp_max(0), high.clamp_min(0)
+    scale = ((high - low) / (2**bits - 1)).clamp_min(_SMALLEST_SCALE)
+    smallest = -(2 ** (bits - 1)) if signed else 0
+    zero_point = torch.round(smallest - low / scale).clamp_(smallest, smallest + 2**bits - 1)
+    return scale, zero_point.to(torch.int32)
 
 
 def minmax_scale(x: Tensor, bits: int, signed: bool) -> Tensor:
@@ -59,11 +100,13 @@ def minmax_scale(x: Tensor, bits: int, signed: bool) -> Tensor:
     Returns:
         `(rows,)`, positive. For {−1, +1} it is mean |x|, which minimises the squared error (XNOR-Net, eq. 6).
     """
-    magnitude = x.abs().mean(1) if is_binary(bits, signed) else x.abs().amax(1) / max(integer_range(bits, signed)[1], 1)
-    return magnitude.clamp_min(_SMALLEST_SCALE)
+    if is_binary(bits, signed):
+        return x.abs().mean(1).clamp_min(_SMALLEST_SCALE)
+    magnitude = x.abs().amax(1)
+    return symmetric_scale(-magnitude, magnitude, bits, signed)
 
 
-def mse_scale(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> Tensor:
+def mse_scale(x: Tensor, bits: int, signed: bool, candidates: int = 46, power_of_two: bool = False) -> Tensor:
     """Returns the scale of each row that minimises the mean squared error of quantization.
 
     The clip is searched between a tenth and the whole of the largest magnitude; at 2 bits a Gaussian's best one lies
@@ -74,19 +117,48 @@ def mse_scale(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> Tenso
         bits: Width.
         signed: Whether negative values are kept.
         candidates: Number of clips tried, evenly spaced.
+        power_of_two: Whether scales must be powers of two.
 
     Returns:
         `(rows,)`, positive.
     """
     whole = minmax_scale(x, bits, signed)
-    if is_binary(bits, signed):
+    fractions = torch.linspace(1.0, 0.1, candidates).tolist()
+    if power_of_two:
+        whole, fractions = torch.exp2(torch.ceil(torch.log2(whole))), [2.0**-k for k in range(5)]
+    elif is_binary(bits, signed):
         return whole
     low, high = integer_range(bits, signed)
     best, least = whole.clone(), torch.full_like(whole, float("inf"))
-    for fraction in torch.linspace(1.0, 0.1, candidates).tolist():
+    for fraction in fractions:
         scale = whole * fraction
         step = scale[:, None]
-        error = (x / step).round_().clamp_(low, high).mul_(step).sub_(x).square_().mean(1)
+        if is_binary(bits, signed):
+            error = (x.abs() - step).square().mean(1)
+        else:
+            error = (x / step).round_().clamp_(low, high).mul_(step).sub_(x).square_().mean(1)
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)
+    return best
+
+
+def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tuple[Tensor, Tensor]:
+    """Returns scale and zero point of each row that minimise the squared error, both ends shrunk alike.
+
+    Args:
+        x: `(rows, n)`.
+        bits: Width.
+        signed: Whether codes are signed.
+        candidates: Number of clips tried.
+    """
+    low, high = x.amin(1), x.amax(1)
+    best = affine_scale(low, high, bits, signed)
+    least = torch.full_like(low, float("inf"))
+    for fraction in torch.linspace(1.0, 0.1, candidates).tolist():
+        scale, zero_point = affine_scale(low * fraction, high * fraction, bits, signed)
+        codes = quantize_affine(x, scale[:, None], bits, signed, zero_point[:, None])
+        error = ((codes - zero_point[:, None]) * scale[:, None] - x).square_().mean(1)
+        better = error < least
+        best = torch.where(better, scale, best[0]), torch.where(better, zero_point, best[1])
+        least = torch.where(better, error, least)
     return best

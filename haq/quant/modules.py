@@ -15,11 +15,12 @@ class QuantConv2d(nn.Conv2d):
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
+    gradient_quantizer: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves the quantized input with the quantized weights, `(N, C, H, W)` → `(N, M, H', W')`."""
         y: Tensor = self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
-        return y
+        return cast(Tensor, self.gradient_quantizer(y))
 
 
 class QuantLinear(nn.Linear):
@@ -27,16 +28,20 @@ class QuantLinear(nn.Linear):
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
+    gradient_quantizer: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiplies the quantized input by the quantized weights, `(..., in)` → `(..., out)`."""
-        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        y = F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        return cast(Tensor, self.gradient_quantizer(y))
 
 
 Quantized = QuantConv2d | QuantLinear
 
 
-def quantized_like(layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.Module) -> Quantized:
+def quantized_like(
+    layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.Module, gradients: nn.Module | None = None
+) -> Quantized:
     """Returns a layer with the same parameters and hooks as `layer`, and the given quantizers."""
     kind = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
     quantized = cast(Quantized, kind.__new__(kind))
@@ -44,6 +49,7 @@ def quantized_like(layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.
     # registries are copied because quantizers are added to one of them.
     quantized.__dict__.update(layer.__dict__, _modules=dict(layer._modules), _parameters=dict(layer._parameters))
     quantized.weight_quantizer, quantized.input_quantizer = weights, inputs
+    quantized.gradient_quantizer = gradients or nn.Identity()
     return quantized
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,47 +14,93 @@ from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.files import replacing
 from haq.layers import quantizable_layers
 from haq.policy import BitPolicy
-from haq.quant.calibration import Calibration
+from haq.quant.calibration import Calibration, LayerQuantizers
 from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import quantized_like, replace_module
-from haq.quant.quantizers import Quantizer
+from haq.quant.schemes import Scheme, get_scheme
+from haq.quant.schemes.dorefa import GradientQuantizer
 
 __all__ = ["load_quantized", "prepare", "save_quantized"]
 
 
-def prepare(model: nn.Module, policy: BitPolicy, calibration: Calibration | None = None) -> nn.Module:
+def prepare(
+    model: nn.Module,
+    policy: BitPolicy,
+    scheme: str | Scheme | None = None,
+    calibration: Calibration | None = None,
+) -> nn.Module:
     """Returns a copy of `model` whose layers in `policy` are quantized; the model itself is not changed.
 
     Args:
-        model: The float network, batch norms folded.
+        model: The float network.
         policy: Widths of the layers to quantize; other layers stay in floating point.
-        calibration: Scales for the policy's widths; without it they are all 1, to be loaded from a state dict.
+        scheme: What they are quantized with; by default the one that the policy names.
+        calibration: Quantizers for the policy's widths. Without it, those of the weights are set up from the weights,
+            and those of activations for values between 0 and 1, to be loaded from a state dict.
 
     Raises:
-        ConfigError: The policy names a layer that the model does not have.
+        ConfigError: The policy names a layer that the model does not have, or the calibration lacks a width.
     """
+    chosen = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
+    gradient_bits = chosen.options.get("gradient_bits")
     quantized = copy.deepcopy(model)
     layers = dict(quantizable_layers(quantized))
     for name, bits in policy.items():
         if name not in layers:
             raise ConfigError(f"the policy's layer {name!r} is not in the model{did_you_mean(name, layers)}")
         layer = layers[name]
-        scales = calibration[name] if calibration is not None else None
+        ready = calibration[name] if calibration is not None else None
         weights: nn.Module = nn.Identity()
         inputs: nn.Module = nn.Identity()
         if bits.w_bits is not None:
-            scale = scales.weights[bits.w_bits] if scales else torch.ones(layer.weight.shape[0])
-            weights = Quantizer(bits.w_bits, True, scale, axis=0)
+            weights = _ready(ready, "weights", bits.w_bits) or chosen.weight_quantizer(
+                layer.weight.detach(), bits.w_bits
+            )
         if bits.a_bits is not None:
-            scale = scales.inputs[bits.a_bits] if scales else torch.ones(1)
-            inputs = Quantizer(bits.a_bits, scales is not None and scales.signed_inputs, scale)
-        quantized = replace_module(quantized, layer, quantized_like(layer, weights, inputs))
+            inputs = _ready(ready, "inputs", bits.a_bits) or chosen.input_quantizer(_unit_ramp(), bits.a_bits)
+        gradients = GradientQuantizer(gradient_bits) if gradient_bits else None
+        quantized = replace_module(quantized, layer, quantized_like(layer, weights, inputs, gradients))
     return quantized
 
 
-def save_quantized(path: Path, model: nn.Module, policy: BitPolicy, sample: Tensor) -> None:
-    """Writes a prepared network's weights and scales, with what `load_quantized` needs to rebuild it."""
-    content = {"state_dict": model.state_dict(), "policy": policy.to_dict(), "sample_shape": list(sample.shape)}
+def _ready(layer: LayerQuantizers | None, which: str, bits: int) -> nn.Module | None:
+    if layer is None:
+        return None
+    known: Mapping[int, nn.Module] = getattr(layer, which)
+    if bits not in known:
+        raise ConfigError(f"{which} of {bits} bits are not calibrated; calibrate with bits {sorted({*known, bits})}")
+    return copy.deepcopy(known[bits])
+
+
+def _unit_ramp() -> Tensor:
+    return torch.linspace(0, 1, 64)[None]
+
+
+def save_quantized(
+    path: Path,
+    model: nn.Module,
+    policy: BitPolicy,
+    sample: Tensor,
+    folded: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a prepared network's weights and scales, with what `load_quantized` needs to rebuild it.
+
+    Args:
+        path: File to write.
+        model: The prepared network.
+        policy: Its widths and scheme.
+        sample: One input.
+        folded: Whether batch norms were folded before the network was prepared.
+        options: Of the scheme.
+    """
+    content = {
+        "state_dict": model.state_dict(),
+        "policy": policy.to_dict(),
+        "sample_shape": list(sample.shape),
+        "folded": folded,
+        "options": dict(options or {}),
+    }
     with replacing(path) as temporary:
         torch.save(content, temporary)
 
@@ -68,9 +116,11 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
         ModelError: The file is damaged or belongs to another network.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        folded = fold_batch_norm(model, torch.zeros(content["sample_shape"]))
-        quantized = prepare(folded, BitPolicy.from_dict(content["policy"]))
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        folded = content.get("folded", True)
+        base = fold_batch_norm(model, torch.zeros(content["sample_shape"])) if folded else model
+        policy = BitPolicy.from_dict(content["policy"])
+        quantized = prepare(base, policy, get_scheme(policy.scheme, **content.get("options", {})))
         quantized.load_state_dict(content["state_dict"])
     except ModelError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,24 +11,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from haq.data import Images
-from haq.quant.quantizers import Quantizer
+from haq.layers import quantizable_layers
+from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.quantizer import Quantizer
 
-__all__ = ["BATCH_SIZE", "Finetuning"]
+__all__ = ["BATCH_SIZE", "Finetuning", "finetune"]
 
 BATCH_SIZE = 64
-_WEIGHT_RATE = 6e-5
-_SCALE_RATE = 2e-3
+_WEIGHT_RATE = 8e-3  # divided by 2^bits; chosen on validation images of CIFAR-10, see benchmarks/README.md
+_QUANTIZER_RATE = 5e-3  # of a parameter's own magnitude
+_FLOAT_BITS = 8
 
 
 class Finetuning:
     """A fine-tuning run that can be advanced in chunks.
 
     The quantized network learns to give the float network's outputs: the loss is the Kullback-Leibler divergence of
-    the two softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1). A pretrained network fits
-    its training labels almost perfectly, so labels hold little gradient, while its outputs still do. Adam, with a
-    cosine from the full rate to zero over `steps`. Batch norms that were not folded keep their statistics.
+    the two softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1), plus the quantizers' own
+    penalties. A pretrained network fits its training labels almost perfectly, so labels hold little gradient, while its
+    outputs still do. Adam, with a cosine to zero over `steps`. The weights' rate halves with every bit of the median
+    layer, because coarser grids need larger moves. Batch norms are trained and follow the quantized activations'
+    statistics; dropout stays off.
 
     Args:
         model: A prepared network; it is trained in place.
@@ -35,45 +42,86 @@ class Finetuning:
         teacher: The float network's outputs for them, `(N, classes)`.
         steps: Length of the whole run.
         seed: Decides the order of the images.
-        rate: Multiplies the default learning rates.
+        batch: Images a step.
     """
 
     def __init__(
-        self, model: nn.Module, images: Images, teacher: Tensor, steps: int, seed: int, rate: float = 1.0
+        self, model: nn.Module, images: Images, teacher: Tensor, steps: int, seed: int, batch: int = BATCH_SIZE
     ) -> None:
         self.model, self.images, self.teacher, self.steps = model, images, teacher, steps
         self.done = 0
-        scales = [m.log_scale for m in model.modules() if isinstance(m, Quantizer)]
-        known = {id(scale) for scale in scales}
-        weights = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-        self._optimizer = torch.optim.Adam(
-            [{"params": weights, "lr": rate * _WEIGHT_RATE}, {"params": scales, "lr": rate * _SCALE_RATE}]
-        )
+        self._quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
+        self._penalised = [
+            (layer.weight_quantizer, layer.weight)
+            for layer in model.modules()
+            if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer)
+        ]
+        learned = [(p, size) for quantizer in self._quantizers for p, size in quantizer.learned()]
+        owned = {id(p) for quantizer in self._quantizers for p in quantizer.parameters()}
+        weights = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
+        groups: list[dict[str, object]] = [{"params": weights, "lr": _WEIGHT_RATE / 2 ** _median_bits(model)}]
+        groups += [{"params": [p], "lr": _QUANTIZER_RATE * size} for p, size in learned]
+        self._optimizer = torch.optim.Adam(groups)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
         )
-        self._batches = _endless_batches(len(images), np.random.default_rng(seed))
+        self._batches = _endless_batches(len(images), min(batch, len(images)), np.random.default_rng(seed))
 
     def run(self, steps: int) -> float:
         """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
-        self.model.eval()  # statistics and dropout stay as deployed; gradients flow all the same
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
         loss = torch.zeros(())
         for _ in range(min(steps, self.steps - self.done)):
+            for quantizer in self._quantizers:
+                quantizer.advance(self.done / self.steps)
             chosen = next(self._batches)
             x, _ = self.images.batch(chosen)
             target = F.log_softmax(self.teacher[torch.from_numpy(chosen)], dim=1)
             self._optimizer.zero_grad(set_to_none=True)
             loss = F.kl_div(F.log_softmax(self.model(x), dim=1), target, reduction="batchmean", log_target=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss + sum(self._penalties())
+            total.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self._schedule.step()
             self.done += 1
+        self.model.eval()
         return float(loss.detach())
 
+    def _penalties(self) -> Iterator[Tensor]:
+        weights = {id(quantizer): weight for quantizer, weight in self._penalised}
+        for quantizer in self._quantizers:
+            penalty = quantizer.penalty(weights.get(id(quantizer), torch.zeros(())))
+            if penalty is not None:
+                yield penalty
 
-def _endless_batches(count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+
+def finetune(
+    model: nn.Module,
+    images: Images,
+    teacher: Tensor,
+    steps: int,
+    seed: int = 0,
+    batch: int = BATCH_SIZE,
+) -> nn.Module:
+    """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Finetuning`."""
+    Finetuning(model, images, teacher, steps, seed, batch).run(steps)
+    return model
+
+
+def _median_bits(model: nn.Module) -> float:
+    def narrower(layer: Quantized) -> int:
+        widths = [getattr(q, "bits", _FLOAT_BITS) for q in (layer.weight_quantizer, layer.input_quantizer)]
+        return min(*widths, _FLOAT_BITS)
+
+    layers = [layer for _, layer in quantizable_layers(model) if isinstance(layer, QuantConv2d | QuantLinear)]
+    return statistics.median(narrower(layer) for layer in layers) if layers else _FLOAT_BITS
+
+
+def _endless_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Yields index arrays; every image is seen once before any is seen again."""
-    size = min(BATCH_SIZE, count)
     while True:
         order = rng.permutation(count)
         for start in range(0, count - size + 1, size):

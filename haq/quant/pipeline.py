@@ -1,0 +1,137 @@
+"""One given policy, applied: calibrate, post-training passes, fine-tune, convert to integers, and score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from haq.data import ImageData
+from haq.layers import quantizable_layers
+from haq.policy import BitPolicy, LayerBits
+from haq.quant.calibration import calibrate
+from haq.quant.evaluation import evaluate, logits_of
+from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.preparation import prepare
+from haq.quant.ptq import apply_passes
+from haq.quant.qat import BATCH_SIZE, Finetuning
+from haq.quant.quantizer import Quantizer
+from haq.quant.schemes import Scheme
+
+__all__ = ["Recipe", "Result", "apply_policy", "stored_bytes", "uniform_policy"]
+
+_CALIBRATION_IMAGES = 512
+_FLOAT_BYTES = 4
+_REPORTS = 20
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a policy is realised.
+
+    Attributes:
+        scheme: What quantizes.
+        passes: Post-training passes; see `haq.quant.ptq`. They fold batch norms, which then cannot be fine-tuned.
+        qat_steps: Fine-tuning steps.
+        batch: Images a step.
+        seed: Decides the order of images.
+    """
+
+    scheme: Scheme
+    passes: Sequence[str] = ()
+    qat_steps: int = 0
+    batch: int = BATCH_SIZE
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What came of it.
+
+    Attributes:
+        model: The quantized network.
+        size_bytes: Of its weights as stored, see `stored_bytes`.
+        top1: On the test images, by stage: `calibrated`, then `fine-tuned` where that was asked for.
+    """
+
+    model: nn.Module
+    size_bytes: int
+    top1: dict[str, float] = field(default_factory=dict)
+
+
+def uniform_policy(model: nn.Module, w_bits: int, a_bits: int | None, pin_ends: bool = True) -> BitPolicy:
+    """Returns the same widths for all layers, with the first and last at 8 bits as is usual."""
+    names = [name for name, _ in quantizable_layers(model)]
+    ends = {names[0], names[-1]} if pin_ends and len(names) > 2 else set()
+    outer = LayerBits(8, None if a_bits is None else 8)
+    return BitPolicy({name: outer if name in ends else LayerBits(w_bits, a_bits) for name in names})
+
+
+def apply_policy(
+    model: nn.Module,
+    policy: BitPolicy,
+    data: ImageData,
+    recipe: Recipe,
+    progress: Progress = lambda task, done, total: None,
+    teacher: Tensor | None = None,
+) -> Result:
+    """Quantizes `model` by `policy` and scores it on the test images.
+
+    Args:
+        model: The float network.
+        policy: Widths of its layers.
+        data: Training images for calibration and fine-tuning, test images for the score.
+        recipe: How.
+        progress: Is told what is done.
+        teacher: The float network's outputs for the training images, when they are known already.
+
+    Raises:
+        ConfigError: The policy does not fit the model, or a pass is unknown.
+        ModelError: A pass cannot handle the model.
+    """
+    shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
+    batches = [x for x, _ in shown.batches(64)]
+    progress("calibrate", 0, 1)
+    if recipe.passes:
+        passes = list(recipe.passes)
+        quantized = apply_passes(
+            model, policy, recipe.scheme, batches, passes, recipe.seed, lambda d, t: progress("passes", d, t)
+        )
+    else:
+        widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
+        quantized = prepare(model, policy, recipe.scheme, calibrate(model, batches, widths, recipe.scheme))
+    progress("calibrate", 1, 1)
+    top1 = {"calibrated": evaluate(quantized, data.test, "ptq").top1}
+    if recipe.qat_steps:
+        if teacher is None:
+            teacher = logits_of(model, data.train)
+        torch.manual_seed(recipe.seed)  # stochastic rounding
+        finetuning = Finetuning(quantized, data.train, teacher, recipe.qat_steps, recipe.seed, recipe.batch)
+        for part in range(1, _REPORTS + 1):
+            finetuning.run(round(recipe.qat_steps * part / _REPORTS) - finetuning.done)
+            progress("fine-tune", finetuning.done, recipe.qat_steps)
+        top1["fine-tuned"] = evaluate(quantized, data.test, "qat", recipe.qat_steps).top1
+    return Result(quantized, stored_bytes(quantized), top1)
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Returns the bytes of all layers as stored: packed codes with their scales or codebooks, and 32-bit biases.
+
+    A bias is counted for every output channel, because batch norms are folded in deployment, and so is one scale for
+    every quantized input.
+    """
+    total = 0
+    for _, layer in quantizable_layers(model):
+        total += _FLOAT_BYTES * layer.weight.shape[0]
+        quantizer = layer.weight_quantizer if isinstance(layer, QuantConv2d | QuantLinear) else None
+        if isinstance(quantizer, Quantizer):
+            total += quantizer.encode(layer.weight).size_bytes
+        else:
+            total += _FLOAT_BYTES * layer.weight.numel()
+        if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.input_quantizer, Quantizer):
+            total += _FLOAT_BYTES
+    return total

@@ -1,0 +1,110 @@
+"""What a scheme is: a name for how weights and activations are quantized, with its source."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from haq.errors import ConfigError, did_you_mean
+from haq.quant.quantizer import Quantizer
+from haq.quant.uniform import uniform
+
+__all__ = ["ALL_WIDTHS", "Factory", "Scheme", "linear_inputs"]
+
+Factory = Callable[..., Quantizer]
+"""`(values, bits, *, granularity, **options) -> Quantizer`, set up for values like these."""
+
+ALL_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+
+
+def linear_inputs(values: Tensor, bits: int, *, granularity: str = "tensor", clip: str = "mse") -> Quantizer:
+    """Returns the quantizer of activations for schemes that are about weights alone: `linear`."""
+    return uniform(values, bits, granularity=granularity, clip=clip)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A quantization scheme.
+
+    Attributes:
+        name: As in `--scheme`.
+        title: Of the paper or practice.
+        arxiv: Identifier of the paper, `None` where there is none on arXiv.
+        equation: Where in it, and what this package does differently.
+        weights: Makes the quantizer of a weight.
+        inputs: Makes the quantizer of a layer's input; `None` leaves activations in floating point.
+        widths: Widths of weights that it defines; others, such as those of pinned layers, are `linear`.
+        input_widths: The same for activations.
+        covers: What the paper is about; the rest is `linear`.
+        trainable: What fine-tuning trains beside the weights.
+        kernels: What can run the result: `bit-serial`, `integer`, `lookup` (codebook), `shift`, or `float`.
+        options: What was set by `with_options`.
+    """
+
+    name: str
+    title: str
+    arxiv: str | None
+    equation: str
+    weights: Factory
+    inputs: Factory | None = linear_inputs
+    widths: tuple[int, ...] = ALL_WIDTHS
+    input_widths: tuple[int, ...] = ALL_WIDTHS
+    covers: str = "weights"
+    trainable: str = "nothing"
+    kernels: tuple[str, ...] = ("bit-serial", "integer")
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_options(self, **options: Any) -> Scheme:
+        """Returns the scheme with these options of its factories, such as `granularity` or `clip`.
+
+        Raises:
+            ConfigError: It has no such option.
+        """
+        known = self.defaults()
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"scheme {self.name!r} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
+                )
+        return replace(self, options={**self.options, **options})
+
+    def defaults(self) -> dict[str, Any]:
+        """Returns its options with what they are unless they are set; `gradient_bits` quantizes gradients as DoReFa."""
+        activations = _options(self.inputs) if self.inputs else {}
+        return {**activations, **_options(self.weights), "gradient_bits": None}
+
+    def activation_width(self, w_bits: int) -> int | None:
+        """Returns what stands beside `w_bits` in a comparison: the same, 8 where the scheme is about weights alone."""
+        if self.inputs is None:
+            return None
+        return 8 if self.covers == "weights" else w_bits
+
+    def weight_quantizer(self, weight: Tensor, bits: int) -> Quantizer:
+        """Returns a quantizer for this weight."""
+        if bits not in self.widths:
+            return uniform(weight, bits, signed=True)
+        options = self._of(self.weights)
+        if "signed" in inspect.signature(self.weights).parameters:
+            options.setdefault("signed", True)
+        return self.weights(weight, bits, **options)
+
+    def input_quantizer(self, values: Tensor, bits: int) -> nn.Module:
+        """Returns a quantizer for a layer's inputs, given samples of them, `(samples, n)`."""
+        if self.inputs is None:
+            return nn.Identity()
+        if bits not in self.input_widths:
+            return linear_inputs(values, bits)
+        return self.inputs(values, bits, **{**self._of(self.inputs), "granularity": "tensor"})
+
+    def _of(self, factory: Factory) -> dict[str, Any]:
+        known = _options(factory)
+        return {name: value for name, value in self.options.items() if name in known}
+
+
+def _options(factory: Factory) -> dict[str, Any]:
+    parameters = inspect.signature(factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

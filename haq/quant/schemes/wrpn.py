@@ -1,0 +1,119 @@
+"""WRPN: fewer bits, more filters."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from haq.errors import ModelError
+from haq.layers import evaluating, quantizable_layers, trace
+from haq.quant.granularity import group
+from haq.quant.quantizer import check_values
+from haq.quant.schemes.base import Scheme
+from haq.quant.schemes.dorefa import dorefa_inputs
+from haq.quant.tensor import QuantizedTensor
+from haq.quant.uniform import UniformQuantizer
+
+__all__ = ["WRPN", "widen", "wrpn_weights"]
+
+
+class _Clipped(UniformQuantizer):
+    """A signed grid without its lowest code, so that it is symmetric: round((2^(k−1) − 1)·w) / (2^(k−1) − 1)."""
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        limit = float(self.scale.detach()) * (2 ** (self.bits - 1) - 1)
+        return x.clamp(-limit, limit)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Returns the clipped and rounded `x`; the gradient is 0 outside the clip."""
+        return super().fake_quantize(self._clipped(x))
+
+    def encode(self, x: Tensor) -> QuantizedTensor:
+        """Returns codes from −(2^(k−1) − 1) to 2^(k−1) − 1."""
+        return super().encode(self._clipped(x.detach()))
+
+
+def wrpn_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scaled: bool = True) -> UniformQuantizer:
+    """Returns weights clipped to [−1, 1] and rounded with k − 1 bits beside the sign (eq. 1).
+
+    Args:
+        values: The weight.
+        bits: k, at least 2.
+        granularity: `tensor`: there is one clip.
+        scaled: Whether the clip is max |W|, for a network that was trained already; otherwise it is the paper's 1.
+    """
+    rows = group(check_values(values), "tensor")
+    limit = rows.abs().amax(1).clamp_min(1e-12) if scaled else torch.ones(1)
+    return _Clipped(bits, limit / (2 ** (bits - 1) - 1), signed=True, learned=False)
+
+
+def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
+    """Returns a copy of `model` with `factor` times the channels in every layer, which computes the same function.
+
+    Every channel is repeated and every weight that reads it divided by `factor` (a widening in the manner of Net2Net,
+    Chen et al. 2016, arXiv:1511.05641), so that a trained network can be quantized and fine-tuned at once; the paper
+    trains wide networks from scratch. The image channels and the outputs of the last layer keep their number.
+
+    Args:
+        model: In evaluation mode.
+        factor: How many times as many filters.
+        sample: One input.
+
+    Raises:
+        ModelError: The forward pass depends on channel counts, so the copy does not compute the same.
+    """
+    called = [spec.name for spec in trace(model, sample)]
+    wide = copy.deepcopy(model)
+    layers = dict(quantizable_layers(wide))
+    with torch.no_grad():
+        for name in called:
+            _widen_layer(layers[name], factor, name == called[0], name == called[-1])
+        for module in wide.modules():
+            if isinstance(module, _BatchNorm):
+                for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                    if values.dim():
+                        values.data = values.data.repeat_interleave(factor)
+                module.num_features *= factor
+    try:
+        with evaluating(model), evaluating(wide):
+            same = torch.allclose(model(sample), wide(sample), rtol=1e-3, atol=1e-4)
+    except RuntimeError:
+        same = False
+    if not same:
+        raise ModelError(
+            f"{type(model).__name__} cannot be widened: its forward depends on channel counts; build it wider itself"
+        )
+    return wide
+
+
+def _widen_layer(layer: nn.Conv2d | nn.Linear, factor: int, first: bool, last: bool) -> None:
+    weight = layer.weight.data
+    depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+    if not first and not depthwise:
+        weight = weight.repeat_interleave(factor, 1) / factor
+    if not last:
+        weight = weight.repeat_interleave(factor, 0)
+        if layer.bias is not None:
+            layer.bias.data = layer.bias.data.repeat_interleave(factor)
+    layer.weight.data = weight
+    if isinstance(layer, nn.Conv2d):
+        layer.out_channels = len(weight)
+        layer.groups *= factor if depthwise else 1
+        layer.in_channels = weight.shape[1] * layer.groups
+    else:
+        layer.out_features, layer.in_features = weight.shape
+
+
+WRPN = Scheme(
+    name="wrpn",
+    title="WRPN: Wide Reduced-Precision Networks",
+    arxiv="1709.01134",
+    equation="section 4, eq. 1–2; `widen` makes a network wider; clips keep the size of pretrained values",
+    weights=wrpn_weights,
+    inputs=dorefa_inputs,
+    widths=(2, 3, 4, 5, 6, 7, 8),
+    covers="both",
+)

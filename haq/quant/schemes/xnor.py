@@ -1,0 +1,50 @@
+"""XNOR-Net: binary weights and activations, both with a scale."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from haq.quant.schemes.base import Scheme
+from haq.quant.schemes.bnn import SignActivations
+from haq.quant.schemes.bwn import BWNQuantizer
+
+__all__ = ["XNOR", "XNORActivations", "xnor_dot"]
+
+
+class XNORActivations(SignActivations):
+    """β·sign(x − τ) with β = mean |x − τ| of the whole input, the solution of eq. 8 for one scale.
+
+    The paper's K has a β for every position of the output (eq. 11). One for the tensor keeps the layer a plain binary
+    convolution with one factor; the paper itself finds that K matters far less than α (section 4.2.2, table 3).
+    """
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Returns mean |x|."""
+        return x.abs().mean().view(1)
+
+
+def xnor_dot(w: Tensor, x: Tensor) -> Tensor:
+    """Returns Σ w·x for sign bits, −n + 2·popcount(xnor(w, x)) (section 3.2).
+
+    Args:
+        w: bool `(n,)`, true for +1.
+        x: bool `(n,)`.
+
+    Examples:
+        >>> xnor_dot(torch.tensor([1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()).item()
+        -2
+    """
+    return 2 * (w == x).sum() - w.numel()
+
+
+XNOR = Scheme(
+    name="xnor",
+    title="XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks",
+    arxiv="1603.05279",
+    equation="section 3.2, eq. 8; one activation scale a tensor instead of K; sign around the mean behind a ReLU",
+    weights=BWNQuantizer,
+    inputs=XNORActivations,
+    widths=(1,),
+    input_widths=(1,),
+    covers="both",
+)
