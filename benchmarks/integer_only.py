@@ -2,10 +2,12 @@
 
 ResNet-20 comes with trained weights. MobileNetV2, whose first convolution keeps the 32×32 pixels here, is first trained
 for some minutes with ResNet-20 as a teacher (Hinton et al. 2015, arXiv:1503.02531); its weights are kept in `--cache`.
-Nothing is fine-tuned after quantization, and batch norms are not folded.
+Batch norms are not folded. Below 8 bits the quantized networks are fine-tuned for `--steps`, with the batch norms'
+statistics held.
 
     python benchmarks/integer_only.py --data npz:cifar10 --weights resnet20-cifar10.pt --cache mobilenet-v2-cifar10.pt
-        [--epochs 20] [--images 5000] [--widths 8/8 8/16 4/4] [--seed 0]
+        [--epochs 20] [--images 5000] [--widths 8/8 8/16 6/6 4/4] [--steps 0] [--value-bits 16]
+        [--networks resnet20 …] [--seed 0]
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from haq.files import replacing
 from haq.layers import quantizable_layers
 from haq.models import get_model, load_model
 from haq.quant.integer import insert_value_grids, integer_network
-from haq.quant.integer_check import compare
+from haq.quant.integer.check import compare
 from haq.quant.modules import quantized_like, replace_module
 from haq.quant.uniform import uniform
 
@@ -99,6 +101,29 @@ def prepared(model: nn.Module, images: Tensor, w_bits: int, a_bits: int) -> nn.M
     return model
 
 
+def trained(cache: Path, teacher: nn.Module, images: Images, epochs: int, seed: int) -> nn.Module:
+    """Returns MobileNetV2 with the weights in the cache, which are trained first when it is absent."""
+    model = small_mobilenet()
+    if not cache.is_file():
+        train(model, teacher, images, epochs, seed)
+        with replacing(cache) as path:
+            torch.save(model.state_dict(), path)
+    model.load_state_dict(torch.load(cache, weights_only=True))
+    return model.eval()
+
+
+def fine_tune(model: nn.Module, images: Images, steps: int, seed: int) -> None:
+    """Trains weights and scales on the labels."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+    for _ in range(steps):
+        x, y = images.batch(torch.randint(len(images), (BATCH,), generator=generator).numpy())
+        loss = F.cross_entropy(model(augmented(x, generator)), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
 def top1(model: nn.Module, images: Images, size: int = 64) -> tuple[float, float]:
     """Returns top-1 and seconds for 1,000 images."""
     right, start = 0, time.perf_counter()
@@ -108,13 +133,16 @@ def top1(model: nn.Module, images: Images, size: int = 64) -> tuple[float, float
     return right / len(images), (time.perf_counter() - start) * 1000 / len(images)
 
 
-def rows(name: str, model: nn.Module, data: ImageData, test: Images, widths: list[str]) -> None:
+def rows(name: str, model: nn.Module, data: ImageData, test: Images, options: argparse.Namespace) -> None:
     """Prints the table's rows of one network."""
     images, _ = data.train.batch(range(CALIBRATION))
     plain, _ = top1(model, test)
-    for pair in widths:
-        quantized = prepared(model, images, *map(int, pair.split("/")))
-        reference = insert_value_grids(quantized, [images])
+    for pair in options.widths:
+        w_bits, a_bits = map(int, pair.split("/"))
+        quantized = prepared(model, images, w_bits, a_bits)
+        if min(w_bits, a_bits) < 8:
+            fine_tune(quantized, data.train, options.steps, options.seed)
+        reference = insert_value_grids(quantized, [images], options.value_bits)
         network = integer_network(reference)
         difference = compare(reference, network, test.batch(range(COMPARED))[0])
         (fake, fake_s), (gridded, _), (integer, integer_s) = (top1(m, test) for m in (quantized, reference, network))
@@ -129,10 +157,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="npz:../shared/data/cifar10")
     parser.add_argument("--weights", default="../shared/data/weights/resnet20-cifar10.pt", help="of ResNet-20")
-    parser.add_argument("--cache", type=Path, required=True, help="weights of MobileNetV2; trained when absent")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("mobilenet-v2-cifar10.pt"),
+        help="weights of MobileNetV2; trained when absent",
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=5000, help="test images")
     parser.add_argument("--widths", nargs="+", default=["8/8", "8/16", "6/6", "4/4"], help="weights/activations")
+    parser.add_argument("--value-bits", type=int, default=16, help="of the values between layers")
+    parser.add_argument("--steps", type=int, default=0, help="of fine-tuning below 8 bits")
+    parser.add_argument("--networks", nargs="+", default=["resnet20", "mobilenet-v2"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -140,18 +176,15 @@ def main() -> None:
     data = get_data(options.data, 100, options.seed)
     test = data.test.subset(range(min(options.images, len(data.test))))
     resnet = load_model("resnet20", options.weights, 10, 3)
-    mobilenet = small_mobilenet()
-    if not options.cache.is_file():
-        train(mobilenet, resnet, data.train, options.epochs, options.seed)
-        with replacing(options.cache) as path:
-            torch.save(mobilenet.state_dict(), path)
-    mobilenet.load_state_dict(torch.load(options.cache, weights_only=True))
+    networks = {"resnet20": resnet}
+    if "mobilenet-v2" in options.networks:
+        networks["mobilenet-v2"] = trained(options.cache, resnet, data.train, options.epochs, options.seed)
     print(
         "| network | w/a bits | float top-1 | fake-quantized | with value grids | integer | largest difference, steps "
         "| fake-quantized s/1000 | integer s/1000 |\n|---|---|---|---|---|---|---|---|---|"
     )
-    for name, model in (("resnet20", resnet), ("mobilenet-v2, stem stride 1", mobilenet)):
-        rows(name, model.eval(), data, test, options.widths)
+    for name in options.networks:
+        rows(name, networks[name], data, test, options)
 
 
 if __name__ == "__main__":

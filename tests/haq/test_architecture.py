@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each place may import from itself and from places before it
 ORDER = ["foundation", "quant", "hwmodels", "envs", "search", "outlet", "cli"]
 OUTLETS = {"report", "export"}
-FACES = {"cli", "__main__"}
+FACES = {"cli", "testing", "__main__"}
 
 
 def place(module: str) -> str:

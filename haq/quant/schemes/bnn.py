@@ -41,6 +41,7 @@ class SignActivations(Quantizer):
         granularity: `tensor`.
     """
 
+    is_projection = False  # −β and +β need not lie on both sides of τ
     threshold: Tensor
     reach: Tensor
 

@@ -34,7 +34,8 @@ def kmeans(rows: Tensor, clusters: int) -> Tensor:
     steps = torch.linspace(0, 1, clusters, dtype=torch.float64, device=rows.device)
     centroids = ordered[:, :1] + (ordered[:, -1:] - ordered[:, :1]) * steps
     for _ in range(_MOST_ROUNDS):
-        inner = torch.searchsorted(ordered, (centroids[:, 1:] + centroids[:, :-1]) / 2, right=True)
+        boundaries = ((centroids[:, 1:] + centroids[:, :-1]) / 2).contiguous()
+        inner = torch.searchsorted(ordered, boundaries, right=True)
         edges = torch.nn.functional.pad(inner, (1, 0))
         edges = torch.cat([edges, torch.full_like(edges[:, :1], rows.shape[1])], 1)
         counts = edges.diff(dim=1)

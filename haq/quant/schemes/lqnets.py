@@ -45,7 +45,9 @@ class LQNetsQuantizer(CodebookQuantizer):
         powers = 2.0 ** torch.arange(bits)
         self.register_buffer("basis", step[:, None] * (powers / 2 if self.signed else powers))
         for _ in range(_ROUNDS):
-            self.basis = self._fitted(rows)
+            before, self.basis = self.basis, self._fitted(rows)
+            if torch.allclose(before, self.basis, rtol=1e-4):
+                break
 
     def _codes(self) -> Tensor:
         """Returns the values of b in each code, `(2^bits, bits)`."""

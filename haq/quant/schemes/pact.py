@@ -28,7 +28,7 @@ class PACTQuantizer(Quantizer):
 
     Args:
         values: Samples of activations.
-        bits: Width.
+        bits: Width, at least 2.
         granularity: `tensor`.
         decay: Weight of α² in the loss.
     """
@@ -58,13 +58,9 @@ class PACTQuantizer(Quantizer):
         """Returns the codes with scale α/(2^bits − 1)."""
         scale = self.scale.detach()
         limited = x.detach().float().clamp(-scale.item() * self._steps, None)
-        codes = quantize_affine(limited.reshape(1, -1), scale[:, None], self.bits + self._widened, self.signed)
-        codes = codes.clamp_(-self._steps if self.signed else 0, self._steps)
+        codes = quantize_affine(limited.reshape(1, -1), scale[:, None], self.bits, self.signed)
+        codes = codes.clamp_(min=-self._steps)
         return QuantizedTensor(ungroup(codes, x, "tensor"), self.bits, "tensor", x.dtype, scale)
-
-    @property
-    def _widened(self) -> int:
-        return int(self.signed and self.bits == 1)  # ±α with two's complement needs a spare code
 
     def penalty(self, x: Tensor) -> Tensor:
         """Returns decay·α²."""
@@ -77,13 +73,16 @@ class _Clip(torch.autograd.Function):
         low = -steps if signed else 0
         y, inside = torch.ops.aten.fake_quantize_per_tensor_affine_cachemask(x, scale, 0, low, steps)
         ctx.save_for_backward(x, alpha, inside)
+        ctx.signed = signed
         result: Tensor = y
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha, inside = ctx.saved_tensors
-        grad_alpha = (grad * (x >= alpha)).sum() - (grad * (x <= -alpha)).sum()
+        grad_alpha = (grad * (x >= alpha)).sum()
+        if ctx.signed:
+            grad_alpha = grad_alpha - (grad * (x <= -alpha)).sum()
         return grad * inside, grad_alpha.view(1), None, None, None
 
 
@@ -95,6 +94,7 @@ PACT = Scheme(
     weights=dorefa_weights,
     inputs=PACTQuantizer,
     widths=(1, 2, 3, 4, 5, 6, 7, 8),
+    input_widths=(2, 3, 4, 5, 6, 7, 8),
     covers="activations",
     trainable="clip α",
 )

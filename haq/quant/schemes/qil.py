@@ -77,9 +77,7 @@ class QILQuantizer(Quantizer):
 
 
 def qil_inputs(values: Tensor, bits: int, *, granularity: str = "tensor") -> Quantizer:
-    """Returns the interval of activations, whose γ is 1; one bit with negative values is `linear`."""
-    if bits == 1 and bool((values < 0).any()):
-        return uniform(values, bits, granularity="tensor")
+    """Returns the interval of activations, whose γ is 1."""
     return QILQuantizer(values, bits, granularity="tensor", curved=False)
 
 
@@ -91,7 +89,7 @@ QIL = Scheme(
     weights=QILQuantizer,
     inputs=qil_inputs,
     widths=(2, 3, 4, 5, 6, 7, 8),
-    input_widths=(1, 2, 3, 4, 5, 6, 7, 8),
+    input_widths=(2, 3, 4, 5, 6, 7, 8),
     covers="both",
     trainable="interval, γ, size",
 )

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from haq.errors import ConfigError, ModelError
 from haq.layers import quantizable_layers
 from haq.models import get_model
+from haq.models.resnet import SmallResNet
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.preparation import load_quantized, prepare, save_quantized
-from haq.quant.quantizers import Quantizer
+from haq.quant.schemes import get_scheme, list_schemes
+from haq.quant.uniform import UniformQuantizer
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -70,15 +72,15 @@ def test_a_layer_whose_output_others_read_is_not_folded() -> None:
 def test_every_width_has_at_most_its_number_of_levels(network: nn.Module, images: Tensor, bits: int) -> None:
     folded = fold_batch_norm(network, IMAGE)
     policy = BitPolicy.uniform(names(folded), bits)
-    quantized = prepare(folded, policy, calibrate(folded, [images], [bits]))
+    quantized = prepare(folded, policy, calibration=calibrate(folded, [images], [bits]))
     layer = quantized.get_submodule("layer1.0.conv1")
     assert isinstance(layer, QuantConv2d)
     weights = layer.weight_quantizer(layer.weight)
     assert max(len(channel.unique()) for channel in weights) <= 2**bits
-    assert isinstance(layer.weight_quantizer, Quantizer)
+    assert isinstance(layer.weight_quantizer, UniformQuantizer)
     codes, scale = layer.weight_quantizer.codes(layer.weight), layer.weight_quantizer.scale
     assert torch.allclose(codes * scale.view(-1, 1, 1, 1), weights, rtol=1e-6)
-    assert isinstance(layer.input_quantizer, Quantizer)
+    assert isinstance(layer.input_quantizer, UniformQuantizer)
     assert not layer.input_quantizer.signed, "it reads the output of a ReLU"
     assert quantized.get_submodule("conv1").input_quantizer.signed, "images have negative values"  # type: ignore[union-attr]
 
@@ -88,14 +90,14 @@ def test_more_bits_come_closer_to_the_float_network(network: nn.Module, images: 
     calibration = calibrate(folded, [images], range(2, 9))
     with torch.no_grad():
         expected = folded(images)
-        networks = [prepare(folded, BitPolicy.uniform(names(folded), b), calibration) for b in (2, 4, 6, 8)]
+        networks = [prepare(folded, BitPolicy.uniform(names(folded), b), calibration=calibration) for b in (2, 4, 6, 8)]
         errors = [float((quantized(images) - expected).square().mean()) for quantized in networks]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-3 * float(expected.square().mean())
 
 
 def test_none_leaves_a_layer_in_floating_point(network: nn.Module, images: Tensor) -> None:
-    quantized = prepare(network, BitPolicy.uniform(names(network), None), None)
+    quantized = prepare(network, BitPolicy.uniform(names(network), None))
     with torch.no_grad():
         assert torch.equal(quantized(images), network(images))
 
@@ -116,8 +118,8 @@ def test_unknown_layer(network: nn.Module) -> None:
 def test_a_saved_network_gives_the_same_output_bit_for_bit(network: nn.Module, images: Tensor, tmp_path: Path) -> None:
     folded = fold_batch_norm(network, IMAGE)
     policy = BitPolicy.uniform(names(folded), 4, {"conv1": LayerBits(8, None)})
-    quantized = prepare(folded, policy, calibrate(folded, [images], [4, 8]))
-    save_quantized(tmp_path / "model.pt", quantized, policy, IMAGE)
+    quantized = prepare(folded, policy, calibration=calibrate(folded, [images], [4, 8]))
+    save_quantized(tmp_path / "model.pt", quantized, policy, IMAGE, folded=True)
     torch.load(tmp_path / "model.pt", weights_only=True)
     restored = load_quantized(tmp_path / "model.pt", get_model("resnet20"))
     with torch.no_grad():
@@ -127,3 +129,26 @@ def test_a_saved_network_gives_the_same_output_bit_for_bit(network: nn.Module, i
     (tmp_path / "model.pt").write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot load"):
         load_quantized(tmp_path / "model.pt", get_model("resnet20"))
+
+
+@pytest.mark.parametrize("scheme", list_schemes())
+def test_every_scheme_prepares_saves_and_loads(scheme: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = SmallResNet((4,), (1,), (1,), 3, 1).eval()
+    x = torch.randn(8, 1, 6, 6)
+    chosen = get_scheme(scheme)
+    width = chosen.widths[len(chosen.widths) // 2]
+    both = {name: LayerBits(width, chosen.activation_width(width)) for name in names(model)}
+    policy = BitPolicy(both, scheme)
+    widths = {width, chosen.activation_width(width) or 8}
+    quantized = prepare(model, policy, calibration=calibrate(model, [x], widths, scheme)).eval()
+    save_quantized(tmp_path / "model.pt", quantized, policy, x[:1])
+    restored = load_quantized(tmp_path / "model.pt", SmallResNet((4,), (1,), (1,), 3, 1))
+    with torch.no_grad():
+        assert torch.equal(restored(x), quantized(x))
+
+
+def test_a_width_that_was_not_calibrated(network: nn.Module, images: Tensor) -> None:
+    calibration = calibrate(network, [images], [4])
+    with pytest.raises(ConfigError, match="weights of 3 bits are not calibrated"):
+        prepare(network, BitPolicy.uniform(names(network), 3), calibration=calibration)

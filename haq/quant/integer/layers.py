@@ -1,0 +1,213 @@
+"""Layers and sums of an integer-only network, its entrance and its exit.
+
+Activations are `(N, C, H, W)`, laid out channels last, because sums and their factors run along the channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ModelError
+from haq.quant.functional import quantize_affine
+from haq.quant.integer.arithmetic import PRODUCT_BITS, Grid, Rescale, matmul
+from haq.quant.integer.pooling import Window
+
+__all__ = [
+    "Dequantize",
+    "IntegerConv2d",
+    "IntegerLinear",
+    "LayerCodes",
+    "Quantize",
+    "WeightedSum",
+]
+
+_INT32_SUM = 2**30  # leaves room for the bias, and for codes whose zero point is taken off afterwards
+_SMALLEST_FACTOR = 1e-40  # of a channel whose batch norm multiplies by 0
+
+
+class Quantize(nn.Module):
+    """Real numbers → codes; the entrance of the network."""
+
+    scale: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.register_buffer("scale", torch.tensor(grid.scale, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns codes, same shape."""
+        grid = self.grid
+        zero = None if grid.zero_point is None else torch.tensor(grid.zero_point, dtype=torch.int32)
+        codes = quantize_affine(x.float(), self.scale, grid.bits, grid.signed, zero, grid.rounding)
+        return codes.to(grid.dtype)
+
+
+class Dequantize(nn.Module):
+    """Codes → float32 numbers; the exit of the network."""
+
+    scale: Tensor
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.zero = grid.zero
+        self.register_buffer("scale", torch.tensor(grid.scale, dtype=torch.float32))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Returns S·(q − Z), same shape."""
+        return (codes.to(torch.int32) - self.zero) * self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCodes:
+    """What an integer layer is made of: y = factor·Σ weight·(x − Z) + constant.
+
+    Attributes:
+        weight: Codes less their zero point, `(M, …)`.
+        factor: Real value of one unit of the sum, `(M,)` float64; negative where a batch norm turns the sign.
+        constant: Bias with the batch norm's shift, `(M,)` float64.
+        inputs: Grid of x.
+        outputs: Grid of y.
+        clip: Smallest and largest code of y.
+    """
+
+    weight: Tensor
+    factor: Tensor
+    constant: Tensor
+    inputs: Grid
+    outputs: Grid
+    clip: tuple[int, int]
+
+
+class _IntegerLayer(nn.Module):
+    """Sums of products, plus a bias, rescaled (Jacob et al. 2018, eq. 4 and 7, and section 2.4).
+
+    Sums are int32. That it holds them is proven at conversion from the weights' codes and the width of x:
+    |Σ w·(x − Z)| ≤ Σ|w| · max|x − Z|. A layer that could exceed it gets int64, as in TensorFlow Lite's 16x8 mode: with
+    8-bit weights and 16-bit activations that is one of a few hundred products or more, with 8 and 8 of over 30,000.
+
+    The bias is an integer of the same width. The paper gives it the scale of the sums, S_w·S_x. At low widths that is
+    coarser than a step of the output, so both are first shifted left by as many bits as are sure to fit: the bias has
+    scale S_w·S_x·2^−k, k by channel. Where a batch norm makes the sum negligible beside the bias, k is negative.
+    """
+
+    weight: Tensor
+    correction: Tensor
+    bias: Tensor
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, codes: LayerCodes, weight: Tensor, as_matrix: bool) -> None:
+        super().__init__()
+        grid = codes.inputs
+        self.zero, (low, high) = grid.zero, grid.range
+        magnitude = codes.weight.flatten(1).to(torch.int64).abs().sum(1)
+        bound = magnitude * max(high - self.zero, self.zero - low)
+        largest = int(bound.max())
+        self.sum_dtype = torch.int32 if largest < _INT32_SUM else torch.int64
+        sum_bits = 31 if self.sum_dtype == torch.int32 else largest.bit_length() + 2
+        if sum_bits > PRODUCT_BITS - 16:
+            raise ModelError(f"sums of {sum_bits} bits leave no room for a factor; lower the layer's widths")
+        narrow = as_matrix and weight.dtype == torch.int8 and self.sum_dtype == torch.int32
+        self.code_dtype = torch.int8 if narrow and grid.dtype in (torch.int8, torch.uint8) else self.sum_dtype
+        self.offset = 128 if self.code_dtype == torch.int8 and grid.dtype == torch.uint8 else 0
+
+        factor = torch.where(codes.factor.abs() < _SMALLEST_FACTOR, _SMALLEST_FACTOR, codes.factor)
+        bias = codes.constant / factor
+        spare = torch.floor(sum_bits - 1 - torch.log2((bound + bias.abs()).clamp_min(1)))
+        spare = spare.clamp_max(sum_bits - 1)
+        total = torch.zeros_like(spare, dtype=self.sum_dtype)
+        self.register_buffer("weight", weight)
+        # Eq. 7: the zero point of x, less what was taken off its codes already, times the sum of the weights
+        shift = (self.offset - self.zero) * codes.weight.flatten(1).sum(1, dtype=torch.int64)
+        self.register_buffer("correction", total + shift.to(self.sum_dtype))
+        self.register_buffer("bias", torch.round(torch.ldexp(bias, spare)).to(self.sum_dtype))
+        self.register_buffer("left", spare.clamp_min(0).to(self.sum_dtype))
+        self.register_buffer("right", (-spare).clamp(0, sum_bits).to(self.sum_dtype))
+        factors = torch.ldexp(factor, -spare) / codes.outputs.scale
+        self.rescale = Rescale(factors[None], codes.outputs, codes.clip, sum_bits)
+
+    def finish(self, sums: Tensor) -> Tensor:
+        """Returns codes from raw sums `(..., M)`."""
+        sums += self.correction
+        if bool(self.right.any()):
+            sums += torch.where(self.right > 0, 1 << (self.right - 1).clamp_min(0), 0).to(self.sum_dtype)
+            sums >>= self.right
+        sums <<= self.left
+        sums += self.bias
+        codes: Tensor = self.rescale(sums)
+        return codes
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Returns codes less the offset, in the type that they are multiplied in."""
+        return x.view(torch.int8) ^ -128 if self.offset else x.to(self.code_dtype)  # turning the top bit subtracts 128
+
+
+class IntegerLinear(_IntegerLayer):
+    """Codes `(..., in)` → codes `(..., out)`."""
+
+    def __init__(self, codes: LayerCodes) -> None:
+        super().__init__(codes, codes.weight, as_matrix=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiplies by the weights and rescales."""
+        rows = self.narrow(x.reshape(-1, x.shape[-1]).contiguous())
+        return self.finish(matmul(rows, self.weight, self.sum_dtype)).reshape(*x.shape[:-1], -1)
+
+
+class IntegerConv2d(_IntegerLayer):
+    """Codes `(N, C, H, W)` → codes `(N, M, H', W')`, padded with the zero point.
+
+    A dense or grouped convolution multiplies its windows as a matrix; a depthwise one adds up its kernel's positions.
+    """
+
+    def __init__(self, codes: LayerCodes, window: Window, groups: int) -> None:
+        depthwise = codes.weight.shape[1] == 1 and groups > 1
+        taps = codes.weight.permute(0, 2, 3, 1).flatten(1)  # (M, kernel_h · kernel_w · C / groups)
+        super().__init__(codes, (taps.t() if depthwise else taps).contiguous(), as_matrix=not depthwise)
+        self.depthwise, self.window, self.groups = depthwise, window, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves and rescales."""
+        sums = self._depthwise(x) if self.depthwise else self._dense(x)
+        return self.finish(sums).permute(0, 3, 1, 2)
+
+    def _dense(self, x: Tensor) -> Tensor:
+        windows = self.window.of(self.narrow(self.window.pad(x, self.zero)))
+        shape = windows.shape[:3]
+        parts = [
+            matmul(part.reshape(shape.numel(), -1), weight, self.sum_dtype)
+            for part, weight in zip(windows.chunk(self.groups, 5), self.weight.chunk(self.groups), strict=True)
+        ]
+        return (parts[0] if self.groups == 1 else torch.cat(parts, 1)).view(*shape, -1)
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(self.sum_dtype)
+        channels = weight.shape[1]
+        if channels > self.groups:
+            x = x.repeat_interleave(channels // self.groups, 1)
+        windows = self.window.of(self.narrow(self.window.pad(x, self.zero)))
+        sums = torch.zeros(*windows.shape[:3], channels, dtype=self.sum_dtype)
+        for tap, values in enumerate(weight):
+            sums.addcmul_(windows[:, :, :, tap // self.window.kernel[1], tap % self.window.kernel[1]], values)
+        return sums
+
+
+class WeightedSum(nn.Module):
+    """Adds values that lie on symmetric grids; with one term it only changes the grid.
+
+    Both are brought to one scale in 64 bits and added before the one rounding (Jacob et al. 2018, appendix A.2).
+    """
+
+    def __init__(self, inputs: tuple[Grid, ...], outputs: Grid, clip: tuple[int, int] | None = None) -> None:
+        super().__init__()
+        factors = torch.tensor([[grid.scale / outputs.scale] for grid in inputs], dtype=torch.float64)
+        self.rescale = Rescale(factors, outputs, clip, max(grid.bits for grid in inputs))
+
+    def forward(self, *terms: Tensor) -> Tensor:
+        """Returns codes of the sum; the shapes of the terms broadcast."""
+        codes: Tensor = self.rescale(*terms)
+        return codes
