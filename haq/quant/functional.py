@@ -143,22 +143,28 @@ def mse_scale(x: Tensor, bits: int, signed: bool, candidates: int = 46, power_of
 
 
 def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tuple[Tensor, Tensor]:
-    """Returns scale and zero point of each row that minimise the squared error, both ends shrunk alike.
+    """Returns scale and zero point of each row that minimise the squared error.
+
+    Both ends of the range are shrunk alike first, then each alone.
 
     Args:
         x: `(rows, n)`.
         bits: Width.
         signed: Whether codes are signed.
-        candidates: Number of clips tried.
+        candidates: Number of clips tried each time, between a tenth and the whole.
     """
     low, high = x.amin(1), x.amax(1)
-    best = affine_scale(low, high, bits, signed)
     least = torch.full_like(low, float("inf"))
-    for fraction in torch.linspace(1.0, 0.1, candidates).tolist():
-        scale, zero_point = affine_scale(low * fraction, high * fraction, bits, signed)
-        codes = quantize_affine(x, scale[:, None], bits, signed, zero_point[:, None])
-        error = ((codes - zero_point[:, None]) * scale[:, None] - x).square_().mean(1)
-        better = error < least
-        best = torch.where(better, scale, best[0]), torch.where(better, zero_point, best[1])
-        least = torch.where(better, error, least)
-    return best
+    best_low, best_high = low, high
+    for moved_low, moved_high in ((True, True), (True, False), (False, True)):
+        start_low, start_high = best_low, best_high
+        for fraction in torch.linspace(1.0, 0.1, candidates).tolist():
+            tried_low = low * fraction if moved_low else start_low
+            tried_high = high * fraction if moved_high else start_high
+            scale, zero_point = affine_scale(tried_low, tried_high, bits, signed)
+            codes = quantize_affine(x, scale[:, None], bits, signed, zero_point[:, None])
+            error = ((codes - zero_point[:, None]) * scale[:, None] - x).square_().mean(1)
+            better = error < least
+            best_low, best_high = torch.where(better, tried_low, best_low), torch.where(better, tried_high, best_high)
+            least = torch.where(better, error, least)
+    return affine_scale(best_low, best_high, bits, signed)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haq.quant.fake import fake_quantize
-from haq.quant.functional import dequantize, quantize
+from haq.quant.functional import Rounding, quantize_affine
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -15,7 +15,7 @@ def test_forward_is_codes_times_scale(bits: int, signed: bool, axis: int | None)
     x = torch.randn(5, 4, 3, 3, generator=generator)
     scale = torch.rand(5 if axis == 0 else 1, generator=generator) + 0.05
     shaped = scale.view(-1, 1, 1, 1) if axis == 0 else scale
-    expected = dequantize(quantize(x, shaped, bits, signed), shaped)
+    expected = quantize_affine(x, shaped, bits, signed) * shaped
     assert torch.allclose(fake_quantize(x, scale, bits, signed, axis), expected, rtol=1e-6, atol=0)
 
 
@@ -69,3 +69,21 @@ def test_binary_gradient_passes_straight_through() -> None:
     assert scale.grad is not None
     assert x.grad.tolist() == [1.0] * 4
     assert scale.grad.item() == 0.0
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "floor"])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_zero_points_and_rounding(axis: int | None, rounding: Rounding) -> None:
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    scale = torch.full((5 if axis == 0 else 1,), 0.2).requires_grad_()
+    zero_point = torch.full(scale.shape, 3, dtype=torch.int32)
+    y = fake_quantize(x, scale, 4, False, axis, zero_point, rounding)
+    codes = quantize_affine(x.detach(), torch.tensor(0.2), 4, False, torch.tensor(3), rounding)
+    assert torch.allclose(y, (codes - 3) * 0.2, atol=1e-6)
+    y.sum().backward()
+    inside = (codes > 0) & (codes < 15)
+    assert x.grad is not None
+    assert bool((x.grad[inside] == 1).all())
+    assert scale.grad is not None
+    outside = ~inside & ((x > 0.2 * 12.5) | (x < -0.2 * 3.5))
+    assert bool((x.grad[outside] == 0).all())

@@ -1,0 +1,154 @@
+"""Bias correction: the mean that quantization adds to a layer's outputs is taken off its bias."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from haq.errors import ModelError, did_you_mean
+from haq.layers import evaluating, quantizable_layers
+from haq.quant.folding import fold_batch_norm
+from haq.quant.graph import trace_graph
+from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.ptq.statistics import input_statistics
+
+__all__ = ["correct_bias", "correct_bias_analytic", "output_means"]
+
+logger = logging.getLogger(__name__)
+
+
+def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Returns a copy of `quantized` whose layers give the float network's mean output in every channel.
+
+    E[ŷ] − E[y] is subtracted from the bias, layer by layer in the order of execution, so that each layer sees what the
+    corrected ones before it give (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", arXiv:1906.04721, appendix D). Layers that run several times are left alone.
+
+    Args:
+        quantized: A prepared network.
+        model: The float network that it was prepared from, batch norms folded alike.
+        batches: Inputs, each `(N, C, H, W)`. Values of all of them are held at once.
+
+    Raises:
+        ModelError: The network cannot be traced, or has layers that `model` lacks.
+    """
+    corrected = copy.deepcopy(quantized).eval()
+    inputs = list(batches)
+    network = trace_graph(corrected, "bias correction")
+    means = output_means(model, inputs)
+    runs = [fx.Interpreter(network) for _ in inputs]
+    for run, x in zip(runs, inputs, strict=True):
+        run.args_iter = iter((x,))
+    calls = Counter(node.target for node in network.graph.nodes)
+    with torch.no_grad():
+        for node in network.graph.nodes:  # one operation on all batches, then the next
+            values = [run.run_node(node) for run in runs]
+            layer = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(layer, QuantConv2d | QuantLinear) and calls[node.target] == 1:
+                values = _correct(layer, str(node.target), values, means)
+            for run, value in zip(runs, values, strict=True):
+                run.env[node] = value
+                for read in run.user_to_last_uses.get(node, ()):
+                    del run.env[read]
+    return corrected
+
+
+def _correct(layer: Quantized, name: str, outputs: list[Tensor], means: dict[str, Tensor]) -> list[Tensor]:
+    """Corrects a layer that has given these outputs, and returns what it would have given."""
+    if name not in means:
+        raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, means)}")
+    count = sum(map(len, outputs))
+    mean = torch.stack([_channel_mean(layer, y) * (len(y) / count) for y in outputs]).sum(0)
+    error = mean - means[name]
+    _subtract(layer, error)
+    shift = error.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else error
+    return [y - shift for y in outputs]
+
+
+def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Returns the mean output of every layer and channel over the batches, `(out_channels,)` each.
+
+    Args:
+        model: Any network; layers that do not run are missing.
+        batches: Inputs, each `(N, C, H, W)`.
+    """
+    sums: dict[nn.Module, tuple[Tensor, int]] = {}
+
+    def add(module: nn.Conv2d | nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
+        total, count = sums.get(module, (torch.zeros(()), 0))
+        sums[module] = total + _channel_mean(module, output) * len(output), count + len(output)
+
+    layers = dict(quantizable_layers(model))
+    handles = [layer.register_forward_hook(add) for layer in layers.values()]
+    try:
+        with evaluating(model):
+            for batch in batches:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: sums[layer][0] / sums[layer][1] for name, layer in layers.items() if layer in sums}
+
+
+def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor) -> nn.Module:
+    """Returns a copy of `quantized` whose biases make up for the rounding of weights, without data.
+
+    A weight error ε shifts the mean output by E[εx] = ε·E[x]; E[x] of an input channel follows from the batch norm
+    before it and the ReLU between, as the mean of a clipped normal distribution (arXiv:1906.04721, section 4.2.1,
+    eq. 17–19). Behind a sum of branches the means add, and the variances as if the branches were independent. Layers
+    whose input cannot be traced to batch norms are left alone, and their number is logged. The error of rounding
+    activations is not seen; `correct_bias` sees it.
+
+    Args:
+        quantized: A network prepared from `model` with its batch norms folded.
+        model: The float network with its batch norms.
+        sample: One input, `(1, C, H, W)`, for folding.
+
+    Raises:
+        ModelError: The float network cannot be traced, or `quantized` has layers that it lacks.
+    """
+    corrected = copy.deepcopy(quantized).eval()
+    floats = dict(quantizable_layers(fold_batch_norm(model, sample)))
+    statistics = input_statistics(model)
+    left = []
+    for name, layer in quantizable_layers(corrected):
+        if not isinstance(layer, QuantConv2d | QuantLinear):
+            continue
+        if name not in floats:
+            raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, floats)}")
+        if name not in statistics or not statistics[name].exact:
+            left.append(name)
+            continue
+        mean, _ = statistics[name].moments()
+        with torch.no_grad():
+            error = layer.weight_quantizer(layer.weight) - floats[name].weight
+            _subtract(layer, _mean_output(layer, error, mean))
+    if left:
+        logger.info(
+            "%d layers are not corrected, no batch norm tells their input's mean: %s", len(left), ", ".join(left)
+        )
+    return corrected
+
+
+def _mean_output(layer: Quantized, weight: Tensor, mean: Tensor) -> Tensor:
+    """Returns what a weight makes of inputs with these channel means, `(out_channels,)`; padding is ignored."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    return torch.einsum("goc,gc->go", taps.view(groups, -1, taps.shape[1]), mean.view(groups, -1)).flatten()
+
+
+def _channel_mean(layer: nn.Conv2d | nn.Linear, output: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        return output.mean((0, 2, 3))
+    return output.flatten(0, -2).mean(0)
+
+
+def _subtract(layer: Quantized, error: Tensor) -> None:
+    bias = -error if layer.bias is None else layer.bias.detach() - error
+    layer.bias = cast(Any, nn.Parameter(bias))

@@ -1,0 +1,249 @@
+"""Cross-layer equalisation: channels of two layers in a row share their ranges, and no output changes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from haq.layers import evaluating
+from haq.quant.folding import fold_batch_norm
+from haq.quant.graph import trace_graph
+from haq.quant.modules import replace_module
+
+__all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
+
+logger = logging.getLogger(__name__)
+
+_ROUNDS = 200
+_CONVERGED = 1e-4  # largest relative change of a channel in a round
+_DEAD = 1e-8  # range of a channel, as a share of the layer's largest
+_TOLERANCE = 1e-3  # of the largest output
+_RELU6 = 6.0
+
+Layer = nn.Conv2d | nn.Linear
+
+_COMMUTING_MODULES = (
+    nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+)  # fmt: skip
+_COMMUTING_FUNCTIONS = (
+    F.relu, F.relu_, torch.relu, torch.relu_, F.dropout, F.max_pool2d, torch.max_pool2d, F.avg_pool2d,
+    F.adaptive_avg_pool2d, torch.flatten,
+)  # fmt: skip
+_COMMUTING_METHODS = ("relu", "relu_", "flatten", "contiguous", "mean")
+
+
+class LayerPair(NamedTuple):
+    """Two layers, the second of which alone reads what the first gives.
+
+    Attributes:
+        first: Name of the layer whose output channels are divided by s.
+        second: Name of the layer whose input channels are multiplied by s.
+        clips: Names of the ReLU6 modules between them.
+    """
+
+    first: str
+    second: str
+    clips: tuple[str, ...]
+
+
+def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
+    """Returns a copy of `model` in which the channels of layers in a row have equal ranges.
+
+    f(s·x) = s·f(x) for a ReLU, so what the first layer's channel j is divided by, the second's may be multiplied by
+    (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721,
+    section 4.1, eq. 11). Pairs are visited in turn until the ranges stay, so that a depthwise convolution and both its
+    neighbours, as in MobileNetV2, are equalised together. Between the layers of a pair there is nothing but ReLU,
+    pooling, dropout and flattening; a layer whose output has another reader, such as a shortcut, is in no pair.
+
+    A ReLU6 clips at 6 whatever the scale. The paper replaces it by a ReLU (section 5.1.1); so do we, but only where no
+    value of the sample reaches 6, and leave other pairs alone. High biases are not absorbed (section 4.1.3), because
+    that changes the function.
+
+    Args:
+        model: The float network.
+        sample: Inputs, `(N, C, H, W)`, on which the result must agree with `model`; the more, the surer is the choice
+            of ReLU6s that may go.
+        fold: Whether batch norms are folded in the result. Without it they carry the scales, for passes that read
+            what they say about activations; folded, both results are the same.
+
+    Raises:
+        ModelError: The network cannot be traced.
+    """
+    folded, original = fold_batch_norm(model, sample[:1]), copy.deepcopy(model).eval()
+    pairs = find_pairs(folded)
+    clipping = _clipping(folded, {clip for pair in pairs for clip in pair.clips}, sample)
+    chosen = [pair for pair in pairs if clipping.isdisjoint(pair.clips)]
+    if len(chosen) < len(pairs):
+        logger.info("%d of %d pairs are not equalised: a ReLU6 clips", len(pairs) - len(chosen), len(pairs))
+    with evaluating(folded):
+        expected = folded(sample)
+        scales = _converge(folded, chosen)
+    result = folded if fold else original
+    if not fold:
+        _carry(original, scales)
+    for clip in {clip for pair in chosen for clip in pair.clips}:
+        replace_module(result, result.get_submodule(clip), nn.ReLU())
+    with evaluating(result):
+        if torch.allclose(expected, result(sample), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
+            return result
+    logger.warning("layers are not equalised: the network's output would change")
+    return fold_batch_norm(model, sample[:1]) if fold else copy.deepcopy(model).eval()
+
+
+def _converge(model: nn.Module, pairs: list[LayerPair]) -> dict[LayerPair, Tensor]:
+    """Equalises in place until nothing changes, and returns the product of each pair's scales."""
+    scales: dict[LayerPair, Tensor] = {}
+    for _ in range(_ROUNDS):
+        change = 0.0
+        for pair in pairs:
+            s = equalize_pair(_layer(model, pair.first), _layer(model, pair.second))
+            scales[pair] = scales.get(pair, torch.ones_like(s)) * s
+            change = max(change, float((s - 1).abs().max()))
+        if change < _CONVERGED:
+            break
+    return scales
+
+
+@torch.no_grad()
+def _carry(model: nn.Module, scales: Mapping[LayerPair, Tensor]) -> None:
+    """Scales a network whose batch norms are not folded; β/s and γ/s divide what a batch norm gives by s."""
+    network = trace_graph(model, "cross-layer equalisation")
+    readers = {node.target: next(iter(node.users)) for node in network.graph.nodes if node.op == "call_module"}
+    for pair, s in scales.items():
+        first, norm = _layer(model, pair.first), _module(readers[pair.first], network)
+        _divide_outputs(norm if isinstance(norm, _BatchNorm) and norm.affine else first, s)
+        _multiply_inputs(_layer(model, pair.second), s)
+
+
+@torch.no_grad()
+def equalize_pair(first: Layer, second: Layer) -> Tensor:
+    """Scales two layers in place, so that the ranges of each channel between them are equal.
+
+    s_j = (1/r2_j)·√(r1_j·r2_j), with r1_j = max |W1| over output channel j and r2_j = max |W2| over input channel j; W1
+    and its bias are divided by s, W2 multiplied, and both ranges become √(r1_j·r2_j) (arXiv:1906.04721, eq. 11).
+    Channels with a range of 0 stay as they are.
+
+    Args:
+        first: Layer with m output channels.
+        second: Layer with m input channels, grouped or not.
+
+    Returns:
+        s, `(m,)`.
+    """
+    r1, r2 = output_ranges(first), input_ranges(second)
+    alive = (r1 > _DEAD * r1.amax()) & (r2 > _DEAD * r2.amax())
+    s = torch.where(alive, (r1 / r2).sqrt(), torch.ones_like(r1))
+    _divide_outputs(first, s)
+    _multiply_inputs(second, s)
+    return s
+
+
+def _divide_outputs(layer: Layer | _BatchNorm, s: Tensor) -> None:
+    layer.weight.div_(s.view(-1, *(1,) * (layer.weight.dim() - 1)))
+    if layer.bias is not None:
+        layer.bias.div_(s)
+
+
+def _multiply_inputs(layer: Layer, s: Tensor) -> None:
+    weight = _by_input_channel(layer)
+    weight.mul_(s.view(len(weight), 1, -1, 1))
+
+
+def output_ranges(layer: Layer) -> Tensor:
+    """Returns max |W| of every output channel, `(out_channels,)`."""
+    return layer.weight.detach().flatten(1).abs().amax(1)
+
+
+def input_ranges(layer: Layer) -> Tensor:
+    """Returns max |W| of every input channel, `(in_channels,)`."""
+    return _by_input_channel(layer).abs().amax((1, 3)).flatten()
+
+
+def find_pairs(model: nn.Module) -> list[LayerPair]:
+    """Returns the pairs of layers that can be equalised, in the order of execution.
+
+    Raises:
+        ModelError: The network cannot be traced.
+    """
+    network = trace_graph(model, "cross-layer equalisation")
+    return [pair for node in network.graph.nodes if (pair := _pair_from(node, network)) is not None]
+
+
+def _pair_from(node: fx.Node, network: fx.GraphModule) -> LayerPair | None:
+    """Follows a layer's output through single readers to the next layer."""
+    first = _module(node, network)
+    if not isinstance(first, Layer) or not _runs_once(node, network):
+        return None
+    clips: list[str] = []
+    for reader in _only_readers(node):
+        module = _module(reader, network)
+        if isinstance(module, Layer):
+            fits = _runs_once(reader, network) and input_ranges(module).numel() == len(first.weight)
+            return LayerPair(str(node.target), str(reader.target), tuple(clips)) if fits else None
+        if not _commutes(reader, module):
+            return None
+        if isinstance(module, nn.ReLU6):
+            if not _runs_once(reader, network):
+                return None
+            clips.append(str(reader.target))
+    return None
+
+
+def _only_readers(node: fx.Node) -> Iterator[fx.Node]:
+    while len(node.users) == 1:
+        (node,) = node.users
+        yield node
+
+
+def _commutes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation gives s·y for s·x, channel by channel."""
+    if module is not None:
+        return isinstance(module, _COMMUTING_MODULES)
+    return node.target in (_COMMUTING_METHODS if node.op == "call_method" else _COMMUTING_FUNCTIONS)
+
+
+def _module(node: fx.Node, network: fx.GraphModule) -> nn.Module | None:
+    return network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None
+
+
+def _runs_once(node: fx.Node, network: fx.GraphModule) -> bool:
+    module = _module(node, network)
+    return sum(_module(other, network) is module for other in network.graph.nodes) == 1
+
+
+def _clipping(model: nn.Module, clips: set[str], sample: Tensor) -> set[str]:
+    """Returns those that some value of the sample drives to 6."""
+    reached: set[str] = set()
+
+    def look(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if float(output.max()) >= _RELU6:
+            reached.add(name)
+
+    handles = [model.get_submodule(clip).register_forward_hook(partial(look, clip)) for clip in clips]
+    try:
+        with evaluating(model):
+            model(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reached
+
+
+def _layer(model: nn.Module, name: str) -> Layer:
+    return cast(Layer, model.get_submodule(name))
+
+
+def _by_input_channel(layer: Layer) -> Tensor:
+    """Views the weight as `(groups, out_channels / groups, in_channels / groups, kernel area)`."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    out_channels, in_channels = layer.weight.shape[:2]
+    return layer.weight.detach().view(groups, out_channels // groups, in_channels, -1)

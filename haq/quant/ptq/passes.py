@@ -1,0 +1,95 @@
+"""Post-training passes by name, put in the order in which they build on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from haq.errors import ConfigError, DataError, did_you_mean
+from haq.policy import BitPolicy
+from haq.quant.calibration import calibrate
+from haq.quant.folding import fold_batch_norm
+from haq.quant.preparation import prepare
+from haq.quant.ptq.adaround import STEPS, adaround
+from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
+from haq.quant.ptq.equalization import equalize
+from haq.quant.schemes import Scheme, get_scheme
+
+__all__ = ["PASSES", "apply_passes", "check_passes"]
+
+PASSES = ("cle", "adaround", "bias-analytic", "bias")
+"""Names of the passes, in the order in which they run."""
+
+
+def check_passes(passes: Iterable[str]) -> list[str]:
+    """Returns the passes in the order in which they run, each once.
+
+    Raises:
+        ConfigError: One of them is unknown.
+
+    Examples:
+        >>> check_passes(["bias", "adaround", "cle"])
+        ['cle', 'adaround', 'bias']
+    """
+    named = list(passes)
+    for name in named:
+        if name not in PASSES:
+            raise ConfigError(
+                f"unknown post-training pass {name!r}{did_you_mean(name, PASSES)}; use {', '.join(PASSES)}"
+            )
+    return [name for name in PASSES if name in named]
+
+
+def apply_passes(
+    model: nn.Module,
+    policy: BitPolicy,
+    scheme: str | Scheme | None,
+    batches: Iterable[Tensor],
+    passes: Sequence[str],
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    steps: int = STEPS,
+) -> nn.Module:
+    """Quantizes a network after training, with passes that make it lose less.
+
+    Batch norms are folded, layers equalised (`cle`), quantizers calibrated and put in; then the weights' rounding is
+    chosen (`adaround`), and biases are corrected for its mean error (`bias-analytic`, without data) or for that of
+    weights and activations together (`bias`, with the batches), which replaces what the analytic correction did.
+
+    Args:
+        model: The float network, with its batch norms; it is not changed.
+        policy: Widths of the layers to quantize.
+        scheme: What they are quantized with; by default the one that the policy names.
+        batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in all.
+        passes: Names from `PASSES`, in any order.
+        seed: Of AdaRound.
+        progress: Called during AdaRound with blocks done and blocks in all.
+        steps: Of AdaRound, for each block.
+
+    Returns:
+        The quantized network in evaluation mode, batch norms folded.
+
+    Raises:
+        ConfigError: A pass is unknown, or the policy does not fit the model.
+        DataError: There are no batches.
+        ModelError: The network cannot be traced, or AdaRound does not know a layer's quantizer.
+    """
+    chosen = check_passes(passes)
+    inputs = list(batches)
+    if not inputs:
+        raise DataError("quantization after training needs calibration inputs, but there are no batches")
+    sample = inputs[0]
+    if "cle" in chosen:
+        model = equalize(model, sample, fold=False)
+    folded = fold_batch_norm(model, sample[:1])
+    used = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
+    widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
+    quantized = prepare(folded, policy, used, calibrate(folded, inputs, widths, used)).eval()
+    if "adaround" in chosen:
+        quantized = adaround(quantized, folded, inputs, steps, seed, progress)
+    if "bias-analytic" in chosen:
+        quantized = correct_bias_analytic(quantized, model, sample[:1])
+    if "bias" in chosen:
+        quantized = correct_bias(quantized, folded, inputs)
+    return quantized

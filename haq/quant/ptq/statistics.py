@@ -1,0 +1,184 @@
+"""What batch norms say about the values that layers read, without data."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from haq.quant.graph import trace_graph
+from haq.quant.ptq.blocks import is_relu
+
+__all__ = ["ClippedNormal", "clipped_normal_moments", "input_statistics"]
+
+_INFINITY = float("inf")
+_FAR = 40.0  # standard deviations, behind which a normal density is 0 in double precision
+
+_KEEPING = (
+    nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, F.dropout, F.avg_pool2d,
+    F.adaptive_avg_pool2d, torch.flatten, torch.mean, "mean", "flatten", "contiguous",
+)  # fmt: skip
+_MAXIMA = (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)
+_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+@dataclass(frozen=True)
+class ClippedNormal:
+    """Values of each channel: normal, then clipped to [low, high].
+
+    Attributes:
+        mean: Of the normal distribution, `(channels,)`.
+        std: Likewise.
+        low: 0 behind a ReLU.
+        high: 6 behind a ReLU6.
+        exact: Whether a batch norm says so; otherwise only the range is worth something.
+    """
+
+    mean: Tensor
+    std: Tensor
+    low: float = -_INFINITY
+    high: float = _INFINITY
+    exact: bool = True
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance after clipping, `(channels,)` each."""
+        return clipped_normal_moments(self.mean, self.std, self.low, self.high)
+
+    def clipped(self, low: float, high: float) -> ClippedNormal:
+        """Returns the values clipped once more."""
+        return replace(self, low=max(low, self.low), high=min(high, self.high))
+
+    def __add__(self, other: ClippedNormal) -> ClippedNormal:
+        """Returns the sum as if the two were independent, as a normal distribution with its mean and variance."""
+        (mean, var), (other_mean, other_var) = self.moments(), other.moments()
+        low = self.low + other.low
+        return ClippedNormal(
+            mean + other_mean, (var + other_var).sqrt(), low, self.high + other.high, self.exact and other.exact
+        )
+
+
+def clipped_normal_moments(mean: Tensor, std: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Returns mean and variance of clip(x, low, high) for x ~ N(mean, std²).
+
+    With α = (a − μ)/σ and β = (b − μ)/σ for the clip [a, b],
+    E = σ(φ(α) − φ(β)) + μ(Φ(β) − Φ(α)) + a·Φ(α) + b·(1 − Φ(β)) (Nagel et al. 2019, arXiv:1906.04721, appendix C, eq.
+    30–34); for a ReLU, a = 0 and b = ∞, this is its eq. 19.
+
+    Args:
+        mean: `(channels,)`.
+        std: `(channels,)`, not negative.
+        low: May be −∞.
+        high: May be ∞.
+    """
+    mu, sigma = mean.double(), std.double().clamp_min(1e-12)
+    alpha, beta = (((bound - mu) / sigma).clamp(-_FAR, _FAR) for bound in (low, high))
+    below, above = torch.special.ndtr(alpha), torch.special.ndtr(-beta)
+    inside = 1 - below - above
+    at_low, at_high = (torch.exp(-t.square() / 2) / (2 * torch.pi) ** 0.5 for t in (alpha, beta))
+    a, b = (bound if abs(bound) < _INFINITY else 0.0 for bound in (low, high))  # the mass out there is 0
+    first = sigma * (at_low - at_high) + mu * inside + a * below + b * above
+    second = (
+        (mu.square() + sigma.square()) * inside
+        + 2 * mu * sigma * (at_low - at_high)
+        + sigma.square() * (alpha * at_low - beta * at_high)
+        + a * a * below
+        + b * b * above
+    )
+    return first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype)
+
+
+def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> dict[str, ClippedNormal]:
+    """Returns how the values that each layer reads are distributed, as far as that can be told.
+
+    Behind a batch norm a channel has mean β and standard deviation |γ| (arXiv:1906.04721, section 4.2.1); ReLUs clip,
+    averages and flattening keep, sums add means and variances. Behind a layer without batch norm, and behind a maximum,
+    the values are a guess, `exact=False`; behind anything else they are unknown, and the layers that read them missing.
+
+    Args:
+        model: The float network, batch norms not folded.
+        image: What the network reads; without it, the first layer is missing.
+
+    Raises:
+        ModelError: The network cannot be traced.
+    """
+    network = trace_graph(model, "reading batch-norm statistics")
+    known: dict[fx.Node, ClippedNormal] = {}
+    found: dict[str, ClippedNormal] = {}
+    for node in network.graph.nodes:
+        if node.op == "placeholder" and image is not None:
+            known[node] = image
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        inputs = [known.get(argument) for argument in node.all_input_nodes]
+        module = network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d | nn.Linear) and inputs[0] is not None and _fits(inputs[0], module):
+            found[cast(str, node.target)] = inputs[0]
+        if (values := _behind(node, module, inputs, network)) is not None:
+            known[node] = values
+    return found
+
+
+def _behind(
+    node: fx.Node, module: nn.Module | None, inputs: list[ClippedNormal | None], network: fx.GraphModule
+) -> ClippedNormal | None:
+    if isinstance(module, _BatchNorm):
+        return _of_batch_norm(module)
+    if not inputs or any(x is None for x in inputs):
+        return None
+    first, *others = cast(list[ClippedNormal], inputs)
+    operation = type(module) if module is not None else node.target
+    if is_relu(node, network):
+        return first.clipped(0.0, 6.0 if operation in (nn.ReLU6, F.relu6) else _INFINITY)
+    if operation in _SUMS:
+        same = len(others) == 1 and first.mean.shape == others[0].mean.shape
+        return first + others[0] if same else None
+    if operation in _KEEPING:
+        return first
+    if operation in _MAXIMA:
+        return replace(first, exact=False)
+    if operation in (operator.getitem, F.pad):
+        return _reshaped(node, first)
+    if isinstance(module, nn.Conv2d | nn.Linear) and _fits(first, module):
+        return _through(module, first)
+    return None
+
+
+def _of_batch_norm(norm: _BatchNorm) -> ClippedNormal:
+    if norm.affine:
+        return ClippedNormal(norm.bias.detach(), norm.weight.detach().abs())
+    return ClippedNormal(torch.zeros(norm.num_features), torch.ones(norm.num_features))
+
+
+def _fits(values: ClippedNormal, layer: nn.Conv2d | nn.Linear) -> bool:
+    channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+    return values.mean.numel() == channels
+
+
+def _reshaped(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
+    """Follows two steps of parameter-free shortcuts: subsampling of positions, and channels of zeros."""
+    what: Any = node.args[1]
+    if node.target is operator.getitem:
+        whole = slice(None)
+        return values if isinstance(what, tuple) and what[:2] == (whole, whole) else None
+    zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value") and len(node.args) == 2
+    if not zeros or len(what) != 6 or any(what[:4]):
+        return None
+    # Channels of zeros are clipped normals as well, of no width
+    return replace(values, mean=F.pad(values.mean, what[4:]), std=F.pad(values.std, what[4:]))
+
+
+def _through(layer: nn.Conv2d | nn.Linear, values: ClippedNormal) -> ClippedNormal:
+    """Returns a layer's outputs as if its inputs were independent."""
+    mean, var = values.moments()
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    weight = layer.weight.detach().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach()[..., None]
+    rows = weight.view(groups, -1, *weight.shape[1:])
+    out_mean = torch.einsum("gock,gc->go", rows, mean.view(groups, -1)).flatten()
+    out_var = torch.einsum("gock,gc->go", rows.square(), var.view(groups, -1)).flatten()
+    bias = 0.0 if layer.bias is None else layer.bias.detach()
+    return ClippedNormal(out_mean + bias, out_var.sqrt(), exact=False)

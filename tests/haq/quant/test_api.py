@@ -1,0 +1,48 @@
+import pytest
+import torch
+from sklearn.cluster import KMeans
+
+from haq.errors import ConfigError, DataError
+from haq.quant.api import quantize
+from haq.quant.schemes.kmeans import kmeans
+
+
+def test_size_counts_codes_and_parameters() -> None:
+    weight = torch.randn(8, 10)
+    assert quantize(weight, 3).size_bytes == 30 + 8 * 4
+    assert quantize(weight, 3, "asymmetric", "tensor").size_bytes == 30 + 4 + 4
+    assert quantize(weight, 3, "kmeans", "tensor").size_bytes == 30 + 8 * 4
+    assert quantize(weight, 1, "bnn").codes.unique().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.tensor([1.0, float("nan")]), 4), DataError, "NaN or infinite"),
+        ((torch.zeros(0, 3), 4), DataError, "empty tensor of shape .0, 3."),
+        ((torch.zeros(3, dtype=torch.int64), 4), DataError, "convert it to floating point"),
+        ((torch.ones(3), 9), ConfigError, "bits=9: scheme 'linear' is defined for 1, 2"),
+        ((torch.ones(3), 4, "bwn"), ConfigError, "bits=4: scheme 'bwn' is defined for 1"),
+        ((torch.ones(3), 4, "linaer"), ConfigError, "did you mean 'linear'"),
+        ((torch.ones(3), 4, "linear", "chanel"), ConfigError, "unknown granularity 'chanel' .did you mean 'channel'"),
+    ],
+)
+def test_mistakes(arguments: tuple[object, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        quantize(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kmeans_is_lloyds_algorithm(seed: int) -> None:
+    x = torch.randn(500, generator=torch.Generator().manual_seed(seed))
+    start = torch.linspace(float(x.min()), float(x.max()), 8)[:, None].numpy()
+    reference = KMeans(8, init=start, n_init=1, tol=0, algorithm="lloyd").fit(x[:, None].numpy())
+    ours = kmeans(x[None], 8)[0]
+    expected = torch.tensor(sorted(reference.cluster_centers_.flatten().tolist()))
+    assert torch.allclose(ours, expected, atol=1e-4)
+
+
+def test_kmeans_with_fewer_values_than_centroids() -> None:
+    x = torch.tensor([[1.0, 1.0, 3.0]])
+    stored = quantize(x, 4, "kmeans", "tensor")
+    assert torch.equal(stored.dequantize(), x)
