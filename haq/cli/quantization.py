@@ -111,10 +111,13 @@ def quantize(
     with TerminalObserver() as observer:
         from haq.policy import check_width
         from haq.quant.pipeline import Recipe, apply_policy, stored_bytes, uniform_policy
+        from haq.quant.ptq import check_passes
         from haq.quant.schemes import get_scheme
 
         chosen = get_scheme(scheme or (given.scheme if given else "linear"), **_parsed(options))
-        recipe = Recipe(chosen, [name for name in ptq.split(",") if name], qat_steps, batch, seed)
+        recipe = Recipe(
+            chosen, check_passes(name.strip() for name in ptq.split(",") if name.strip()), qat_steps, batch, seed
+        )
         check_width(bits, "--bits")
         network, images = _open(model, weights, data, seed, observer)
         if given is None:

@@ -43,6 +43,7 @@ def summarize(run: RunFolder) -> Summary:
         model=printable(config.model),
         data=printable(config.data),
         hardware=printable(config.hardware),
+        scheme=printable(config.scheme) + (", weights only" if config.weights_only else ""),
         batch=config.batch,
         constraints=tuple(_constraint_text(constraint, limits) for constraint in config.parsed_constraints()),
         limits=limits,

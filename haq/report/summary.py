@@ -87,7 +87,7 @@ class Summary:
 
     Attributes:
         name: Of the run folder.
-        model: As given to the search, as are `data` and `hardware`.
+        model: As given to the search, as are `data`, `hardware` and `scheme`.
         batch: Samples that each cost is for.
         constraints: For people, such as `latency ≤ 10.0 ms`.
         limits: Metric field → absolute limit.
@@ -115,6 +115,7 @@ class Summary:
     model: str
     data: str
     hardware: str
+    scheme: str
     batch: int
     constraints: tuple[str, ...]
     limits: Mapping[str, float]

@@ -89,6 +89,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("model", summary.model),
         ("data", summary.data),
         ("hardware", f"{summary.hardware}, batch {summary.batch}"),
+        ("scheme", summary.scheme),
         ("budget", ", ".join(summary.constraints)),
         ("trials", trials),
         ("policies", f"{summary.policies_scored} scored"),

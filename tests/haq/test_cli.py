@@ -19,7 +19,7 @@ def haq(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 
 def test_help_shows_examples_for_every_command() -> None:
     assert "Examples:" in haq("--help").stdout
-    for command in ("search", "report", "export"):
+    for command in ("search", "report", "export", "schemes", "quantize", "compare"):
         result = haq(command, "--help")
         assert result.returncode == 0
         assert "Examples:" in result.stdout
@@ -75,6 +75,9 @@ OWN = ("--model", "user.py:model")
         ((*LIMIT, *OWN, "--hardware", "egde"), "did you mean 'edge'"),
         ((*LIMIT, *OWN, "--bits", "0,9"), "--bits: 0 is not a width"),
         ((*LIMIT, *OWN, "--bits", "16"), "16"),
+        ((*LIMIT, *OWN, "--scheme", "lqs"), "unknown scheme 'lqs' (did you mean 'lsq'?)"),
+        ((*LIMIT, *OWN, "--scheme", "ttq"), "--scheme ttq is defined for 2 bits, not 3; there is nothing to search"),
+        ((*LIMIT, *OWN, "--weights-only"), "constrain size or bops"),
         ((*LIMIT, *OWN, "--trials", "0"), "--trials 0: must be at least 1"),
         ((*LIMIT, *OWN, "--trials", "many"), "'many' is not a valid integer"),
         ((*LIMIT, *OWN, "--out", "taken"), "--resume taken`, or give another --out"),

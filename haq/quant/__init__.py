@@ -1,0 +1,32 @@
+"""Quantization: schemes by name, calibration, post-training passes, fine-tuning, integer-only conversion.
+
+from haq.quant import calibrate, convert, finetune, get_scheme, list_schemes, prepare, quantize
+
+quantize(tensor, 4, "kmeans")                                   # one tensor: codes, scale or codebook
+scheme = get_scheme("lsq")
+ready = calibrate(model, batches, bits=[4, 8], scheme=scheme)   # quantizers for every layer and width
+network = prepare(model, policy, scheme, ready)                 # fake-quantized copy
+finetune(network, images, teacher, steps=300)
+convert(network, batches)                                       # integers alone
+"""
+
+from haq.quant.api import quantize
+from haq.quant.calibration import calibrate
+from haq.quant.integer import convert
+from haq.quant.preparation import load_quantized, prepare, save_quantized
+from haq.quant.qat import finetune
+from haq.quant.schemes import get_scheme, list_schemes
+from haq.quant.tensor import QuantizedTensor
+
+__all__ = [
+    "QuantizedTensor",
+    "calibrate",
+    "convert",
+    "finetune",
+    "get_scheme",
+    "list_schemes",
+    "load_quantized",
+    "prepare",
+    "quantize",
+    "save_quantized",
+]
