@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from haq.errors import DataError
 from haq.quant.granularity import group
@@ -46,12 +46,21 @@ def check_scheme(scheme: Scheme, device: str = "cpu", seed: int = 0) -> None:
     for bits in scheme.widths:
         for granularity in GRANULARITIES if bits <= _CODEBOOK_BITS else GRANULARITIES[:2]:
             chosen = scheme.with_options(granularity=granularity)
-            check_quantizer(lambda x, s=chosen, b=bits: s.weight_quantizer(x, b).to(device), weight)  # type: ignore[misc]
+            check_quantizer(_maker(chosen.weight_quantizer, bits, device), weight)
     if scheme.inputs is None:
         return
     for bits in scheme.input_widths:
         for samples in (positive, weight.flatten(1)):
-            check_quantizer(lambda x, b=bits: scheme.input_quantizer(x, b).to(device), samples)  # type: ignore[misc]
+            check_quantizer(_maker(scheme.input_quantizer, bits, device), samples)
+
+
+def _maker(factory: Callable[[Tensor, int], nn.Module], bits: int, device: str) -> Callable[[Tensor], Quantizer]:
+    def make(values: Tensor) -> Quantizer:
+        quantizer = factory(values, bits)
+        assert isinstance(quantizer, Quantizer), f"{type(quantizer).__name__} is not a Quantizer"
+        return quantizer.to(device)
+
+    return make
 
 
 def check_quantizer(make: Callable[[Tensor], Quantizer], x: Tensor) -> None:
@@ -75,7 +84,7 @@ def check_quantizer(make: Callable[[Tensor], Quantizer], x: Tensor) -> None:
 
 def _checked_output(quantizer: Quantizer, x: Tensor, what: str) -> Tensor:
     with torch.no_grad():
-        y = quantizer(x)
+        y: Tensor = quantizer(x)
     stored = quantizer.encode(x)
     assert y.shape == x.shape, f"{what}: shape {tuple(y.shape)} from {tuple(x.shape)}"
     assert y.dtype == x.dtype, f"{what}: {y.dtype} from {x.dtype}"

@@ -9,6 +9,7 @@ from stable_baselines3.common.env_checker import check_env
 
 from haq.constraints import Constraint
 from haq.envs import BitAllocationEnv, Budget
+from haq.hwmodels import CostTable
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 from haq.scores import Score
@@ -115,3 +116,33 @@ def test_an_sb3_agent_learns_in_it_directly() -> None:
     agent.learn(24)
     policy, _ = agent.predict(env.reset()[0])
     assert env.action_space.contains(policy)
+
+
+def test_weights_alone_are_decided_when_the_budget_says_so() -> None:
+    layers = make_layers(3)
+    table = CostTable.footprint(layers, WIDTHS)
+    constraint = Constraint("size", 0.5, relative=True)
+    pinned = {"conv0": LayerBits(8, 8)}
+    env = BitAllocationEnv(layers, Budget(table, [constraint], WIDTHS, pinned, "kmeans", weights_only=True))
+    check_env(env)
+    assert env.steps == 2
+    env.reset(seed=0)
+    policy = None
+    for _ in range(env.steps):
+        *_, info = env.step(np.array([1.0], np.float32))
+        policy = info.get("policy")
+    assert policy is not None
+    assert policy.scheme == "kmeans"
+    assert {bits.a_bits for bits in policy.values()} == {None}
+    assert policy["conv0"].w_bits == 8
+    assert env.budget.allows(policy)
+    transitions = env.transitions(policy)
+    assert len(transitions.actions) == 2
+    assert transitions.observations[:, 8].tolist() == [1.0, 1.0], "weight steps"
+
+
+def test_policies_carry_the_scheme() -> None:
+    budget = Budget(make_table(3), [Constraint("latency", 0.5, relative=True)], WIDTHS, {}, "lsq")
+    policy = budget.uniform(8)
+    assert policy.scheme == "lsq"
+    assert budget.decrease(policy).scheme == budget.spend(budget.decrease(policy)).scheme == "lsq"

@@ -181,6 +181,7 @@ def test_the_facts_name_failures_by_reason(make_run: MakeRun) -> None:
         "model": "digits-resnet",
         "data": "digits",
         "hardware": "edge, batch 16",
+        "scheme": "linear",
         "budget": "latency ≤ 2.00 ms",
         "trials": "60 of 60, 4 failed (3 × OutOfMemoryError: no memory left; 1 × the loss became nan)",
         "policies": "56 scored",

@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from haq.errors import HardwareError
-from haq.hwmodels import CostTable
+from haq.hwmodels import CostTable, size_bytes
+from haq.policy import BitPolicy, LayerBits
 
 
 @pytest.fixture
@@ -101,3 +102,14 @@ def test_missing_and_repeated_rows(file):
     assert "has no row for layer 'fc' at w_bits=8, a_bits=8" in error_of(file)
     pq.write_table(pa.concat_tables([content, content.slice(0, 1)]), file)
     assert "has two rows for layer 'conv1' at w_bits=2, a_bits=3" in error_of(file)
+
+
+def test_a_table_of_weights_alone_round_trips(layers, tmp_path):
+    table = CostTable.footprint(layers, (2, 8))
+    table.save(tmp_path / "costs.parquet")
+    loaded = CostTable.load(tmp_path / "costs.parquet")
+    assert loaded.a_bits == (None,)
+    policy = BitPolicy.uniform([layer.name for layer in layers], 2).without_activations()
+    assert loaded.cost(policy) == table.cost(policy)
+    assert table.cost(policy)["size_bytes"] == sum(size_bytes(layer, LayerBits(2, None)) for layer in layers)
+    assert "latency_ms" not in table.metrics

@@ -18,7 +18,8 @@ __all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "dorefa_weights", "qu
 
 def quantize_k(r: Tensor, bits: int) -> Tensor:
     """Rounds numbers in [0, 1] to multiples of 1/(2^k − 1), straight-through (eq. 5 and 6)."""
-    return round_through(r * (2**bits - 1)) / (2**bits - 1)
+    steps: int = 2**bits - 1
+    return round_through(r * steps) / steps
 
 
 class DoReFaWeights(Quantizer):

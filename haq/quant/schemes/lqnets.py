@@ -81,7 +81,8 @@ class LQNetsQuantizer(CodebookQuantizer):
         ridge = _RIDGE * rows.shape[1]
         right = sums @ b + ridge * self.basis
         eye = torch.eye(self.bits, device=rows.device)
-        return torch.linalg.solve(gram + ridge * eye, right)
+        basis: Tensor = torch.linalg.solve(gram + ridge * eye, right)
+        return basis
 
 
 LQNETS = Scheme(

@@ -52,7 +52,7 @@ class QILQuantizer(Quantizer):
 
     @property
     def _steps(self) -> int:
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << self.bits - 1) - 1 if self.signed else (1 << self.bits) - 1
 
     def _unit(self, rows: Tensor) -> Tensor:
         """Returns ŵ in [−1, 1], before rounding."""

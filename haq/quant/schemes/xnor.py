@@ -31,6 +31,7 @@ def xnor_dot(w: Tensor, x: Tensor) -> Tensor:
         x: bool `(n,)`.
 
     Examples:
+        >>> import torch
         >>> xnor_dot(torch.tensor([1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()).item()
         -2
     """
