@@ -29,7 +29,7 @@ def kmeans(rows: Tensor, clusters: int) -> Tensor:
     Returns:
         Ascending centroids, `(groups, k)`; where a row has fewer distinct values, some stay where they began.
     """
-    ordered = rows.double().sort(1).values
+    ordered = rows.double().sort(1).values.contiguous()
     sums = torch.nn.functional.pad(ordered.cumsum(1), (1, 0))
     steps = torch.linspace(0, 1, clusters, dtype=torch.float64, device=rows.device)
     centroids = ordered[:, :1] + (ordered[:, -1:] - ordered[:, :1]) * steps

@@ -273,7 +273,7 @@ def test_nested_penalties(granularity: str) -> None:
     ]
     for quantizer in made:
         quantizer.scale_parameter.data.fill_(0.25)
-    inverse, bins, deviation = (float(quantizer.penalty(W)) for quantizer in made)
+    inverse, bins, deviation = (float(quantizer.penalty(W).detach()) for quantizer in made)
     assert inverse == pytest.approx(4.0)
     if granularity == "tensor":
         assert bins == pytest.approx((2.12 + 1.08) / 0.25)
