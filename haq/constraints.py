@@ -25,6 +25,11 @@ class Metric:
     field: str
     units: dict[str, float]
 
+    @property
+    def kept_unit(self) -> str:
+        """The unit that values are kept in."""
+        return next(unit for unit, factor in self.units.items() if factor == 1.0)
+
 
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from haq.errors import HardwareError
 from haq.hwmodels.footprint import bops, size_bytes
-from haq.hwmodels.hardware import LayerCost
+from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
-from haq.policy import WIDTHS, LayerBits
+from haq.policy import LayerBits
 
 __all__ = ["Bismo"]
 
@@ -46,7 +46,7 @@ class Bismo:
     planes, and requantizing results before they are written.
 
     Attributes:
-        name: As in `Hardware`.
+        name: As in `Hardware`, like `pairs` and `limits`.
         rows: D_m.
         depth: D_k.
         columns: D_n.
@@ -54,7 +54,6 @@ class Bismo:
         dram_bits_per_cycle: Width of the read port.
         result_bits_per_cycle: Width of the write port.
         accumulator_bits: Width of one result.
-        max_bits: Widest operand.
         tops_per_watt: Binary operations per joule, in 10¹²; a binary multiply-accumulate is two.
         dram_pj_per_bit: Energy of moving one bit to or from DRAM.
 
@@ -64,6 +63,8 @@ class Bismo:
     """
 
     name: str
+    pairs: tuple[LayerBits, ...]
+    limits: Mapping[str, float]
     rows: int = field(metadata={"unit": "units"})
     depth: int = field(metadata={"unit": "bits"})
     columns: int = field(metadata={"unit": "units"})
@@ -71,36 +72,43 @@ class Bismo:
     dram_bits_per_cycle: int = field(metadata={"unit": "bits/cycle"})
     result_bits_per_cycle: int = field(metadata={"unit": "bits/cycle"})
     accumulator_bits: int = field(metadata={"unit": "bits"})
-    max_bits: int = field(metadata={"unit": "bits"})
     tops_per_watt: float = field(metadata={"unit": "TOPS/W"})
     dram_pj_per_bit: float = field(metadata={"unit": "pJ/bit"})
 
     @property
-    def supported_widths(self) -> tuple[int, ...]:
-        """Widths from 1 to `max_bits`."""
-        return tuple(width for width in WIDTHS if width <= self.max_bits)
+    def bytes_per_second(self) -> float:
+        """Of the read port."""
+        return self.dram_bits_per_cycle / 8 * self.clock_mhz * 1e6
+
+    def macs_per_second(self, bits: LayerBits) -> float:
+        """Of a full array: one pair of bit planes a cycle."""
+        binary = self.rows * self.depth * self.columns * self.clock_mhz * 1e6
+        return binary / ((bits.w_bits or 1) * (bits.a_bits or 1))
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:
         """Prices one layer; see the class.
 
         Raises:
-            HardwareError: A width is `None` or above `max_bits`.
+            HardwareError: The pair of widths is not legal.
         """
-        w_bits, a_bits = self._width(layer, "w_bits", bits.w_bits), self._width(layer, "a_bits", bits.a_bits)
+        w_bits, a_bits = check_pair(self, layer, bits)
         gemm = _Gemm(layer.groups, layer.out_channels // layer.groups, layer.reduction, batch * layer.positions)
         steps = self._execute_cycles(gemm, w_bits, a_bits)
         fetched, written = self._fetched_bits(gemm, w_bits, a_bits), self._written_bits(gemm)
 
-        pace = max(steps, fetched / self.dram_bits_per_cycle, written / self.result_bits_per_cycle)
+        memory = max(fetched / self.dram_bits_per_cycle, written / self.result_bits_per_cycle)
         prologue = (self.rows + self.columns) * self.depth / self.dram_bits_per_cycle
         epilogue = self.rows * self.columns * self.accumulator_bits / self.result_bits_per_cycle
         operations = 2 * steps * self.rows * self.columns * self.depth
         energy_pj = operations / self.tops_per_watt + (fetched + written) * self.dram_pj_per_bit
         return LayerCost(
-            latency_ms=(prologue + pace + epilogue) / (self.clock_mhz * 1e3),
+            latency_ms=(prologue + max(steps, memory) + epilogue) / (self.clock_mhz * 1e3),
             energy_mj=energy_pj * 1e-9,
             size_bytes=size_bytes(layer, bits),
             bops=bops(layer, bits),
+            compute_ms=steps / (self.clock_mhz * 1e3),
+            memory_ms=memory / (self.clock_mhz * 1e3),
+            memory_bytes=(fetched + written) / 8,
         )
 
     def _execute_cycles(self, gemm: _Gemm, w_bits: int, a_bits: int) -> int:
@@ -112,14 +120,6 @@ class Bismo:
 
     def _written_bits(self, gemm: _Gemm) -> int:
         return gemm.groups * gemm.m * gemm.n * self.accumulator_bits
-
-    def _width(self, layer: LayerSpec, what: str, width: int | None) -> int:
-        if width is None or width > self.max_bits:
-            raise HardwareError(
-                f"hardware {self.name!r} multiplies integers of 1 to {self.max_bits} bits, but layer {layer.name!r} "
-                f"has {what}={width}{' (floating point)' if width is None else ''}; give it one of those widths"
-            )
-        return width
 
 
 def _ceil(amount: int, unit: int) -> int:

@@ -4,23 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.resources.abc import Traversable
 from typing import Any, get_type_hints
 
 import yaml
 
-from haq.errors import HardwareError, did_you_mean
+from haq.config import parse_bits
+from haq.constraints import METRICS
+from haq.errors import ConfigError, HardwareError, did_you_mean
+from haq.policy import LayerBits
 
-__all__ = ["read_description"]
+__all__ = ["Description", "Parameter", "build_hardware", "read_description"]
+
+_KEYS = ("name", "kind", "summary", "pairs", "limits", "parameters")
 
 
-def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Any:
-    """Builds the hardware that `file` describes.
+@dataclass(frozen=True)
+class Parameter:
+    """A number of a hardware description, with its unit and where it comes from."""
 
-    The file holds `name`, `kind` (a key of `kinds`) and `parameters`. These are the fields of that dataclass that carry
-    a `unit` in their metadata, each a mapping of `value`, a positive number, `unit`, which must be the field's, and
-    `source`, which says where the number comes from.
+    value: float
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a hardware file says.
+
+    Attributes:
+        name: Short and unique.
+        kind: Cost model that the parameters are for.
+        summary: One line for people.
+        pairs: Legal pairs of widths, ascending.
+        limits: Key of `haq.constraints.METRICS` → what the device holds.
+        parameters: Field of the cost model → number.
+    """
+
+    name: str
+    kind: str
+    summary: str
+    pairs: tuple[LayerBits, ...]
+    limits: Mapping[str, Parameter]
+    parameters: Mapping[str, Parameter]
+
+
+def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Description:
+    """Reads a hardware file.
+
+    It holds `name`; `kind`, a key of `kinds`; `summary`; `pairs`, a list of legal widths such as `8/8` or `1-8/4,8`,
+    weights before activations; `limits`, a mapping of keys of `haq.constraints.METRICS`; and `parameters`, the fields
+    of that dataclass that carry a `unit` in their metadata. Each limit and parameter is a mapping of `value`, a
+    positive number, `unit`, which must be the expected one, and `source`, which says where the number comes from.
 
     Raises:
         HardwareError: The file cannot be read, a key is unknown or missing, or a value is wrong.
@@ -29,21 +65,49 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Any:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise HardwareError(f"cannot read hardware file {file}: {' '.join(str(error).split())}") from None
-    content = _mapping(file, "", content, ("name", "kind", "parameters"))
+    content = _mapping(file, "", content, _KEYS)
     name = _text(file, "name", content["name"], "give the hardware a short name")
     kind = _text(file, "kind", content["kind"], f"use {' or '.join(kinds)}")
     if kind not in kinds:
         raise HardwareError(f"{file}: kind={kind!r}: unknown{did_you_mean(kind, kinds)}; known: {', '.join(kinds)}")
+    summary = _text(file, "summary", content["summary"], "say in one line what the hardware is")
+    pairs = _pairs(file, content["pairs"])
+
+    kept = {key: metric.kept_unit for key, metric in METRICS.items()}
+    limits = _mapping(file, "limits", content["limits"], kept, every=False)
     units = {field.name: field.metadata["unit"] for field in fields(kinds[kind]) if "unit" in field.metadata}
     types = get_type_hints(kinds[kind])
     parameters = _mapping(file, "parameters", content["parameters"], units)
-    return kinds[kind](
-        name=name, **{key: _number(file, f"parameters.{key}", parameters[key], types[key], units[key]) for key in units}
-    )
+    return Description(
+        name, kind, summary, pairs,
+        {key: _number(file, f"limits.{key}", entry, float, kept[key]) for key, entry in limits.items()},
+        {key: _number(file, f"parameters.{key}", parameters[key], types[key], units[key]) for key in units},
+    )  # fmt: skip
 
 
-def _mapping(file: Traversable, path: str, value: object, keys: Collection[str]) -> dict[str, Any]:
-    """Returns `value` if it is a mapping of exactly `keys`."""
+def build_hardware(description: Description, kinds: Mapping[str, type[Any]]) -> Any:
+    """Makes the cost model that `description` is for."""
+    limits = {key: limit.value for key, limit in description.limits.items()}
+    parameters = {key: parameter.value for key, parameter in description.parameters.items()}
+    return kinds[description.kind](name=description.name, pairs=description.pairs, limits=limits, **parameters)
+
+
+def _pairs(file: Traversable, value: object) -> tuple[LayerBits, ...]:
+    mend = "list legal widths, weights before activations, such as [8/8, 1-8/4,8]"
+    if not isinstance(value, list) or not value:
+        raise HardwareError(f"{file}: pairs={value!r}: {mend}")
+    pairs = set()
+    for text in value:
+        w_bits, _, a_bits = str(text).partition("/")
+        try:
+            pairs |= {LayerBits(w, a) for w in parse_bits(w_bits) for a in parse_bits(a_bits)}
+        except ConfigError:
+            raise HardwareError(f"{file}: pairs: cannot read {text!r}; {mend}") from None
+    return tuple(sorted(pairs, key=lambda pair: (pair.w_bits or 0, pair.a_bits or 0)))
+
+
+def _mapping(file: Traversable, path: str, value: object, keys: Collection[str], every: bool = True) -> dict[str, Any]:
+    """Returns `value` if it is a mapping of exactly `keys`, or of some where not `every` one is needed."""
     where = path or "the file"
     if not isinstance(value, dict):
         raise HardwareError(f"{file}: {where} must be a mapping of {', '.join(keys)}, but got {value!r}")
@@ -51,7 +115,7 @@ def _mapping(file: Traversable, path: str, value: object, keys: Collection[str])
     if unknown := [key for key in value if key not in keys]:
         mend = did_you_mean(str(unknown[0]), keys)
         raise HardwareError(f"{file}: unknown key {f'{dotted}{unknown[0]}'!r}{mend}; known: {', '.join(keys)}")
-    if missing := [key for key in keys if key not in value]:
+    if missing := [key for key in keys if every and key not in value]:
         raise HardwareError(f"{file}: missing key {f'{dotted}{missing[0]}'!r}; {where} must hold {', '.join(keys)}")
     return value
 
@@ -62,7 +126,7 @@ def _text(file: Traversable, path: str, value: object, mend: str) -> str:
     return value
 
 
-def _number(file: Traversable, path: str, entry: object, number: type, unit: str) -> float:
+def _number(file: Traversable, path: str, entry: object, number: type, unit: str) -> Parameter:
     content = _mapping(file, path, entry, ("value", "unit", "source"))
     value = content["value"]
     whole = number is int
@@ -72,5 +136,5 @@ def _number(file: Traversable, path: str, entry: object, number: type, unit: str
         raise HardwareError(f"{file}: {path}.value={value!r}: must be a positive {'whole ' if whole else ''}number")
     if content["unit"] != unit:
         raise HardwareError(f"{file}: {path}.unit={content['unit']!r}: must be {unit!r}; convert the value")
-    _text(file, f"{path}.source", content["source"], "say where the number comes from, or 'chosen: ' and why")
-    return int(value) if whole else float(value)
+    source = _text(file, f"{path}.source", content["source"], "say where the number comes from, or 'chosen: ' and why")
+    return Parameter(int(value) if whole else float(value), unit, source)

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from haq.errors import HardwareError
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["Hardware", "LayerCost"]
+__all__ = ["Bound", "Hardware", "LayerCost", "check_pair", "listed_pairs"]
+
+Bound = Literal["compute", "memory"]
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs; the fields are those of `haq.constraints.METRICS`.
+    """What one layer costs; all but the last three are fields of `haq.constraints.METRICS`, and add up over layers.
 
     Attributes:
         latency_ms: Time for one batch.
         energy_mj: Energy for one batch.
         size_bytes: Stored parameters, the same on all hardware; see `haq.hwmodels.size_bytes`.
         bops: Bit operations for one sample, likewise; see `haq.hwmodels.bops`.
+        buffer_bytes: Working memory that the layer needs beside its input and output, while it runs.
+        compute_ms: Time that the arithmetic alone would take.
+        memory_ms: Time that moving operands and results alone would take.
+        memory_bytes: What is moved to and from memory for one batch.
     """
 
     latency_ms: float
     energy_mj: float
     size_bytes: float
     bops: float
+    buffer_bytes: float = 0.0
+    compute_ms: float = 0.0
+    memory_ms: float = 0.0
+    memory_bytes: float = 0.0
+
+    @property
+    def bound(self) -> Bound:
+        """What takes longer, and so sets the pace."""
+        return "compute" if self.compute_ms >= self.memory_ms else "memory"
 
 
 class Hardware(Protocol):
@@ -37,8 +54,22 @@ class Hardware(Protocol):
         ...
 
     @property
-    def supported_widths(self) -> tuple[int, ...]:
-        """Ascending widths that weights and activations may have."""
+    def pairs(self) -> tuple[LayerBits, ...]:
+        """Legal pairs of widths, ascending; a search proposes nothing else."""
+        ...
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """What the device holds: key of `haq.constraints.METRICS` → largest value, in the unit that it is kept in."""
+        ...
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bandwidth of the memory that layers fetch from: the slope of the roofline."""
+        ...
+
+    def macs_per_second(self, bits: LayerBits) -> float:
+        """Returns the most multiply-accumulates a second at the widths `bits`: the ceiling of the roofline."""
         ...
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:
@@ -48,3 +79,44 @@ class Hardware(Protocol):
             HardwareError: The hardware cannot run the layer at these widths.
         """
         ...
+
+
+def check_pair(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> tuple[int, int]:
+    """Returns the widths of weights and activations if the hardware runs them.
+
+    Raises:
+        HardwareError: It does not.
+    """
+    if bits not in hardware.pairs or bits.w_bits is None or bits.a_bits is None:
+        shown = "/".join("float" if width is None else str(width) for width in (bits.w_bits, bits.a_bits))
+        raise HardwareError(
+            f"layer {layer.name!r} has {shown} bits (weights/activations), but hardware {hardware.name!r} runs "
+            f"{listed_pairs(hardware.pairs)}; give the layer widths of these"
+        )
+    return bits.w_bits, bits.a_bits
+
+
+def listed_pairs(pairs: tuple[LayerBits, ...]) -> str:
+    """Writes legal pairs, weights before activations, as hardware files do.
+
+    Examples:
+        >>> listed_pairs(tuple(LayerBits(w, a) for w in (1, 2, 3, 8) for a in (4, 8)))
+        '1-3,8/4,8'
+        >>> listed_pairs((LayerBits(4, 8), LayerBits(8, 8), LayerBits(8, 16)))
+        '4/8 and 8/8,16'
+    """
+    rows: dict[str, list[int]] = {}
+    for w_bits in dict.fromkeys(pair.w_bits or 0 for pair in pairs):
+        rows.setdefault(_ranges([pair.a_bits or 0 for pair in pairs if pair.w_bits == w_bits]), []).append(w_bits)
+    return " and ".join(f"{_ranges(weights)}/{inputs}" for inputs, weights in rows.items())
+
+
+def _ranges(widths: list[int]) -> str:
+    """Writes ascending widths as `parse_bits` reads them."""
+    runs: list[list[int]] = []
+    for width in widths:
+        if runs and width == runs[-1][-1] + 1:
+            runs[-1].append(width)
+        else:
+            runs.append([width])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)

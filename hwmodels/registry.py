@@ -8,10 +8,10 @@ from pathlib import Path
 
 from haq.errors import HardwareError, did_you_mean
 from haq.hwmodels.bismo import Bismo
-from haq.hwmodels.description import read_description
+from haq.hwmodels.description import Description, build_hardware, read_description
 from haq.hwmodels.hardware import Hardware
 
-__all__ = ["get_hardware", "list_hardware"]
+__all__ = ["describe_hardware", "get_hardware", "list_hardware"]
 
 _KINDS: dict[str, type[Hardware]] = {"bismo": Bismo}
 
@@ -31,9 +31,15 @@ def get_hardware(name_or_path: str | Path) -> Hardware:
         HardwareError: There is no such name or file, or the description is wrong.
 
     Examples:
-        >>> get_hardware("edge").supported_widths
-        (1, 2, 3, 4, 5, 6, 7, 8)
+        >>> get_hardware("edge").clock_mhz
+        200.0
     """
+    hardware: Hardware = build_hardware(describe_hardware(name_or_path), _KINDS)
+    return hardware
+
+
+def describe_hardware(name_or_path: str | Path) -> Description:
+    """Returns what the description says, with the sources of its numbers; takes and raises what `get_hardware` does."""
     name = str(name_or_path)
     if Path(name).suffix in (".yaml", ".yml"):
         file: Traversable = Path(name).expanduser()
@@ -45,8 +51,7 @@ def get_hardware(name_or_path: str | Path) -> Hardware:
         raise HardwareError(
             f"unknown hardware {name!r}{did_you_mean(name, shipped)}; known: {_known()}, or the path of a .yaml file"
         )
-    hardware: Hardware = read_description(file, _KINDS)
-    return hardware
+    return read_description(file, _KINDS)
 
 
 def _shipped() -> dict[str, Traversable]:

@@ -93,12 +93,12 @@ def test_cloud_is_faster_than_edge(edge, make_layer, w, a, c_in, c_out, kernel):
 @pytest.mark.parametrize(
     ("bits", "said"),
     [
-        (LayerBits(None, 8), "w_bits=None (floating point)"),
-        (LayerBits(8, None), "a_bits=None (floating point)"),
-        (LayerBits(16, 8), "w_bits=16;"),
+        (LayerBits(None, 8), "float/8"),
+        (LayerBits(8, None), "8/float"),
+        (LayerBits(16, 8), "16/8"),
     ],
 )
 def test_widths_it_cannot_multiply_are_refused(edge, make_layer, bits, said):
     with pytest.raises(HardwareError) as error:
         edge.cost(make_layer("conv1"), bits)
-    assert "'edge' multiplies integers of 1 to 8 bits, but layer 'conv1' has " + said in str(error.value)
+    assert f"layer 'conv1' has {said} bits (weights/activations), but hardware 'edge' runs 1-8/1-8" in str(error.value)

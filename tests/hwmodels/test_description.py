@@ -8,7 +8,7 @@ import yaml
 
 from haq.errors import HardwareError
 from haq.hwmodels import Bismo, list_hardware
-from haq.hwmodels.description import read_description
+from haq.hwmodels.description import build_hardware, read_description
 
 KINDS = {"bismo": Bismo}
 SHIPPED = {
@@ -41,7 +41,7 @@ def test_every_shipped_number_has_a_source(name):
 def test_description_becomes_the_hardware(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(spoiled("parameters.rows.value", 4)), encoding="utf-8")
-    hardware = read_description(file, KINDS)
+    hardware = build_hardware(read_description(file, KINDS), KINDS)
     assert (hardware.name, hardware.rows, hardware.depth, hardware.clock_mhz) == ("edge", 4, 256, 200.0)
 
 
@@ -50,8 +50,14 @@ def test_description_becomes_the_hardware(tmp_path):
     [
         ("kind", "bismoo", "kind='bismoo': unknown (did you mean 'bismo'?); known: bismo"),
         ("name", "", "name='': give the hardware a short name"),
-        ("name", ..., "missing key 'name'; the file must hold name, kind, parameters"),
+        ("name", ..., "missing key 'name'; the file must hold name, kind, summary"),
         ("clock", 200, "unknown key 'clock'"),
+        ("summary", "", "summary='': say in one line what the hardware is"),
+        ("pairs", [], "pairs=[]: list legal widths, weights before activations, such as [8/8, 1-8/4,8]"),
+        ("pairs", ["8"], "pairs: cannot read '8'; list legal widths"),
+        ("pairs", ["9/8"], "pairs: cannot read '9/8'; list legal widths"),
+        ("limits", {"flash": 1}, "unknown key 'limits.flash'; known: latency, energy, size"),
+        ("limits", {"size": 32768}, "limits.size must be a mapping of value, unit, source, but got 32768"),
         ("parameters", 3, "parameters must be a mapping of rows, depth"),
         ("parameters.dram_bits_per_cyle", {}, "'parameters.dram_bits_per_cyle' (did you mean 'dram_bits_per_cycle'?)"),
         ("parameters.clock_mhz", ..., "missing key 'parameters.clock_mhz'"),
