@@ -90,6 +90,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (_FEATURES,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._widths: list[int] = []
+        self._range = tuple(sorted({width for field in budget.fields for width in budget.widths(field)}))
 
     @property
     def steps(self) -> int:
@@ -104,7 +105,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Sets the next width; returns `(observation, reward, terminated, truncated, info)`."""
-        width = width_of(float(np.asarray(action).reshape(-1)[0]), self.budget.bits)
+        width = width_of(float(np.asarray(action).reshape(-1)[0]), self._candidates(self._widths))
         self._widths.append(width)
         done = len(self._widths)
         if done < self.steps:
@@ -126,10 +127,17 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         widths = [getattr(policy[layer.name], field) for layer in self._free for field in self.budget.fields]
         previous: list[int | None] = [None, *widths]
         seen = np.stack([self._observation(step, width) for step, width in enumerate(previous)])
-        actions = np.array([[action_of(width, self.budget.bits)] for width in widths], np.float32)
+        actions = np.array(
+            [[action_of(width, self._candidates(widths[:step]))] for step, width in enumerate(widths)], np.float32
+        )
         dones = np.zeros(self.steps, np.float32)
         dones[-1] = 1.0
         return Transitions(seen[:-1], actions, seen[1:], dones)
+
+    def _candidates(self, decided: Sequence[int]) -> tuple[int, ...]:
+        """Widths to choose from next; those of activations must be legal beside the weights just decided."""
+        field = self.budget.fields[len(decided) % len(self.budget.fields)]
+        return self.budget.widths(field, decided[-1] if field == "a_bits" else None)
 
     def _policy(self, widths: Sequence[int]) -> BitPolicy:
         per_layer = len(self.budget.fields)
@@ -145,7 +153,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         per_layer = len(self.budget.fields)
         observation: Array = self._features[min(step, self.steps - 1) // per_layer].copy()
         observation[8] = 1.0 - step % per_layer
-        observation[9] = 0.0 if previous is None else (action_of(previous, self.budget.bits) + 1) / 2
+        observation[9] = 0.0 if previous is None else (action_of(previous, self._range) + 1) / 2
         return observation
 
 

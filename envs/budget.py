@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from typing import Literal
 
 from haq.constraints import Constraint, format_cost
-from haq.errors import ConstraintError
+from haq.errors import ConstraintError, HardwareError
 from haq.hwmodels import CostTable
+from haq.hwmodels.hardware import listed_pairs
 from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["Budget"]
+
+Field = Literal["w_bits", "a_bits"]
 
 
 class Budget:
     """One or more upper limits that a policy must meet all at once.
 
+    Candidates are the pairs of widths that the table prices and `bits` allows, so nothing that the hardware cannot run
+    is ever proposed.
+
     Args:
-        table: Prices every layer at every candidate width, and at the pinned and the uniform 8-bit widths.
+        table: Prices every layer at every candidate pair, and at the pinned and the uniform 8-bit widths.
         constraints: Limits; relative ones are fractions of the uniform 8-bit network's cost.
         bits: Candidate widths, ascending.
         pinned: Layers whose widths are not up for search.
         scheme: What realises the widths; policies carry its name.
         weights_only: Whether activations stay in floating point, so that only widths of weights are chosen.
+
+    Attributes:
+        pairs: Candidates for a free layer, ascending.
+        fields: What is decided for a layer, in this order.
 
     Raises:
         ConstraintError: No policy meets a limit; the message names the smallest reachable value.
@@ -37,12 +47,18 @@ class Budget:
         scheme: str = "linear",
         weights_only: bool = False,
     ) -> None:
-        self.table, self.bits, self.scheme, self.weights_only = table, tuple(bits), scheme, weights_only
+        self.table, self.scheme = table, scheme
         self.pinned = {name: LayerBits(b.w_bits, None) if weights_only else b for name, b in pinned.items()}
-        self.fields = ("w_bits",) if weights_only else ("w_bits", "a_bits")
+        self.fields: tuple[Field, ...] = ("w_bits",) if weights_only else ("w_bits", "a_bits")
+        self.pairs = tuple(pair for pair in table.pairs if {pair.w_bits, pair.a_bits} <= {None, *bits})
+        self._lower = {(pair, field): self._next(pair, field, -1) for pair in self.pairs for field in self.fields}
+        self._higher = {(pair, field): self._next(pair, field, 1) for pair in self.pairs for field in self.fields}
         uniform8 = table.cost(self._policy(8, {}))
         self.constraints = tuple(constraint.resolve(uniform8[constraint.field]) for constraint in constraints)
-        smallest = table.cost(self.uniform(self.bits[0]))
+        self._check_reachable()
+
+    def _check_reachable(self) -> None:
+        smallest = self.table.cost(self.uniform(self.bits[0]))
         for constraint in self.constraints:
             reachable = smallest[constraint.field]
             if reachable > constraint.limit:
@@ -52,13 +68,52 @@ class Budget:
                     "raise the limit or allow smaller --bits"
                 )
 
+    # Candidates
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Candidate widths of weights, ascending."""
+        return self.widths("w_bits")
+
+    def widths(self, field: Field, w_bits: int | None = None) -> tuple[int, ...]:
+        """Returns candidate widths of `field`, ascending: for activations, those legal beside weights of `w_bits`."""
+        pairs = self.pairs if w_bits is None else (pair for pair in self.pairs if pair.w_bits == w_bits)
+        return tuple(sorted({getattr(pair, field) for pair in pairs} - {None}))
+
     def uniform(self, bits: int) -> BitPolicy:
-        """Returns the policy with `bits` everywhere but in pinned layers."""
+        """Returns the policy with weights of `bits` everywhere but in pinned layers; see `uniform_pair`."""
         return self._policy(bits, self.pinned)
 
+    def uniform_pair(self, bits: int) -> LayerBits:
+        """Returns the pair that stands for `bits` alone: equal widths, or the nearest activations that are legal."""
+        pairs = [pair for pair in self.table.pairs if pair.w_bits == bits]
+        if not pairs:
+            raise HardwareError(
+                f"the cost table of {self.table.hardware!r} has no weights of {bits} bits; it covers "
+                f"{listed_pairs(self.table.pairs)}"
+            )
+        return min(pairs, key=lambda pair: abs((pair.a_bits or bits) - bits))
+
     def _policy(self, bits: int, pinned: Mapping[str, LayerBits]) -> BitPolicy:
-        policy = BitPolicy.uniform(list(self.table.layers), bits, pinned).with_scheme(self.scheme)
-        return policy.without_activations() if self.weights_only else policy
+        pair = self.uniform_pair(bits)
+        return BitPolicy({name: pinned.get(name, pair) for name in self.table.layers}, self.scheme)
+
+    def _next(self, pair: LayerBits, field: Field, direction: int) -> LayerBits | None:
+        """The candidate with the nearest width of `field` in a direction, whose other width moves no other way."""
+
+        def distance(other: LayerBits) -> tuple[int, int]:
+            moves = {name: direction * (getattr(other, name) - getattr(pair, name)) for name in self.fields}
+            return moves[field], sum(moves.values())
+
+        onward = [
+            other
+            for other in self.pairs
+            if distance(other)[0] > 0
+            and all(direction * (getattr(other, name) - getattr(pair, name)) >= 0 for name in self.fields)
+        ]
+        return min(onward, key=distance, default=None)
+
+    # Limits
 
     def allows(self, policy: BitPolicy) -> bool:
         """Whether the policy meets every limit."""
@@ -72,19 +127,18 @@ class Budget:
     def spend(self, policy: BitPolicy) -> BitPolicy:
         """Raises widths of a policy that fits for as long as it still fits.
 
-        Layers are visited from the first to the last, weights before activations, one candidate width each, over and
-        over. Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
+        Layers are visited from the first to the last, weights before activations, one candidate each, over and over.
+        Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
         activations; this gives them back.
         """
-        higher = dict(zip(self.bits, self.bits[1:], strict=False))
         layers, raised = dict(policy), True
         while raised:
             raised = False
             for name in (name for name in layers if name not in self.pinned):
                 for field in self.fields:
-                    before = layers[name]
-                    if getattr(before, field) in higher:
-                        layers[name] = replace(before, **{field: higher[getattr(before, field)]})
+                    before, higher = layers[name], self._higher.get((layers[name], field))
+                    if higher is not None:
+                        layers[name] = higher
                         if self.allows(BitPolicy(layers, policy.scheme)):
                             raised = True
                         else:
@@ -94,10 +148,9 @@ class Budget:
     def decrease(self, policy: BitPolicy) -> BitPolicy:
         """Fits a policy to the budget by HAQ's sequential decrease (arXiv:1811.08886, section 3.4).
 
-        Layers are visited from the last to the first, weights before activations, and lowered by one candidate width
-        each, over and over, until all limits hold. A policy that fits comes back unchanged.
+        Layers are visited from the last to the first, weights before activations, and lowered by one candidate each,
+        over and over, until all limits hold. A policy that fits comes back unchanged.
         """
-        lower = dict(zip(self.bits[1:], self.bits, strict=False))
         layers = dict(policy)
         free = [name for name in reversed(layers) if name not in self.pinned]
         candidate = policy
@@ -105,9 +158,9 @@ class Budget:
             before = candidate
             for name in free:
                 for field in self.fields:
-                    width = getattr(layers[name], field)
-                    if width in lower:
-                        layers[name] = replace(layers[name], **{field: lower[width]})
+                    lower = self._lower.get((layers[name], field))
+                    if lower is not None:
+                        layers[name] = lower
                         candidate = BitPolicy(layers, policy.scheme)
                         if self.allows(candidate):
                             return candidate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from haq.errors import ConstraintError, did_you_mean
 
@@ -13,7 +13,7 @@ __all__ = ["METRICS", "Constraint", "Metric", "format_cost", "parse_constraint"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A cost that adds up over layers.
+    """A cost that adds up over layers; of `ram`, working memory, the peak over the network counts.
 
     Attributes:
         name: As in `latency=10ms`.
@@ -32,14 +32,15 @@ class Metric:
 
 
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+_BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("latency", "latency_ms", {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3}),
         Metric("energy", "energy_mj", {"mJ": 1.0, "J": 1e3, "uJ": 1e-3, "µJ": 1e-3}),
-        Metric("size", "size_bytes", {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, **_BINARY}),
+        Metric("size", "size_bytes", _BYTES),
+        Metric("ram", "ram_bytes", _BYTES),
         Metric("bops", "bops", _DECIMAL),
     )
 }
@@ -56,11 +57,13 @@ class Constraint:
         metric: Key of `METRICS`.
         limit: In the metric's kept unit; a fraction of the uniform 8-bit network's cost when `relative`.
         relative: Whether `limit` is a fraction.
+        origin: Who sets the limit, when it is not the user: the hardware that holds no more.
     """
 
     metric: str
     limit: float
     relative: bool = False
+    origin: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -77,12 +80,12 @@ class Constraint:
 
     def resolve(self, uniform8: float) -> Constraint:
         """Returns the absolute constraint, given the uniform 8-bit network's cost in the same metric."""
-        return Constraint(self.metric, self.limit * uniform8) if self.relative else self
+        return replace(self, limit=self.limit * uniform8, relative=False) if self.relative else self
 
     def __str__(self) -> str:
         if self.relative:
             return f"{self.metric} ≤ {self.limit:.4g} of uniform 8-bit"
-        return f"{self.metric} ≤ {format_cost(self.field, self.limit)}"
+        return f"{self.metric} ≤ {format_cost(self.field, self.limit)}{f' ({self.origin})' if self.origin else ''}"
 
 
 def parse_constraint(text: str) -> Constraint:
@@ -137,7 +140,7 @@ def format_cost(field: str, value: float | None) -> str:
         return _scaled(value, [(1e3, "s"), (1.0, "ms"), (1e-3, "µs")])
     if field == "energy_mj":
         return _scaled(value, [(1e3, "J"), (1.0, "mJ"), (1e-3, "µJ")])
-    if field == "size_bytes":
+    if field in ("size_bytes", "ram_bytes"):
         return _scaled(value, [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")])
     return _scaled(value, [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]) + "bops"
 

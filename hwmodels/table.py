@@ -14,24 +14,28 @@ from haq import __version__
 from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
 from haq.hwmodels.footprint import bops, size_bytes
-from haq.hwmodels.hardware import Hardware
+from haq.hwmodels.hardware import Hardware, listed_pairs
+from haq.hwmodels.memory import MemoryPlan
 from haq.layers import LayerSpec
 from haq.policy import WIDTHS, BitPolicy, LayerBits
 
-__all__ = ["CostTable", "Origin"]
+__all__ = ["TABLE_FIELDS", "CostTable", "Origin"]
 
 Origin = Literal["modelled", "measured", "interpolated"]
 Costs = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_FIELDS = tuple(metric.field for metric in METRICS.values())
+_RAM = METRICS["ram"].field
+TABLE_FIELDS = (*(metric.field for metric in METRICS.values() if metric.field != _RAM), "buffer_bytes")
+"""What a table may hold of each cell; all but `buffer_bytes` add up over the layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class CostTable:
     """Costs of the layers of one network on one piece of hardware; those of different layers add up.
 
-    Costs are looked up by the widths themselves, never by offset, and what the table does not hold is an error.
+    Costs are looked up by the widths themselves, never by offset, and what the table does not hold is an error. A pair
+    of widths that the hardware cannot run costs infinity in every layer.
 
     Attributes:
         hardware: Name of the hardware.
@@ -39,10 +43,13 @@ class CostTable:
         layers: Layer names, L of them.
         w_bits: Ascending weight widths, W of them.
         a_bits: Ascending activation widths, A of them; or `None` alone, for activations in floating point.
-        metrics: Field of `LayerCost` → read-only costs, `(L, W, A)`, finite and not negative. A measured table may
-            lack some fields.
+        metrics: Field of `LayerCost` → read-only costs, `(L, W, A)`, not negative. A measured table may lack some.
         origin: How the costs came to be.
         version: What made them: of this package for a model, of the kernels for a measurement.
+        rest: Field → what the operations between the layers cost, whatever the widths; part of every total.
+        memory: Which activations are alive at once, for `ram_bytes`; `None` where that is not known.
+        details: What else is known of each cell, such as the spread of a measurement, `(L, W, A)`; kept in files.
+        provenance: What is known of the table's making, such as the device, its features and the date; likewise.
 
     Raises:
         HardwareError: An axis or a cost is wrong.
@@ -56,7 +63,12 @@ class CostTable:
     metrics: Mapping[str, Costs]
     origin: Origin
     version: str
+    rest: Mapping[str, float] = field(default_factory=dict)
+    memory: MemoryPlan | None = None
+    details: Mapping[str, Costs] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
+    _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_axes()
@@ -65,6 +77,7 @@ class CostTable:
             self._check_costs(metric, costs)
             costs.setflags(write=False)
         object.__setattr__(self, "metrics", metrics)
+        self._check_pairs()
         object.__setattr__(self, "_rows", np.arange(len(self.layers)))
 
     @classmethod
@@ -75,21 +88,34 @@ class CostTable:
         w_bits: Sequence[int],
         a_bits: Sequence[int],
         batch: int = 16,
+        memory: MemoryPlan | None = None,
     ) -> CostTable:
-        """Prices every layer at every pair of widths; pinned layers need their widths among them.
+        """Prices every layer at every legal pair of widths; widths without one are left out.
 
         Raises:
-            HardwareError: The hardware does not support a width.
+            HardwareError: The hardware runs none of the pairs, or not a layer.
         """
-        w_bits, a_bits = tuple(sorted(set(w_bits))), tuple(sorted(set(a_bits)))
-        shape = (len(layers), len(w_bits), len(a_bits))
-        metrics = {metric: np.empty(shape) for metric in _FIELDS}
-        for row, column, depth in np.ndindex(shape):
-            cost = hardware.cost(layers[row], LayerBits(w_bits[column], a_bits[depth]), batch)
-            for metric, costs in metrics.items():
-                costs[row, column, depth] = getattr(cost, metric)
+        pairs = [pair for pair in hardware.pairs if pair.w_bits in w_bits and pair.a_bits in a_bits]
+        if not pairs:
+            raise HardwareError(
+                f"hardware {hardware.name!r} runs {listed_pairs(hardware.pairs)} bits (weights/activations), none of "
+                f"{_listed(sorted(set(w_bits)))}/{_listed(sorted(set(a_bits)))}; choose widths of these"
+            )
+        w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
+        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in TABLE_FIELDS}
+        for row, layer in enumerate(layers):
+            for pair in pairs:
+                cost = hardware.cost(layer, pair, batch)
+                cell = row, w_axis.index(pair.w_bits or 0), a_axis.index(pair.a_bits or 0)
+                for metric, costs in metrics.items():
+                    costs[cell] = getattr(cost, metric)
+        if not np.any(metrics["buffer_bytes"][:, np.isfinite(metrics["buffer_bytes"][0])]):
+            del metrics["buffer_bytes"]
         names = tuple(layer.name for layer in layers)
-        return cls(hardware.name, batch, names, w_bits, a_bits, metrics, "modelled", f"haq {__version__}")
+        return cls(
+            hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
+            memory=memory,
+        )  # fmt: skip
 
     @classmethod
     def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
@@ -108,13 +134,24 @@ class CostTable:
     # Looking costs up
 
     def cost(self, policy: BitPolicy) -> dict[str, float]:
-        """Returns the whole network's cost: metric field → sum over the layers.
+        """Returns the whole network's cost: metric field → sum over the layers; of `ram_bytes`, the peak.
 
         Raises:
-            HardwareError: The policy's layers are not exactly the table's, or it has a width that the table lacks.
+            HardwareError: The policy's layers are not exactly the table's, or it has a pair of widths that the table
+                lacks.
         """
         w_index, a_index = self.indices(policy)
-        return {metric: self.total(metric, w_index, a_index) for metric in self.metrics}
+        return {metric: self.total(metric, w_index, a_index) for metric in self.fields}
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What totals there are."""
+        return (*(metric for metric in self.metrics if metric != "buffer_bytes"), *([_RAM] if self.memory else []))
+
+    @property
+    def pairs(self) -> tuple[LayerBits, ...]:
+        """Pairs of widths that the table prices, ascending."""
+        return tuple(LayerBits(self.w_bits[w], self.a_bits[a]) for w, a in np.argwhere(self._legal))
 
     def layer_costs(self, policy: BitPolicy, metric: str) -> Costs:
         """Returns what each layer costs, `(L,)`, in the table's order; raises like `cost`."""
@@ -134,15 +171,29 @@ class CostTable:
             )
         w_index = [self._position("w_bits", name, policy[name].w_bits) for name in self.layers]
         a_index = [self._position("a_bits", name, policy[name].a_bits) for name in self.layers]
+        for name, w, a in zip(self.layers, w_index, a_index, strict=True):
+            self._check_legal(name, w, a)
         return np.array(w_index, dtype=np.intp), np.array(a_index, dtype=np.intp)
 
+    def _check_legal(self, layer: str, w: int, a: int) -> None:
+        if not self._legal[w, a]:
+            raise HardwareError(
+                f"{self.w_bits[w]}/{self.a_bits[a]} bits (weights/activations) for layer {layer!r}: the cost table of "
+                f"{self.hardware!r} covers {listed_pairs(self.pairs)}; give the layer widths of these"
+            )
+
     def total(self, metric: str, w_index: Indices, a_index: Indices) -> float:
-        """Returns the sum over the layers for one policy, whose indices, `(L,)` each, came from `indices`."""
-        return float(self.totals(metric, w_index, a_index))
+        """Returns the total for one policy, whose indices, `(L,)` each, came from `indices`."""
+        return float(self.totals(metric, w_index[None], a_index[None])[0])
 
     def totals(self, metric: str, w_index: Indices, a_index: Indices) -> Costs:
-        """Returns the sums over the layers, `(P,)`, for P policies at once, whose indices are `(P, L)` each."""
-        sums: Costs = self._costs(metric)[self._rows, w_index, a_index].sum(axis=-1)
+        """Returns the totals, `(P,)`, for P policies at once, whose indices are `(P, L)` each; illegal ones are ∞."""
+        if metric == _RAM and self.memory is not None:
+            widths = np.array([width or 0 for width in self.a_bits])[a_index]
+            buffers = self.metrics.get("buffer_bytes")
+            beside = np.zeros(widths.shape) if buffers is None else buffers[self._rows, w_index, a_index]
+            return self.memory.peaks(self.layers, widths, beside, self.batch)
+        sums: Costs = self._costs(metric)[self._rows, w_index, a_index].sum(axis=-1) + self.rest.get(metric, 0.0)
         return sums
 
     def minimum(self, metric: str, pinned: Mapping[str, LayerBits] | None = None) -> float:
@@ -156,7 +207,7 @@ class CostTable:
             HardwareError: A pinned layer or width, or the metric, is not in the table.
         """
         costs = self._costs(metric)
-        smallest, largest = costs.min(axis=(1, 2)), costs.max(axis=(1, 2))
+        smallest, largest = costs.min(axis=(1, 2)), np.where(self._legal, costs, 0.0).max(axis=(1, 2))
         for name, bits in (pinned or {}).items():
             if name not in self.layers:
                 raise HardwareError(
@@ -166,7 +217,8 @@ class CostTable:
             row = self.layers.index(name)
             w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
             smallest[row] = largest[row] = costs[row, w, a]
-        return float(smallest.sum()), float(largest.sum())
+        rest = self.rest.get(metric, 0.0)
+        return float(smallest.sum() + rest), float(largest.sum() + rest)
 
     def _costs(self, metric: str) -> Costs:
         if metric not in self.metrics:
@@ -226,25 +278,40 @@ class CostTable:
         if self.origin not in get_args(Origin):
             raise HardwareError(f"origin={self.origin!r}: costs are {' or '.join(get_args(Origin))}")
         if not self.metrics:
-            raise HardwareError(f"a cost table needs at least one of {', '.join(_FIELDS)}")
+            raise HardwareError(f"a cost table needs at least one of {', '.join(TABLE_FIELDS)}")
 
     def _check_costs(self, metric: str, costs: Costs) -> None:
-        if metric not in _FIELDS:
+        if metric not in TABLE_FIELDS:
             raise HardwareError(
-                f"{metric!r} is not a cost{did_you_mean(metric, _FIELDS)}; a table may hold {', '.join(_FIELDS)}"
+                f"{metric!r} is not a cost{did_you_mean(metric, TABLE_FIELDS)}; "
+                f"a table may hold {', '.join(TABLE_FIELDS)}"
             )
         shape = (len(self.layers), len(self.w_bits), len(self.a_bits))
         if costs.shape != shape:
             raise HardwareError(
                 f"{metric} has shape {costs.shape}, but the layers and widths of the table make it {shape}"
             )
-        wrong = np.argwhere(~(np.isfinite(costs) & (costs >= 0)))
+        wrong = np.argwhere(~(costs >= 0))
         if len(wrong):
             row, w, a = wrong[0]
             raise HardwareError(
                 f"{metric}={costs[row, w, a]} for layer {self.layers[row]!r} at w_bits={self.w_bits[w]}, "
                 f"a_bits={self.a_bits[a]}: a cost is finite and not negative; build or measure the table again"
             )
+
+    def _check_pairs(self) -> None:
+        """A pair of widths has a price in every layer and metric, or in none."""
+        legal = np.isfinite(next(iter(self.metrics.values()))[0])
+        for metric, costs in self.metrics.items():
+            odd = np.argwhere(np.isfinite(costs) != legal)
+            if len(odd):
+                row, w, a = odd[0]
+                raise HardwareError(
+                    f"{metric} of layer {self.layers[row]!r} at w_bits={self.w_bits[w]}, a_bits={self.a_bits[a]} is "
+                    f"{costs[row, w, a]}, unlike other costs at these widths; "
+                    "a pair is priced in every layer or in none"
+                )
+        object.__setattr__(self, "_legal", legal)
 
 
 def _listed(widths: Sequence[int | None]) -> str:

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
+from haq.constraints import METRICS, Constraint
 from haq.data import ImageData, get_data
 from haq.envs import Budget
-from haq.errors import ConfigError, ConstraintError, DataError, HardwareError
+from haq.errors import ConfigError, ConstraintError, DataError, ModelError
 from haq.hwmodels import CostTable, get_hardware
+from haq.hwmodels.hardware import listed_pairs
+from haq.hwmodels.memory import MemoryPlan
+from haq.hwmodels.pricing import Prices, is_table, price
 from haq.layers import LayerSpec, evaluating, trace
 from haq.models import open_model
 from haq.policy import LayerBits
@@ -53,13 +57,14 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
 
     Raises:
-        ConfigError: A width is not supported by the hardware.
+        ConfigError: No width is supported by the hardware.
         ConstraintError: No policy meets the constraints.
         DataError: The data cannot be used with the model.
         HardwareError: The hardware is unknown or its description is wrong.
         ModelError: The model or its weights are wrong.
     """
-    hardware = get_hardware(config.hardware)
+    if not is_table(config.hardware):
+        get_hardware(config.hardware)  # a wrong name is known before the data is read
     scheme = _scheme(config, observer)
     data = get_data(config.data, config.val_images, config.seed)
     model = open_model(
@@ -70,24 +75,46 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     _check_classes(model, sample, data)
     widths = tuple(sorted({*config.bits, 8}))
     weights_only = config.weights_only or scheme.inputs is None
-    try:
-        table = (
-            CostTable.footprint(layers, widths)
-            if weights_only
-            else CostTable.build(hardware, layers, widths, widths, config.batch)
-        )
-    except HardwareError as error:
-        raise ConfigError(f"--bits with --hardware {config.hardware}: {error}") from None
-    constraints = config.parsed_constraints()
+    prices = (
+        Prices(CostTable.footprint(layers, widths))
+        if weights_only
+        else price(config.hardware, layers, widths, config.batch, _memory(config, model, sample))
+    )
+    table = prices.table
+    held = (Constraint(key, limit, origin=f"{table.hardware} holds no more") for key, limit in prices.limits.items())
+    constraints = [*config.parsed_constraints(), *held]
     for constraint in constraints:
-        if constraint.field not in table.metrics:
-            raise ConstraintError(
-                f"{constraint} cannot be kept with weights alone: no hardware here prices floating-point activations; "
-                "constrain size or bops, or quantize activations too"
-            )
+        if constraint.field not in table.fields:
+            known = " or ".join(name for name, metric in METRICS.items() if metric.field in table.fields)
+            mend = "constrain" if not weights_only else "quantize activations too, or constrain"
+            raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {mend} {known}")
+    if not any({pair.w_bits, pair.a_bits} <= {None, *config.bits} for pair in table.pairs):
+        raise ConfigError(
+            f"--bits {','.join(map(str, config.bits))} with --hardware {config.hardware}: it runs "
+            f"{listed_pairs(table.pairs)} bits (weights/activations); give --bits of these"
+        )
+    left_out = sorted(set(config.bits) - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)})
+    if left_out and not weights_only:
+        observer.say(
+            f"note: {table.hardware} runs {listed_pairs(table.pairs)} bits (weights/activations) of those asked for; "
+            f"{', '.join(map(str, left_out))} left out"
+        )
     pinned = pinned_ends(layers) if config.pin_ends else {}
     budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only)
     return Problem(model, data, sample, layers, table, budget)
+
+
+def _memory(config: SearchConfig, model: nn.Module, sample: Tensor) -> MemoryPlan | None:
+    """Which activations are alive at once; a network that cannot be traced has no plan, and no RAM to constrain."""
+    from haq.hwmodels.liveness import plan_memory
+
+    try:
+        return plan_memory(model, sample)
+    except ModelError:
+        limited = not is_table(config.hardware) and "ram" in get_hardware(config.hardware).limits
+        if limited or any(constraint.metric == "ram" for constraint in config.parsed_constraints()):
+            raise
+        return None
 
 
 def _scheme(config: SearchConfig, observer: Observer) -> Scheme:

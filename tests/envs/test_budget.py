@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,6 +6,7 @@ from hypothesis import strategies as st
 from haq.constraints import Constraint, format_cost
 from haq.envs import Budget
 from haq.errors import ConstraintError
+from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, LayerBits
 
 from .conftest import WIDTHS, make_table
@@ -63,3 +65,39 @@ def test_largest_uniform() -> None:
     assert budget(1.0).largest_uniform() == 8
     assert budget(0.3).largest_uniform() == 4
     assert budget(0.0626).largest_uniform() == 2
+
+
+# Hardware that does not run every pair of widths
+
+DIAGONAL = (LayerBits(2, 2), LayerBits(4, 4), LayerBits(8, 8))
+INT8 = (LayerBits(4, 8), LayerBits(8, 8), LayerBits(8, 16))
+
+
+def picky(pairs: tuple[LayerBits, ...], share: float, count: int = 3) -> Budget:
+    """A budget on a table that prices only `pairs`."""
+    w_bits, a_bits = (tuple(sorted({getattr(pair, name) for pair in pairs})) for name in ("w_bits", "a_bits"))
+    cells = [[LayerBits(w, a) in pairs for a in a_bits] for w in w_bits]
+    product = np.where(cells, np.outer(w_bits, a_bits).astype(float), np.inf)
+    names = tuple(f"conv{i}" for i in range(count))
+    table = CostTable(
+        "picky", 1, names, w_bits, a_bits, {"latency_ms": np.stack([product] * count)}, "modelled", "test"
+    )
+    return Budget(table, [Constraint("latency", share, relative=True)], (2, 4, 8, 16), {})
+
+
+@pytest.mark.parametrize("pairs", [DIAGONAL, INT8])
+@given(data=st.data(), share=st.floats(0.5, 2.0))
+def test_illegal_pairs_are_never_proposed(pairs: tuple[LayerBits, ...], data: st.DataObject, share: float) -> None:
+    fitted = picky(pairs, share)
+    chosen = data.draw(st.lists(st.sampled_from(pairs), min_size=3, max_size=3))
+    policy = fitted.decrease(BitPolicy({f"conv{i}": pair for i, pair in enumerate(chosen)}))
+    assert fitted.allows(policy)
+    assert fitted.allows(fitted.spend(policy))
+    assert set(fitted.spend(policy).values()) <= set(pairs)
+
+
+def test_equal_widths_become_the_nearest_legal_ones() -> None:
+    fitted = picky(INT8, 1.0)
+    assert fitted.uniform(4)["conv0"] == LayerBits(4, 8)
+    assert fitted.uniform(8)["conv0"] == LayerBits(8, 8)
+    assert (fitted.bits, fitted.widths("a_bits"), fitted.widths("a_bits", 4)) == ((4, 8), (8, 16), (8,))

@@ -57,7 +57,7 @@ def test_an_absolute_constraint_resolves_to_itself() -> None:
         ("latency=nanms", "cannot read constraint"),
         ("latency=1.2.3ms", "cannot read the number '1.2.3'"),
         ("latancy=10ms", "unknown constraint 'latancy' (did you mean 'latency'?)"),
-        ("colour=10ms", "known: latency, energy, size, bops"),
+        ("colour=10ms", "known: latency, energy, size, ram, bops"),
         ("latency=10", "no unit in constraint"),
         ("latency=10kB", "unknown unit 'kB' in constraint 'latency=10kB'; latency takes ms, s, us, µs, or %"),
         ("latency=0ms", "the limit must be a positive number"),

@@ -6,7 +6,7 @@ import torch
 from ray.tune.search import Searcher
 
 from haq.envs import BitAllocationEnv
-from haq.policy import BitPolicy
+from haq.policy import BitPolicy, LayerBits
 from haq.search.agent import DDPGAgent
 from haq.search.searcher import METRIC, BitSearcher
 
@@ -77,7 +77,7 @@ def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
 
 
 def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
-    env.budget.bits = (2,)
+    env.budget.pairs = (LayerBits(2, 2),)
     searcher = BitSearcher(env, DDPGAgent(env, 5, 0))
     play(searcher, 1)
     assert searcher.suggest("more") == Searcher.FINISHED

@@ -1,0 +1,103 @@
+"""Pricing a network: by a cost model, or by a table that was measured or brought along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from haq.errors import HardwareError
+from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.memory import MemoryPlan
+from haq.hwmodels.registry import get_hardware
+from haq.hwmodels.table import CostTable
+from haq.layers import LayerSpec
+from haq.policy import LayerBits
+
+__all__ = ["TABLE_SUFFIXES", "Prices", "is_table", "price"]
+
+TABLE_SUFFIXES = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the layers of a network cost on some hardware, and what it holds.
+
+    Attributes:
+        table: Prices of every layer.
+        limits: As in `Hardware`; nothing for a table.
+    """
+
+    table: CostTable
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+
+def is_table(name: str) -> bool:
+    """Whether `--hardware` names a cost table rather than hardware with a cost model."""
+    return Path(name).suffix.lower() in TABLE_SUFFIXES
+
+
+def price(
+    name: str, layers: Sequence[LayerSpec], bits: Sequence[int], batch: int, memory: MemoryPlan | None = None
+) -> Prices:
+    """Prices `layers` at the legal ones of all pairs of `bits`.
+
+    Args:
+        name: Of hardware that ships with the package, or the path of a hardware file or of a cost table.
+        layers: Of the network.
+        bits: Widths of weights and activations to price; a table is taken as it is.
+        batch: Samples at once; must be the table's.
+        memory: Which activations are alive at once, where that is known.
+
+    Raises:
+        HardwareError: There is no such hardware, it runs none of the widths, or the table is not for these layers.
+    """
+    if not is_table(name):
+        hardware = get_hardware(name)
+        return Prices(CostTable.build(hardware, layers, bits, bits, batch, memory), hardware.limits)
+    from haq.hwmodels.tabular import load_table
+
+    table = load_table(Path(name))
+    try:
+        _check_network(table, layers)
+        if table.batch != batch:
+            raise HardwareError(f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}")
+    except HardwareError as error:
+        raise HardwareError(f"{name}: {error}") from None
+    metrics = {**_footprint(table, layers), **table.metrics}
+    return Prices(replace(table, metrics=metrics, memory=table.memory or memory))
+
+
+def _check_network(table: CostTable, layers: Sequence[LayerSpec]) -> None:
+    """Refuses a table of another network: other layers, or others of the same name."""
+    mend = "measure or build the table for this network"
+    names = [layer.name for layer in layers]
+    if missing := [name for name in names if name not in table.layers]:
+        raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {mend}")
+    if foreign := [name for name in table.layers if name not in names]:
+        raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {mend}")
+    for count, metric in ((size_bytes, "size_bytes"), (bops, "bops")):
+        for layer in layers if metric in table.metrics else ():
+            pair = table.pairs[0]
+            cell = table.layers.index(layer.name), table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
+            if table.metrics[metric][cell] != count(layer, pair):
+                raise HardwareError(
+                    f"{metric} of layer {layer.name!r} is {table.metrics[metric][cell]:g} in the cost table, but "
+                    f"{count(layer, pair):g} in the network: the layer has another shape; {mend}"
+                )
+
+
+def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.ndarray]:
+    """Size and bit operations of every cell, in the table's order of layers."""
+    specs = {layer.name: layer for layer in layers}
+    shape = (len(table.layers), len(table.w_bits), len(table.a_bits))
+    costs = {"size_bytes": np.full(shape, np.inf), "bops": np.full(shape, np.inf)}
+    for pair in table.pairs:
+        w, a = table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
+        for row, name in enumerate(table.layers):
+            bits = LayerBits(pair.w_bits, pair.a_bits)
+            costs["size_bytes"][row, w, a] = size_bytes(specs[name], bits)
+            costs["bops"][row, w, a] = bops(specs[name], bits)
+    return costs

@@ -1,0 +1,86 @@
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from haq.errors import HardwareError
+from haq.hwmodels import CostTable
+from haq.hwmodels.hardware import LayerCost
+from haq.hwmodels.pricing import price
+from haq.policy import BitPolicy, LayerBits
+
+
+class Npu:
+    """Runs three pairs of widths, and costs what their product is."""
+
+    name = "npu"
+    pairs = (LayerBits(4, 8), LayerBits(8, 8), LayerBits(8, 16))
+    limits: ClassVar = {"size": 1000.0}
+    bytes_per_second = 1e9
+
+    def macs_per_second(self, bits: LayerBits) -> float:
+        return 1e9
+
+    def cost(self, layer, bits, batch=16):
+        assert bits in self.pairs
+        return LayerCost(bits.w_bits * bits.a_bits, 1.0, 2.0, 3.0, buffer_bytes=bits.a_bits)
+
+
+@pytest.fixture
+def npu(layers) -> CostTable:
+    return CostTable.build(Npu(), layers, range(1, 9), (*range(1, 9), 16))
+
+
+def test_only_legal_pairs_are_priced(npu, layers):
+    assert (npu.w_bits, npu.a_bits, npu.pairs) == ((4, 8), (8, 16), Npu.pairs)
+    policy = BitPolicy({layer.name: LayerBits(4, 8) for layer in layers})
+    assert npu.cost(policy)["latency_ms"] == 3 * 32
+    with pytest.raises(HardwareError, match=r"4/16 bits .* for layer 'conv1': .* covers 4/8 and 8/8,16; give"):
+        npu.cost(BitPolicy({**policy, "conv1": LayerBits(4, 16)}))
+    assert npu.bounds("latency_ms") == (3 * 32, 3 * 128)
+
+
+def test_no_legal_pair_is_refused(layers):
+    with pytest.raises(HardwareError, match=r"'npu' runs 4/8 and 8/8,16 bits .*, none of 2,3/2,3; choose"):
+        CostTable.build(Npu(), layers, (2, 3), (2, 3))
+
+
+def test_illegal_pairs_survive_a_file(npu, tmp_path):
+    npu.save(tmp_path / "npu.parquet")
+    loaded = CostTable.load(tmp_path / "npu.parquet")
+    assert loaded.pairs == npu.pairs
+    for metric, costs in npu.metrics.items():
+        np.testing.assert_array_equal(loaded.metrics[metric], costs)
+
+
+def test_a_table_prices_the_network_it_was_made_for(table, layers, tmp_path):
+    file = tmp_path / "own.parquet"
+    table.save(file)
+    prices = price(str(file), layers, (8,), batch=4)
+    np.testing.assert_array_equal(prices.table.metrics["latency_ms"], table.metrics["latency_ms"])
+    assert dict(prices.limits) == {}
+
+
+def test_what_a_table_lacks_is_counted(table, layers, tmp_path):
+    file = tmp_path / "own.parquet"
+    replace(table, metrics={"latency_ms": table.metrics["latency_ms"]}).save(file)
+    counted = price(str(file), layers, (8,), batch=4).table
+    for metric in ("size_bytes", "bops"):
+        np.testing.assert_array_equal(counted.metrics[metric], table.metrics[metric])
+
+
+def test_a_table_of_another_network_is_refused(table, layers, make_layer, tmp_path):
+    file = tmp_path / "own.parquet"
+    table.save(file)
+    wider = [*layers[:2], make_layer("fc", 32, 20, 1, 1)]
+    for others, batch, said in (
+        (layers[:2], 4, "layer 'fc' of the cost table is not in the network; measure or build the table for this"),
+        ([*layers, make_layer("extra")], 4, "layer 'extra' of the network is not in the cost table"),
+        (wider, 4, "layer 'fc' is 404 in the cost table, but 804 in the network: the layer has another shape"),
+        (layers, 16, "the costs are for a batch of 4, not 16; give --batch 4"),
+    ):
+        with pytest.raises(HardwareError) as error:
+            price(str(file), others, (8,), batch=batch)
+        assert str(error.value).startswith(f"{file}: ")
+        assert said in str(error.value)
