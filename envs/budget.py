@@ -58,15 +58,31 @@ class Budget:
         self._check_reachable()
 
     def _check_reachable(self) -> None:
-        smallest = self.table.cost(self.uniform(self.bits[0]))
         for constraint in self.constraints:
-            reachable = smallest[constraint.field]
+            reachable = self.table.cost(self._cheapest([constraint]))[constraint.field]
             if reachable > constraint.limit:
                 raise ConstraintError(
                     f"no policy meets {constraint}: the smallest reachable {constraint.metric} is "
-                    f"{format_cost(constraint.field, reachable)}, with every free layer at {self.bits[0]} bits; "
+                    f"{format_cost(constraint.field, reachable)}, with free layers at {self.bits[0]} bits and more; "
                     "raise the limit or allow smaller --bits"
                 )
+        self._fallback = self._cheapest(self.constraints)
+        if not self.allows(self._fallback):
+            limits = " and ".join(map(str, self.constraints))
+            raise ConstraintError(f"no policy was found that meets {limits} at once; raise a limit")
+
+    def _cheapest(self, constraints: Sequence[Constraint]) -> BitPolicy:
+        """Returns the policy with the least cost, each layer by itself, in units of the limits.
+
+        The lowest widths need not be the cheapest: microcontrollers take time to unpack them.
+        """
+        layers = {}
+        for name in self.table.layers:
+            policies = {pair: BitPolicy({**self.uniform(self.bits[0]), name: pair}) for pair in self.pairs}
+            costs = {pair: self.table.cost(policy) for pair, policy in policies.items()}
+            shares = {pair: sum(cost[c.field] / c.limit for c in constraints) for pair, cost in costs.items()}
+            layers[name] = self.pinned.get(name) or min(self.pairs, key=lambda pair: shares[pair])
+        return BitPolicy(layers, self.scheme)
 
     # Candidates
 
@@ -149,7 +165,8 @@ class Budget:
         """Fits a policy to the budget by HAQ's sequential decrease (arXiv:1811.08886, section 3.4).
 
         Layers are visited from the last to the first, weights before activations, and lowered by one candidate each,
-        over and over, until all limits hold. A policy that fits comes back unchanged.
+        over and over, until all limits hold. A policy that fits comes back unchanged. Where costs do not fall with the
+        widths, that may end at the lowest widths without a fit; then the cheapest policy is returned.
         """
         layers = dict(policy)
         free = [name for name in reversed(layers) if name not in self.pinned]
@@ -164,5 +181,6 @@ class Budget:
                         candidate = BitPolicy(layers, policy.scheme)
                         if self.allows(candidate):
                             return candidate
-            assert candidate != before, "the smallest policy fits, so some width can still be lowered"
+            if candidate == before:
+                return self._fallback
         return candidate

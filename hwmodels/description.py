@@ -17,7 +17,8 @@ from haq.policy import LayerBits
 
 __all__ = ["Description", "Parameter", "build_hardware", "read_description"]
 
-_KEYS = ("name", "kind", "summary", "pairs", "limits", "parameters")
+_KEYS = ("name", "kind", "summary", "pairs", "parameters")
+_OPTIONAL = {"batch": 1, "limits": {}}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Description:
         name: Short and unique.
         kind: Cost model that the parameters are for.
         summary: One line for people.
+        batch: Samples at once, unless a user says otherwise.
         pairs: Legal pairs of widths, ascending.
         limits: Key of `haq.constraints.METRICS` → what the device holds.
         parameters: Field of the cost model → number.
@@ -45,6 +47,7 @@ class Description:
     name: str
     kind: str
     summary: str
+    batch: int
     pairs: tuple[LayerBits, ...]
     limits: Mapping[str, Parameter]
     parameters: Mapping[str, Parameter]
@@ -54,9 +57,10 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
     """Reads a hardware file.
 
     It holds `name`; `kind`, a key of `kinds`; `summary`; `pairs`, a list of legal widths such as `8/8` or `1-8/4,8`,
-    weights before activations; `limits`, a mapping of keys of `haq.constraints.METRICS`; and `parameters`, the fields
-    of that dataclass that carry a `unit` in their metadata. Each limit and parameter is a mapping of `value`, a
-    positive number, `unit`, which must be the expected one, and `source`, which says where the number comes from.
+    weights before activations; and `parameters`, the fields of that dataclass that carry a `unit` in their metadata.
+    It may hold `batch`, by default 1, and `limits`, a mapping of keys of `haq.constraints.METRICS`. Each limit and
+    parameter is a mapping of `value`, a positive number, `unit`, which must be the expected one, and `source`, which
+    says where the number comes from.
 
     Raises:
         HardwareError: The file cannot be read, a key is unknown or missing, or a value is wrong.
@@ -65,21 +69,24 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise HardwareError(f"cannot read hardware file {file}: {' '.join(str(error).split())}") from None
-    content = _mapping(file, "", content, _KEYS)
+    content = _mapping(file, "", content, _KEYS, _OPTIONAL)
     name = _text(file, "name", content["name"], "give the hardware a short name")
     kind = _text(file, "kind", content["kind"], f"use {' or '.join(kinds)}")
     if kind not in kinds:
         raise HardwareError(f"{file}: kind={kind!r}: unknown{did_you_mean(kind, kinds)}; known: {', '.join(kinds)}")
     summary = _text(file, "summary", content["summary"], "say in one line what the hardware is")
+    batch = content["batch"]
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise HardwareError(f"{file}: batch={batch!r}: give the usual number of samples at once, at least 1")
     pairs = _pairs(file, content["pairs"])
 
     kept = {key: metric.kept_unit for key, metric in METRICS.items()}
-    limits = _mapping(file, "limits", content["limits"], kept, every=False)
+    limits = _mapping(file, "limits", content["limits"], (), dict.fromkeys(kept))
     units = {field.name: field.metadata["unit"] for field in fields(kinds[kind]) if "unit" in field.metadata}
     types = get_type_hints(kinds[kind])
     parameters = _mapping(file, "parameters", content["parameters"], units)
     return Description(
-        name, kind, summary, pairs,
+        name, kind, summary, batch, pairs,
         {key: _number(file, f"limits.{key}", entry, float, kept[key]) for key, entry in limits.items()},
         {key: _number(file, f"parameters.{key}", parameters[key], types[key], units[key]) for key in units},
     )  # fmt: skip
@@ -106,18 +113,22 @@ def _pairs(file: Traversable, value: object) -> tuple[LayerBits, ...]:
     return tuple(sorted(pairs, key=lambda pair: (pair.w_bits or 0, pair.a_bits or 0)))
 
 
-def _mapping(file: Traversable, path: str, value: object, keys: Collection[str], every: bool = True) -> dict[str, Any]:
-    """Returns `value` if it is a mapping of exactly `keys`, or of some where not `every` one is needed."""
+def _mapping(
+    file: Traversable, path: str, value: object, keys: Collection[str], optional: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns `value`, a mapping of all `keys` and of some `optional` ones; those left out get their defaults."""
     where = path or "the file"
+    defaults = optional or {}
+    known = (*keys, *defaults)
     if not isinstance(value, dict):
-        raise HardwareError(f"{file}: {where} must be a mapping of {', '.join(keys)}, but got {value!r}")
+        raise HardwareError(f"{file}: {where} must be a mapping of {', '.join(known)}, but got {value!r}")
     dotted = f"{path}." if path else ""
-    if unknown := [key for key in value if key not in keys]:
-        mend = did_you_mean(str(unknown[0]), keys)
-        raise HardwareError(f"{file}: unknown key {f'{dotted}{unknown[0]}'!r}{mend}; known: {', '.join(keys)}")
-    if missing := [key for key in keys if every and key not in value]:
+    if unknown := [key for key in value if key not in known]:
+        mend = did_you_mean(str(unknown[0]), known)
+        raise HardwareError(f"{file}: unknown key {f'{dotted}{unknown[0]}'!r}{mend}; known: {', '.join(known)}")
+    if missing := [key for key in keys if key not in value]:
         raise HardwareError(f"{file}: missing key {f'{dotted}{missing[0]}'!r}; {where} must hold {', '.join(keys)}")
-    return value
+    return {**{key: default for key, default in defaults.items() if default is not None}, **value}
 
 
 def _text(file: Traversable, path: str, value: object, mend: str) -> str:

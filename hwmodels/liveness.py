@@ -40,7 +40,7 @@ def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
     """
     with evaluating(model):
         graph = trace_graph(model, "planning memory")
-        ShapeProp(graph).propagate(sample)  # type: ignore[no-untyped-call]
+        ShapeProp(graph).propagate(sample)
     return _Planner(graph).plan()
 
 
@@ -101,7 +101,7 @@ class _Planner:
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(module, nn.Conv2d | nn.Linear):
             return None
-        return next(name for name, other in self._modules.items() if other is module)
+        return next((name for name, other in self._modules.items() if other is module), None)
 
 
 def _elements(node: fx.Node) -> int:

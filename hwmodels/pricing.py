@@ -11,12 +11,12 @@ import numpy as np
 from haq.errors import HardwareError
 from haq.hwmodels.footprint import bops, size_bytes
 from haq.hwmodels.memory import MemoryPlan
-from haq.hwmodels.registry import get_hardware
+from haq.hwmodels.registry import describe_hardware, get_hardware
 from haq.hwmodels.table import CostTable
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["TABLE_SUFFIXES", "Prices", "is_table", "price"]
+__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "is_table", "price"]
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
@@ -37,6 +37,15 @@ class Prices:
 def is_table(name: str) -> bool:
     """Whether `--hardware` names a cost table rather than hardware with a cost model."""
     return Path(name).suffix.lower() in TABLE_SUFFIXES
+
+
+def default_batch(name: str) -> int:
+    """Returns the batch that a table is for, or that is usual on the hardware; raises like `price`."""
+    if not is_table(name):
+        return describe_hardware(name).batch
+    from haq.hwmodels.tabular import load_table
+
+    return load_table(Path(name)).batch
 
 
 def price(

@@ -7,13 +7,25 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from haq.errors import HardwareError, did_you_mean
+from haq.hwmodels.avr import Avr
 from haq.hwmodels.bismo import Bismo
+from haq.hwmodels.bitfusion import BitFusion
+from haq.hwmodels.cortex_m import CortexM
 from haq.hwmodels.description import Description, build_hardware, read_description
+from haq.hwmodels.gpu import Gpu
 from haq.hwmodels.hardware import Hardware
+from haq.hwmodels.npu import Npu
 
 __all__ = ["describe_hardware", "get_hardware", "list_hardware"]
 
-_KINDS: dict[str, type[Hardware]] = {"bismo": Bismo}
+_KINDS: dict[str, type[Hardware]] = {
+    "avr": Avr,
+    "bismo": Bismo,
+    "bitfusion": BitFusion,
+    "cortex-m": CortexM,
+    "gpu": Gpu,
+    "npu": Npu,
+}
 
 
 def list_hardware() -> list[str]:

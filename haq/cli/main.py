@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from haq import __version__
+from haq.cli.hardware import hardware, profile, table
+from haq.cli.measuring import bench, measure
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.quantization import compare, quantize, schemes
 from haq.config import SearchConfig, parse_bits
@@ -32,22 +34,26 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "haq search --constraint latency=10ms             search on the built-in network",
+        "haq report runs/digits-resnet-edge               show the result again",
+        "haq export runs/digits-resnet-edge -o bits.json  write the widths of every layer",
+        "haq bench runs/digits-resnet-edge                run it here: predicted against measured",
+        "haq quantize --policy bits.json --qat-steps 300  apply a policy without a search",
+        "haq compare --schemes linear,lsq --bits 2,3,4    schemes side by side",
+        "haq hardware edge                                an accelerator's parameters and sources",
+        "haq profile --hardware edge                      what each layer costs, and what binds it",
+        "haq measure --model resnet20 --data npz:cifar10  a cost table of this machine",
+    ),
+)
 @click.version_option(__version__, prog_name="haq")
 def cli() -> None:
-    r"""Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget.
-
-    \b
-    Examples:
-      haq search --constraint latency=10ms          search on the built-in network
-      haq report runs/digits-resnet-edge            show the result again
-      haq export runs/digits-resnet-edge -o bits.json
-      haq quantize --policy bits.json --qat-steps 300   apply a policy without a search
-      haq compare --schemes linear,lsq --bits 2,3,4     schemes side by side
-    """
+    """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
 
 
-for _command in (schemes, quantize, compare):
+for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench):
     cli.add_command(_command)
 
 
@@ -75,9 +81,11 @@ for _command in (schemes, quantize, compare):
     default=DEFAULTS.hardware,
     show_default=True,
     metavar="NAME",
-    help="Accelerator that prices the layers: edge, cloud, or a YAML file.",
+    help="What prices the layers: a name that haq hardware lists, a .yaml file, or a cost table, .parquet or .csv.",
 )
-@click.option("--batch", default=DEFAULTS.batch, show_default=True, help="Batch size that costs are for.")
+@click.option(
+    "--batch", type=int, help="Batch size that costs are for.  [default: the usual one of the hardware, 16 for edge]"
+)
 @click.option(
     "--bits",
     default="2-8",
@@ -138,7 +146,9 @@ for _command in (schemes, quantize, compare):
     help="Run folder of a search to go on with.",
 )
 @click.pass_context
-def search(context: click.Context, /, out: Path | None, resumed: Path | None, bits: str, **options: Any) -> None:
+def search(
+    context: click.Context, /, out: Path | None, resumed: Path | None, bits: str, batch: int | None, **options: Any
+) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
 
     The search runs on this machine's cores; Ctrl-C ends it with what was found so far.
@@ -149,7 +159,11 @@ def search(context: click.Context, /, out: Path | None, resumed: Path | None, bi
             raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
         _search(None, resumed)
         return
-    config = SearchConfig(bits=parse_bits(bits), **options)
+    if batch is None:
+        from haq.hwmodels.pricing import default_batch
+
+        batch = default_batch(options["hardware"])
+    config = SearchConfig(bits=parse_bits(bits), batch=batch, **options)
     _search(config, out or _free_folder(config))
 
 

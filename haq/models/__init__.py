@@ -1,6 +1,6 @@
 """Built-in networks, and loading of the user's own."""
 
-from haq.models.pretrained import open_model, pretrained_digits
+from haq.models.pretrained import open_model, open_untrained, pretrained_digits
 from haq.models.registry import get_model, list_models, load_model
 
-__all__ = ["get_model", "list_models", "load_model", "open_model", "pretrained_digits"]
+__all__ = ["get_model", "list_models", "load_model", "open_model", "open_untrained", "pretrained_digits"]

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from haq.data import ImageData, Images
 from haq.errors import ModelError
 from haq.files import replacing
+from haq.loading import is_reference
 from haq.models.registry import get_model, load_model, load_weights
 
-__all__ = ["open_model", "pretrained_digits", "train_digits"]
+__all__ = ["open_model", "open_untrained", "pretrained_digits", "train_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,18 @@ def open_model(spec: str, weights: str | None, data: ImageData, progress: Progre
     if (spec, data.name, weights) == ("digits-resnet", "digits", None):
         return pretrained_digits(data.train, progress)
     return load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
+
+
+def open_untrained(spec: str, weights: str | None, data: ImageData) -> nn.Module:
+    """Returns the network where only shapes count: a built-in one without weights has random ones.
+
+    Raises:
+        ModelError: The model or its weights cannot be loaded.
+    """
+    channels = data.train.batch([0])[0].shape[1]
+    if weights is None and not is_reference(spec):
+        return get_model(spec, data.num_classes, channels).eval()
+    return load_model(spec, weights, data.num_classes, channels)
 
 
 def train_digits(train: Images, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.modules import replace_module
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["batch_norms_after", "fold_batch_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
         sample: One input, `(1, C, H, W)` for an image.
     """
     folded = copy.deepcopy(model).eval()
-    pairs = _pairs(folded, sample)
+    pairs = batch_norms_after(folded, sample)
     if not pairs:
         return folded
     with torch.no_grad():
@@ -46,8 +46,8 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     return copy.deepcopy(model).eval()
 
 
-def _pairs(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
-    """Finds `(layer, batch norm)` where both run once and one feeds the other."""
+def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
+    """Finds `(layer, batch norm)` where both run once and one feeds the other, by running the sample."""
     outputs: list[tuple[nn.Module, Tensor]] = []  # tensors stay alive here, so that identity means the same tensor
     inputs: list[tuple[_BatchNorm, Tensor]] = []
 

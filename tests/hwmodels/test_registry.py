@@ -6,9 +6,12 @@ import pytest
 from haq.errors import HardwareError
 from haq.hwmodels import get_hardware, list_hardware
 
+NAMES = ["avr", "bitfusion", "cloud", "edge", "gpu-int4", "int8-npu", "mcu-m4", "mcu-m7", "ultra96"]
+KNOWN = ", ".join(NAMES)
+
 
 def test_shipped_hardware():
-    assert list_hardware() == ["cloud", "edge"]
+    assert list_hardware() == NAMES
     assert [get_hardware(name).name for name in list_hardware()] == list_hardware()
 
 
@@ -23,8 +26,8 @@ def test_own_file(tmp_path, kind):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("edgee", "unknown hardware 'edgee' (did you mean 'edge'?); known: cloud, edge, or the path of a .yaml file"),
-        ("nowhere.yaml", "hardware file 'nowhere.yaml' does not exist; give a path, or one of cloud, edge"),
+        ("edgee", f"unknown hardware 'edgee' (did you mean 'edge'?); known: {KNOWN}, or the path of a .yaml file"),
+        ("nowhere.yaml", f"hardware file 'nowhere.yaml' does not exist; give a path, or one of {KNOWN}"),
         ("../hardware/edge", "unknown hardware '../hardware/edge'"),
     ],
 )

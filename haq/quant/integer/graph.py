@@ -26,7 +26,7 @@ from haq.quant.quantizer import Quantizer
 from haq.quant.schemes.lsq import LSQQuantizer
 from haq.quant.uniform import UniformQuantizer
 
-__all__ = ["RANGE", "ValueGraph", "argument", "insert_value_grids"]
+__all__ = ["RANGE", "ValueGraph", "argument", "grid_of", "insert_value_grids"]
 
 Kind = Literal["outside", "query", "layer", "norm", "clamp", "add", "average", "max", "pad", "shape", "cat", "grid"]
 
@@ -112,13 +112,13 @@ class ValueGraph:
 
     def input_grid(self, layer: fx.Node) -> Grid:
         """Returns the grid of a layer's input quantizer."""
-        return _grid(cast(UniformQuantizer, cast(Quantized, self.module(layer)).input_quantizer))
+        return grid_of(cast(UniformQuantizer, cast(Quantized, self.module(layer)).input_quantizer))
 
     def value_grid(self, end: fx.Node) -> Grid | None:
         """Returns the grid that a produced value is on, or `None` while it needs a value grid."""
         readers = self.readers(end)
         if len(readers) == 1 and self._kinds[readers[0]] == "grid":
-            return _grid(cast(UniformQuantizer, self.module(readers[0])))
+            return grid_of(cast(UniformQuantizer, self.module(readers[0])))
         grids = set(self._reader_grids(end))
         return grids.pop() if len(grids) == 1 else None
 
@@ -272,7 +272,8 @@ def _insert(values: ValueGraph, end: fx.Node, bits: int) -> None:
         reader.replace_input_with(end, grid)
 
 
-def _grid(quantizer: UniformQuantizer | LSQQuantizer) -> Grid:
+def grid_of(quantizer: UniformQuantizer | LSQQuantizer) -> Grid:
+    """Returns the grid of a uniform quantizer with one scale."""
     scale, zero = float(quantizer.scale.detach()), getattr(quantizer, "zero_point", None)
     rounding: Rounding = getattr(quantizer, "rounding", "nearest")
     return Grid(quantizer.bits, quantizer.signed, scale, None if zero is None else int(zero), rounding)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
@@ -17,7 +17,7 @@ from haq.quant.integer.pooling import Window
 from haq.quant.modules import QuantConv2d, Quantized
 from haq.quant.quantizer import Quantizer
 
-__all__ = ["average_window", "integer_layer", "max_window", "pad_widths", "terms_of"]
+__all__ = ["average_window", "integer_layer", "linear_parts", "max_window", "pad_widths", "terms_of"]
 
 
 def integer_layer(
@@ -39,12 +39,34 @@ def integer_layer(
     Raises:
         ModelError: The convolution does not pad with zeros.
     """
+    weight, factor, constant = linear_parts(layer, norms, inputs.scale)
+    parts = LayerCodes(weight, factor, constant, inputs, outputs, clip)
+    if not isinstance(layer, QuantConv2d):
+        return IntegerLinear(parts)
+    if layer.padding_mode != "zeros":
+        raise ModelError(f"layer {name!r} pads with {layer.padding_mode!r}; integer convolution pads with zeros only")
+    padding = cast("tuple[int, int, int, int]", tuple(layer._reversed_padding_repeated_twice))
+    window = Window(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation), padding)
+    return IntegerConv2d(parts, window, layer.groups)
+
+
+def linear_parts(layer: Quantized, norms: Iterable[_BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns weight, factor and constant of y = factor·Σ weight·(x − Z) + constant, what follows the layer included.
+
+    Args:
+        layer: Its weight's codes have scales.
+        norms: The batch norm that follows it, if any.
+        input_scale: Step of its input.
+
+    Returns:
+        Codes less their zero point, int8 where they fit; float64 `(M,)`; float64 `(M,)`.
+    """
     quantized = cast(Quantizer, layer.weight_quantizer).encode(layer.weight)
     codes = quantized.codes.flatten(1)
     if quantized.zero_point is not None:
         codes = codes - quantized.zero_point[:, None]
     assert quantized.scale is not None
-    factor = quantized.scale.double().expand(len(codes)) * inputs.scale
+    factor = quantized.scale.double().expand(len(codes)) * input_scale
     constant = torch.zeros_like(factor) if layer.bias is None else layer.bias.double()
     for norm in norms:
         assert norm.running_mean is not None
@@ -55,15 +77,7 @@ def integer_layer(
         constant = constant if norm.bias is None else constant + norm.bias.double()
         factor = factor * slope
     dtype = torch.int8 if torch.equal(codes.to(torch.int8), codes) else torch.int32
-    weight = codes.to(dtype).reshape(layer.weight.shape)
-    parts = LayerCodes(weight, factor, constant, inputs, outputs, clip)
-    if not isinstance(layer, QuantConv2d):
-        return IntegerLinear(parts)
-    if layer.padding_mode != "zeros":
-        raise ModelError(f"layer {name!r} pads with {layer.padding_mode!r}; integer convolution pads with zeros only")
-    padding = cast("tuple[int, int, int, int]", tuple(layer._reversed_padding_repeated_twice))
-    window = Window(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation), padding)
-    return IntegerConv2d(parts, window, layer.groups)
+    return codes.to(dtype).reshape(layer.weight.shape), factor, constant
 
 
 def average_window(node: fx.Node, module: nn.Module | None) -> tuple[Window | None, tuple[int, int], bool]:

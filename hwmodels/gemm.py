@@ -1,0 +1,58 @@
+"""A layer as matrix products, which is what most accelerators run, and what it reads and writes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from haq.layers import LayerSpec
+
+__all__ = ["Gemm", "ceil_div", "input_values", "output_values"]
+
+
+class Gemm(NamedTuple):
+    """`groups` products of an (m, k) weight matrix and a (k, n) activation matrix."""
+
+    groups: int
+    m: int
+    k: int
+    n: int
+
+    @classmethod
+    def of(cls, layer: LayerSpec, batch: int) -> Gemm:
+        """Returns the products by im2col: m output channels, k inputs of a dot product, n output positions."""
+        return cls(layer.groups, layer.out_channels // layer.groups, layer.reduction, batch * layer.positions)
+
+    def packed(self, rows: int, depth: int) -> Gemm:
+        """Joins groups into block-diagonal products, as many as fit into one tile of `rows` by `depth`.
+
+        Examples:
+            >>> Gemm(32, 1, 9, 100).packed(16, 256)
+            Gemm(groups=2, m=16, k=144, n=100)
+            >>> Gemm(2, 64, 9, 100).packed(16, 256)
+            Gemm(groups=2, m=64, k=9, n=100)
+        """
+        joined = max(1, min(self.groups, rows // self.m, depth // self.k))
+        return Gemm(ceil_div(self.groups, joined), joined * self.m, joined * self.k, self.n)
+
+
+def ceil_div(amount: int, unit: int) -> int:
+    """Returns ⌈amount / unit⌉."""
+    return -(-amount // unit)
+
+
+def input_values(layer: LayerSpec, batch: int) -> int:
+    """Returns how many activations a batch of the layer's calls reads, each counted once.
+
+    A module that is called several times is taken to read as much each time as the first; of a strided layer with a
+    small kernel only what its kernel touches counts.
+    """
+    out_height, out_width = layer.out_size
+    in_height, in_width = layer.in_size
+    calls = max(1, layer.positions // (out_height * out_width))
+    whole = layer.in_channels * in_height * in_width * calls
+    return batch * min(whole, layer.groups * layer.reduction * layer.positions)
+
+
+def output_values(layer: LayerSpec, batch: int) -> int:
+    """Returns how many results a batch of the layer's calls writes."""
+    return batch * layer.out_channels * layer.positions

@@ -1,0 +1,233 @@
+"""From a network to a measured cost table of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ModelError
+from haq.hwmodels.bitserial import backends
+from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
+from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.liveness import plan_memory
+from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
+from haq.hwmodels.measuring.journal import Journal
+from haq.hwmodels.measuring.monotone import monotone
+from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
+from haq.hwmodels.table import CostTable
+from haq.layers import LayerSpec
+from haq.policy import BitPolicy, LayerBits
+from haq.quant.preparation import prepare
+
+__all__ = ["Plan", "measure"]
+
+Progress = Callable[[int, int], None]
+Floats = npt.NDArray[np.float64]
+
+_PASSES = 3  # over all pairs of widths, so that a slow minute does not fall on some of them alone
+_GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        layers: Of the network.
+        w_bits: Widths of weights, ascending.
+        a_bits: Widths of activations, ascending.
+        batch: Samples at once.
+        repeats: Measurements of each layer at each pair of widths.
+        seed: Of the order of measuring and of the random weights, on which times do not depend.
+    """
+
+    layers: Sequence[LayerSpec]
+    w_bits: tuple[int, ...]
+    a_bits: tuple[int, ...]
+    batch: int = 1
+    repeats: int = 60
+    seed: int = 0
+
+    @cached_property
+    def shapes(self) -> list[LayerSpec]:
+        """The distinct layers, whatever their names and how often they are called."""
+        return list(dict.fromkeys(map(_shape, self.layers)))
+
+    @property
+    def cells(self) -> list[LayerBits]:
+        """Pairs of widths, weights first."""
+        return [LayerBits(w, a) for w, a in product(self.w_bits, self.a_bits)]
+
+    @property
+    def groups(self) -> list[list[LayerBits]]:
+        """The cells, in groups whose kernels fit into memory together."""
+        weights = sum(layer.params for layer in self.layers)  # a byte each at most, and as much again while packing
+        size = max(_GROUP_BYTES // (2 * weights), 1)
+        return [self.cells[start : start + size] for start in range(0, len(self.cells), size)]
+
+
+def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, progress: Progress) -> CostTable:
+    """Measures every layer at every pair of widths on this machine, on one core; layers of one shape are pooled.
+
+    Layers are timed inside the running network, where their caches are as warm as they will be: every forward pass
+    gives each layer another pair of widths, until each has had all of them as often as the others. The time of a layer
+    is that of quantizing its input, packing bit planes, multiplying and rescaling. What lies between the layers
+    (activation functions, additions, pooling, PyTorch itself) becomes the table's `rest`.
+
+    Args:
+        plan: What to measure.
+        model: The float network.
+        sample_input: One input, `(1, …)`.
+        journal: Where finished pieces are kept until the table is complete; an interrupted measurement goes on there.
+        progress: Called with pieces done and pieces in all.
+
+    Raises:
+        HardwareError: The kernels cannot run a layer, or the journal is of another measurement.
+    """
+    device = describe_device()
+    header = {**asdict(plan), "device": device["device"], "torch": device["torch"], "haq": device["haq"]}
+    done = Journal(journal, header)
+    counter = EnergyCounter()
+    groups = plan.groups
+    pieces = [f"{turn}:{index}" for turn in range(_PASSES) for index in range(len(groups))]
+    pieces += [f"energy:{index}" for index in range(len(plan.shapes)) if counter.available]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with one_core(), torch.inference_mode():
+            network = _Network(plan, model, sample_input)
+            for number, key in enumerate(pieces):
+                progress(number, len(pieces))
+                kind, index = key.split(":")
+                if key in done:
+                    continue
+                if kind == "energy":
+                    done[key] = _energy(plan, plan.shapes[int(index)], counter)
+                else:
+                    done[key] = network.times(groups[int(index)], plan.seed + int(kind)).tolist()
+            progress(len(pieces), len(pieces))
+    finally:
+        torch.set_num_threads(threads)
+    table = _table(plan, done, device, counter.available)
+    try:
+        return replace(table, memory=plan_memory(model, sample_input))
+    except ModelError:
+        return table
+
+
+class _Network:
+    """The network with a slot for each layer, into which kernels of any widths are put."""
+
+    def __init__(self, plan: Plan, model: nn.Module, sample_input: Tensor) -> None:
+        self._plan = plan
+        policy = BitPolicy.uniform([layer.name for layer in plan.layers], plan.w_bits[0])
+        self._network = deploy(prepare(model, policy), sample_input)
+        self._slots = {
+            name: module for name, module in self._network.named_modules() if isinstance(module, BitSerialModule)
+        }
+        x = sample_input.expand(plan.batch, *sample_input.shape[1:])
+        self._x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+    def times(self, group: Sequence[LayerBits], seed: int) -> Floats:
+        """Returns milliseconds of every layer and, last, of the rest, `(pairs, layers + 1, repeats)`."""
+        rng = np.random.default_rng(seed)
+        kernels = {
+            layer.name: [random_module(layer, bits, self._plan.seed).kernel for bits in group]
+            for layer in self._plan.layers
+        }
+        offsets = {name: int(rng.integers(len(group))) for name in kernels}
+
+        def call(start: int) -> Callable[[], Floats]:
+            def run() -> Floats:
+                for name, slot in self._slots.items():
+                    slot.kernel, slot.elapsed_ns = kernels[name][(start + offsets[name]) % len(group)], 0
+                begin = perf_counter_ns()
+                self._network(self._x)
+                total = perf_counter_ns() - begin
+                layers = [self._slots[name].elapsed_ns for name in kernels]
+                return np.array([*layers, total - sum(layers)]) / 1e6
+
+            return run
+
+        taken = sample([call(start) for start in range(len(group))], max(self._plan.repeats // _PASSES, 1), seed)
+        # From the order of forward passes to that of the pairs: pass p gave layer l the pair p + offset of l
+        order = [np.roll(taken[:, :, row], offsets[name], axis=0) for row, name in enumerate(kernels)]
+        return np.stack([*order, taken[:, :, -1]], axis=1)
+
+
+def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter) -> list[float]:
+    """Measures millijoules of one shape at every pair of widths."""
+    size = (plan.batch * shape.in_size[0],) if shape.kind == "linear" else (plan.batch, *shape.in_size)
+    x = torch.rand(*size, shape.in_channels)
+    x = x if shape.kind == "linear" else x.permute(0, 3, 1, 2)
+    calls = [partial(random_module(shape, bits, plan.seed), x) for bits in plan.cells]
+    return [float(1e3 * joules) for joules in joules_per_call(calls, counter)]
+
+
+def _shape(layer: LayerSpec) -> LayerSpec:
+    calls = _calls(layer)
+    return replace(layer, name="layer", macs=layer.macs // calls, biases=0)
+
+
+def _calls(layer: LayerSpec) -> int:
+    """How often the layer is called in one forward pass."""
+    return max(layer.macs // (layer.out_size[0] * layer.out_size[1] * layer.params), 1)
+
+
+def _table(plan: Plan, done: Journal, device: dict[str, str], with_energy: bool) -> CostTable:
+    shape = (len(plan.w_bits), len(plan.a_bits))
+    passes = [np.concatenate([done[f"{turn}:{index}"] for index in range(len(plan.groups))]) for turn in range(_PASSES)]
+    taken = np.concatenate(passes, axis=2)  # (pairs, layers + 1, repeats)
+    calls = np.array([_calls(layer) for layer in plan.layers])
+    measured: dict[LayerSpec, dict[str, Floats]] = {}
+    for index, spec in enumerate(plan.shapes):
+        alike = [row for row, layer in enumerate(plan.layers) if _shape(layer) == spec]
+        statistics = summarize((taken[:, alike] / calls[alike, None]).reshape(len(taken), -1))
+        measured[spec] = {
+            "latency_ms": _fitted(statistics.median.reshape(shape)),
+            "raw_latency_ms": statistics.median.reshape(shape),
+            "spread": statistics.spread.reshape(shape),
+            "outliers": statistics.outliers.reshape(shape),
+        }
+        if with_energy:
+            measured[spec]["energy_mj"] = _fitted(np.maximum(done[f"energy:{index}"], 1e-9).reshape(shape))
+
+    def stack(name: str) -> Floats:
+        factors = calls if name in ("latency_ms", "raw_latency_ms", "energy_mj") else np.ones_like(calls)
+        cubes = [factor * measured[_shape(layer)][name] for layer, factor in zip(plan.layers, factors, strict=True)]
+        return np.stack(cubes)
+
+    def count(of: Callable[[LayerSpec, LayerBits], int]) -> Floats:
+        return np.array([[of(layer, bits) for bits in plan.cells] for layer in plan.layers], float).reshape(-1, *shape)
+
+    metrics = {"latency_ms": stack("latency_ms"), "size_bytes": count(size_bytes), "bops": count(bops)}
+    if with_energy:
+        metrics["energy_mj"] = stack("energy_mj")
+    energy_source = "RAPL, processor package" if with_energy else "not exposed by this machine"
+    return CostTable(
+        hardware=device["device"],
+        batch=plan.batch,
+        layers=tuple(layer.name for layer in plan.layers),
+        w_bits=plan.w_bits,
+        a_bits=plan.a_bits,
+        metrics=metrics,
+        origin="measured",
+        version=f"haq {device['haq']}, {backends()[0]} kernels",
+        rest={"latency_ms": float(summarize(taken[:, -1].reshape(1, -1)).median[0])},
+        details={name: stack(name) for name in ("raw_latency_ms", "spread", "outliers")},
+        provenance={**device, "threads": "1", "repeats": str(plan.repeats), "energy": energy_source},
+    )
+
+
+def _fitted(costs: Floats) -> Floats:
+    """Never falls with a width; fitted to logarithms, since noise is a share of what is measured."""
+    return np.exp(monotone(np.log(costs)))
