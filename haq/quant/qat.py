@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from haq.data import Images
-from haq.layers import quantizable_layers
+from haq.layers import evaluating, quantizable_layers
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer
 
@@ -24,6 +25,8 @@ BATCH_SIZE = 64
 _WEIGHT_RATE = 8e-3  # divided by 2^bits; chosen on validation images of CIFAR-10, see benchmarks/README.md
 _QUANTIZER_RATE = 5e-3  # of a parameter's own magnitude
 _FLOAT_BITS = 8
+_BROKEN = 0.5
+_AGREEMENT_IMAGES = 256
 
 
 class Finetuning:
@@ -33,8 +36,11 @@ class Finetuning:
     the two softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1), plus the quantizers' own
     penalties. A pretrained network fits its training labels almost perfectly, so labels hold little gradient, while its
     outputs still do. Adam, with a cosine to zero over `steps`. The weights' rate halves with every bit of the median
-    layer, because coarser grids need larger moves. Batch norms are trained and follow the quantized activations'
-    statistics; dropout stays off.
+    layer, because coarser grids need larger moves. Dropout stays off.
+
+    Batch norms keep the float network's statistics, of which a few hundred small batches would only make noisier ones,
+    unless quantization broke the network, so that it disagrees with the float one on most images: then the statistics
+    are wrong, and follow the quantized activations. Their scales and shifts are trained either way.
 
     Args:
         model: A prepared network; it is trained in place.
@@ -65,14 +71,16 @@ class Finetuning:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
         )
+        self._fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, _DropoutNd)]
+        if _agreement(model, images, teacher) > _BROKEN:
+            self._fixed += [m for m in model.modules() if isinstance(m, _BatchNorm)]
         self._batches = _endless_batches(len(images), min(batch, len(images)), np.random.default_rng(seed))
 
     def run(self, steps: int) -> float:
         """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, _DropoutNd):
-                module.eval()
+        for module in self._fixed:
+            module.eval()
         loss = torch.zeros(())
         for _ in range(min(steps, self.steps - self.done)):
             for quantizer in self._quantizers:
@@ -109,6 +117,14 @@ def finetune(
     """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Finetuning`."""
     Finetuning(model, images, teacher, steps, seed, batch).run(steps)
     return model
+
+
+def _agreement(model: nn.Module, images: Images, teacher: Tensor) -> float:
+    """Returns the share of images on which the network's answer is the teacher's."""
+    shown = np.arange(min(_AGREEMENT_IMAGES, len(images)))
+    with evaluating(model):
+        answers = model(images.batch(shown)[0]).argmax(1)
+    return float((answers == teacher[torch.from_numpy(shown)].argmax(1)).float().mean())
 
 
 def _median_bits(model: nn.Module) -> float:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -50,7 +51,8 @@ def test_chunks_are_the_same_as_one_run_and_end_with_the_schedule() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_batch_norms_follow_the_quantized_network_and_dropout_stays_off() -> None:
+@pytest.mark.parametrize("broken", [False, True])
+def test_batch_norms_follow_a_broken_network_only_and_dropout_stays_off(broken: bool) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -65,8 +67,11 @@ def test_batch_norms_follow_the_quantized_network_and_dropout_stays_off() -> Non
     model = Net().eval()
     quantized = prepare(model, BitPolicy({"conv": LayerBits(2, None)}))
     before = {name: value.clone() for name, value in quantized.state_dict().items() if isinstance(value, torch.Tensor)}
-    finetune(quantized, images, logits_of(model, images), steps=2)
-    assert not torch.equal(before["norm.running_mean"], quantized.norm.running_mean)  # type: ignore[union-attr, arg-type]
+    teacher = logits_of(quantized.eval(), images)
+    finetune(quantized, images, teacher.roll(1, dims=1) if broken else teacher, steps=2)
+    kept = torch.equal(before["norm.running_mean"], quantized.norm.running_mean)  # type: ignore[union-attr, arg-type]
+    assert kept != broken
+    assert not torch.equal(before["norm.weight"], quantized.norm.weight)  # type: ignore[union-attr, arg-type]
     assert not torch.equal(before["linear.weight"], quantized.linear.weight), "dropout of everything would stop this"  # type: ignore[union-attr, arg-type]
     assert not any(module.training for module in quantized.modules())
 
