@@ -131,10 +131,10 @@ class SearchConfig:
 
 
 def _split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER`, `file.py:function` and `FILE.yaml` into what precedes the path, the path, and the rest."""
+    """Splits `npz:FOLDER`, `file.py:function` and files of hardware into what precedes the path, it, and the rest."""
     if text.startswith("npz:"):
         return "npz:", text[4:], ""
-    if text.endswith((".yaml", ".yml")):
+    if text.endswith((".yaml", ".yml", ".parquet", ".csv")):
         return "", text, ""
     if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
         return "", match[1], match[2]
