@@ -54,9 +54,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     rng = np.random.default_rng(parser.parse_args().seed)
     layers, bits = resnet50(), (1, 2, 3, 4, 5, 6, 7, 8, 16)
-    print(
-        f"ResNet-50, {len(layers)} layers\n\n| hardware | pairs | table built in | policies a second |\n|---|---|---|---|"
-    )
+    print(f"ResNet-50, {len(layers)} layers\n")
+    print("| hardware | pairs | table built in | policies a second |\n|---|---|---|---|")
     for name in list_hardware():
         start = time.perf_counter()
         table = CostTable.build(get_hardware(name), layers, bits, bits)
