@@ -24,7 +24,8 @@ class Budget:
 
     Args:
         table: Prices every layer at every candidate pair, and at the pinned and the uniform 8-bit widths.
-        constraints: Limits; relative ones are fractions of the uniform 8-bit network's cost.
+        constraints: Limits, of which the lowest of each metric counts; relative ones are fractions of the uniform
+            8-bit network's cost.
         bits: Candidate widths, ascending.
         pinned: Layers whose widths are not up for search.
         scheme: What realises the widths; policies carry its name.
@@ -54,7 +55,11 @@ class Budget:
         self._lower = {(pair, field): self._next(pair, field, -1) for pair in self.pairs for field in self.fields}
         self._higher = {(pair, field): self._next(pair, field, 1) for pair in self.pairs for field in self.fields}
         uniform8 = table.cost(self._policy(8, {}))
-        self.constraints = tuple(constraint.resolve(uniform8[constraint.field]) for constraint in constraints)
+        resolved = [constraint.resolve(uniform8[constraint.field]) for constraint in constraints]
+        self.constraints = tuple(
+            min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
+            for metric in dict.fromkeys(constraint.metric for constraint in resolved)
+        )
         self._check_reachable()
 
     def _check_reachable(self) -> None:

@@ -101,3 +101,9 @@ def test_equal_widths_become_the_nearest_legal_ones() -> None:
     assert fitted.uniform(4)["conv0"] == LayerBits(4, 8)
     assert fitted.uniform(8)["conv0"] == LayerBits(8, 8)
     assert (fitted.bits, fitted.widths("a_bits"), fitted.widths("a_bits", 4)) == ((4, 8), (8, 16), (8,))
+
+
+def test_the_lowest_limit_of_a_metric_counts() -> None:
+    table = make_table(4)
+    limits = [Constraint("latency", 0.9, relative=True), Constraint("latency", 1.0, origin="toy holds no more")]
+    assert Budget(table, limits, WIDTHS, {}).constraints == (limits[1],)
