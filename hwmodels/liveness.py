@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from haq.errors import ModelError
 from haq.hwmodels.memory import Buffer, MemoryPlan, Step
 from haq.layers import evaluating
 from haq.quant.graph import trace_graph
 
-__all__ = ["plan_memory"]
+__all__ = ["plan_memory", "plan_or_none"]
 
 _VIEWS = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", "getitem", "pad"}
 _ELEMENTWISE = {
@@ -42,6 +43,14 @@ def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
         graph = trace_graph(model, "planning memory")
         ShapeProp(graph).propagate(sample)
     return _Planner(graph).plan()
+
+
+def plan_or_none(model: nn.Module, sample: Tensor) -> MemoryPlan | None:
+    """Returns the plan, or `None` for a network that cannot be traced."""
+    try:
+        return plan_memory(model, sample)
+    except ModelError:
+        return None
 
 
 class _Planner:

@@ -19,8 +19,11 @@ from haq.errors import ConfigError
 from haq.policy import LayerBits
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from haq.hwmodels import CostTable, Hardware, LayerCost
     from haq.hwmodels.description import Description, Parameter
+    from haq.hwmodels.memory import MemoryPlan
     from haq.layers import LayerSpec
 
 __all__ = ["hardware", "profile", "table"]
@@ -79,8 +82,10 @@ def profile(
     Only shapes matter: a built-in model needs no weights here. Rows are in order of execution; shares are of latency.
     """
     from haq.hwmodels import get_hardware
+    from haq.hwmodels.liveness import plan_or_none
     from haq.hwmodels.pricing import default_batch, is_table
     from haq.hwmodels.roofline import check_png, draw, roofline, write_png
+    from haq.layers import trace
 
     if is_table(device):
         raise ConfigError(f"--hardware {device}: a cost table does not say what binds a layer; see haq table {device}")
@@ -90,7 +95,8 @@ def profile(
     batch = default_batch(device) if batch is None else batch
     _check_batch(batch)
     pairs, left_out = _legal(_parsed_pairs(bits), chosen)
-    layers = _traced(model, weights, data)
+    network, sample = _opened(model, weights, data)
+    layers = trace(network, sample)
     priced = {pair: [chosen.cost(layer, pair, batch) for layer in layers] for pair in pairs}
     rooflines = [roofline(chosen, layers, costs, pair, batch) for pair, costs in priced.items()]
     title = f"{model} on {chosen.name}, batch {batch}"
@@ -103,6 +109,8 @@ def profile(
     for pair, costs in priced.items():
         console.print()
         console.print(_costs_table(pair, layers, costs))
+        if too_much := _too_much(chosen, layers, pair, batch, plan_or_none(network, sample)):
+            console.print(Text(f"does not fit: {too_much}", style="yellow"))
     console.print()
     drawing = draw(rooflines, width=max(40, min(_DRAWING, console.width)))
     console.print(Text(drawing), soft_wrap=True)
@@ -149,6 +157,7 @@ def table(
     """
     from haq.hwmodels.pricing import price
     from haq.hwmodels.tabular import load_table, save_table
+    from haq.layers import trace
 
     given = {name for name in context.params if context.get_parameter_source(name) == _COMMANDLINE}
     array = file.suffix.lower() == ".npy"
@@ -158,7 +167,7 @@ def table(
     if not given & {"model"} and (idle := given & {"weights", "data"}):
         raise ConfigError(f"--{min(idle)} goes with --model; give it, too")
     _check_batch(batch)
-    layers = _traced(model, weights, data) if "model" in given else None
+    layers = trace(*_opened(model, weights, data)) if "model" in given else None
     costs = load_table(file, layers, clock_mhz, batch, device, "measured" if measured else "modelled")
     if layers is not None and not array:
         costs = price(str(file), layers, (), costs.batch).table
@@ -207,13 +216,32 @@ def _shown(pair: LayerBits) -> str:
     return f"{pair.w_bits}/{pair.a_bits}"
 
 
-def _traced(model: str, weights: str | None, data: str) -> list[LayerSpec]:
+def _opened(model: str, weights: str | None, data: str) -> tuple[nn.Module, Tensor]:
+    """Returns the network, untrained where it is built in, and a sample; shapes are all that counts."""
     from haq.data import get_data
-    from haq.layers import trace
     from haq.models import open_untrained
 
     images = get_data(data, DEFAULTS.val_images, _SEED)
-    return trace(open_untrained(model, weights, images), images.train.batch([0])[0])
+    return open_untrained(model, weights, images), images.train.batch([0])[0]
+
+
+def _too_much(
+    chosen: Hardware, layers: Sequence[LayerSpec], pair: LayerBits, batch: int, memory: MemoryPlan | None
+) -> str:
+    """Says what the network takes beyond what the hardware holds; empty where it fits."""
+    from haq.hwmodels import CostTable
+    from haq.policy import BitPolicy
+
+    widths = (pair.w_bits or 0,), (pair.a_bits or 0,)
+    costs = CostTable.build(chosen, layers, *widths, batch, memory).cost(
+        BitPolicy({layer.name: pair for layer in layers})
+    )
+    limits = ((metric, METRICS[metric].field, limit) for metric, limit in chosen.limits.items())
+    return ", ".join(
+        f"{metric} {format_cost(field, costs[field])}, and {chosen.name} holds {format_cost(field, limit)}"
+        for metric, field, limit in limits
+        if costs.get(field, 0.0) > limit
+    )
 
 
 # What is shown
