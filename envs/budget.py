@@ -119,6 +119,10 @@ class Budget:
         pair = self.uniform_pair(bits)
         return BitPolicy({name: pinned.get(name, pair) for name in self.table.layers}, self.scheme)
 
+    def step(self, pair: LayerBits, field: Field, up: bool) -> LayerBits | None:
+        """Returns the next candidate with a wider or a narrower width of `field`, if there is one."""
+        return (self._higher if up else self._lower).get((pair, field))
+
     def _next(self, pair: LayerBits, field: Field, direction: int) -> LayerBits | None:
         """The candidate with the nearest width of `field` in a direction, whose other width moves no other way."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections import defaultdict
+import logging
 from functools import partial
 from typing import cast
 
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import HardwareError
-from haq.hwmodels.bitserial import BitSerialLayer
-from haq.layers import LayerSpec, quantizable_layers
+from haq.hwmodels.bitserial_cuda import PlaneLayer
+from haq.hwmodels.runtime import Kernel, Runtime
+from haq.hwmodels.stopwatch import get_stopwatch
+from haq.layers import LayerSpec, evaluating, quantizable_layers
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
 from haq.quant.integer.arithmetic import Grid
@@ -27,6 +28,8 @@ from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["BitSerialModule", "deploy", "random_module"]
 
+logger = logging.getLogger(__name__)
+
 _GRIDS = (UniformQuantizer, LSQQuantizer)
 
 
@@ -36,64 +39,116 @@ class BitSerialModule(nn.Module):
     Outputs of convolutions are laid out channels last; inputs should be, or they are copied.
 
     Attributes:
-        kernel: What computes it.
-        elapsed_ns: Time spent in `forward` so far.
+        kernel: What computes it; another one may be put there.
+        linear: Whether it is a fully connected layer, whose input may have any number of dimensions.
+
+    Args:
+        kernel: See above.
+        linear: See above.
+        device: Where the kernel is, `cpu` or `cuda`.
     """
 
-    def __init__(self, kernel: BitSerialLayer) -> None:
+    kernel: Kernel
+
+    def __init__(self, kernel: Kernel, linear: bool, device: str = "cpu") -> None:
         super().__init__()
-        self.kernel, self.elapsed_ns = kernel, 0
+        self.kernel, self.linear, self._watch = kernel, linear, get_stopwatch(device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the fake-quantized layer gives, up to rounding in float32."""
-        start = time.perf_counter_ns()
-        if x.dim() == 4:
-            y = torch.from_numpy(self.kernel(x.permute(0, 2, 3, 1).contiguous().numpy())).permute(0, 3, 1, 2)
-        else:
-            y = torch.from_numpy(self.kernel(x.reshape(-1, x.shape[-1]).numpy())).reshape(*x.shape[:-1], -1)
-        self.elapsed_ns += time.perf_counter_ns() - start
-        return y
+        with self._watch:
+            if self.linear:
+                return self._run(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+            return self._run(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def _run(self, x: Tensor) -> Tensor:
+        kernel = self.kernel
+        if isinstance(kernel, PlaneLayer):
+            return kernel.forward(x)
+        return torch.from_numpy(kernel(x.contiguous().numpy()))
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Time spent in `forward` so far; may be set to 0."""
+        return self._watch.elapsed_ns
+
+    @elapsed_ns.setter
+    def elapsed_ns(self, value: int) -> None:
+        assert value == 0, "a stopwatch starts at zero"
+        self._watch.reset()
 
 
-def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None) -> nn.Module:
+def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, device: str = "cpu") -> nn.Module:
     """Returns a copy of a fake-quantized network whose quantized layers run on bit-serial kernels.
 
-    Batch norms become part of the layer before them: of its scale and its bias, so that no code changes. Everything
-    else stays in PyTorch.
+    Batch norms become part of the layer before them: of its scale and its bias, so that no code changes. Where anything
+    but its batch norm reads a layer's output, all batch norms stay in PyTorch, as does everything else.
 
     Args:
         quantized: From `haq.quant.prepare`, with a scheme of uniform grids, symmetric for weights.
         sample: One input.
-        backend: Of the kernels; see `BitSerialLayer`.
+        backend: Of the kernels; see `Runtime`.
+        device: Where the network shall run, `cpu` or `cuda`.
 
     Raises:
-        HardwareError: A layer's quantizers, padding or widths are not what the kernels compute.
+        HardwareError: A layer's quantizers, padding or widths are not what the kernels compute, or the
+            device is not here.
     """
+    runtime = Runtime.of(device, backend)
     deployed = copy.deepcopy(quantized).eval().requires_grad_(False)
-    norms: dict[nn.Module, list[_BatchNorm]] = defaultdict(list)
-    for layer, norm in batch_norms_after(deployed, sample):
-        norms[layer].append(norm)
+    norms = _movable_norms(deployed, sample)
     layers = [(name, layer) for name, layer in quantizable_layers(deployed) if isinstance(layer, Quantized)]
     if not layers:
         raise HardwareError("the network has no quantized layer to run; prepare it with a policy first")
     for name, layer in layers:
-        module = BitSerialModule(_kernel(name, layer, norms[layer], backend))
+        norm = norms.get(layer)
+        module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, QuantLinear), device)
         for constant in set(layer.__constants__) & set(vars(layer)):  # a forward pass may ask for `out_channels`
             setattr(module, constant, getattr(layer, constant))
         deployed = replace_module(deployed, layer, module)
-        for norm in norms[layer]:
+        if norm is not None:
             deployed = replace_module(deployed, norm, nn.Identity())
-    return deployed
+    return deployed.to(device)
 
 
-def _kernel(name: str, layer: Quantized, norms: list[_BatchNorm], backend: str | None) -> BitSerialLayer:
+def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _BatchNorm]:
+    """Finds the batch norm that can become part of each layer; tries all at once, with hooks."""
+    norms: dict[nn.Module, _BatchNorm] = dict(batch_norms_after(network, sample))
+    if not norms:
+        return norms
+    hooks = []
+    with evaluating(network):
+        expected = network(sample)
+        for layer, norm in norms.items():
+            hooks.append(layer.register_forward_hook(partial(_normalized, copy.deepcopy(norm))))
+            hooks.append(norm.register_forward_hook(_unchanged))
+        try:
+            moved = network(sample)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if torch.equal(expected, moved):
+        return norms
+    logger.warning("batch norms stay in PyTorch: a layer's output is read by more than its batch norm")
+    return {}
+
+
+def _normalized(norm: _BatchNorm, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return cast(Tensor, norm(output))
+
+
+def _unchanged(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return inputs[0]
+
+
+def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runtime) -> Kernel:
     grid = _input_grid(name, layer)
     with torch.no_grad():
-        weight, factor, constant = linear_parts(layer, norms, grid.scale)
+        weight, factor, constant = linear_parts(layer, [norm] if norm is not None else [], grid.scale)
     offset = 2 ** (grid.bits - 1) if grid.signed else 0
     weights = cast(UniformQuantizer, layer.weight_quantizer)
     build = partial(
-        BitSerialLayer,
+        runtime.layer,
         weight.to(torch.int32).numpy(),
         weights.bits,
         grid.bits,
@@ -102,14 +157,16 @@ def _kernel(name: str, layer: Quantized, norms: list[_BatchNorm], backend: str |
         scale=factor.float().numpy(),
         bias=constant.float().numpy(),
         a_scale=grid.scale,
-        backend=backend,
         name=name,
     )
     if isinstance(layer, QuantLinear):
         return build()
     left, right, top, bottom = layer._reversed_padding_repeated_twice  # also of 'same' and 'valid'
     if layer.padding_mode != "zeros" or left != right or top != bottom:
-        raise HardwareError(f"layer {name!r} does not pad alike with zeros on both sides; the kernels do nothing else")
+        raise HardwareError(
+            f"layer {name!r} pads with padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; bit-serial "
+            "kernels pad with zeros, as many on both sides"
+        )
     stride, dilation = cast("tuple[int, int]", layer.stride), cast("tuple[int, int]", layer.dilation)
     return build(stride=stride, padding=(top, left), dilation=dilation, groups=layer.groups)
 
@@ -117,7 +174,9 @@ def _kernel(name: str, layer: Quantized, norms: list[_BatchNorm], backend: str |
 def _input_grid(name: str, layer: Quantized) -> Grid:
     """The grid of a layer's input, once both quantizers are known to be what the kernels compute."""
     weights, inputs = layer.weight_quantizer, layer.input_quantizer
-    for what, quantizer in (("weights", weights), ("input", inputs)):
+    for what, quantizer in (("weights", weights), ("inputs", inputs)):
+        if isinstance(quantizer, nn.Identity):
+            raise HardwareError(f"the {what} of layer {name!r} are in floating point; give them 1 to 8 bits")
         if not isinstance(quantizer, _GRIDS):
             raise HardwareError(
                 f"the {what} of layer {name!r} are quantized by {type(quantizer).__name__}, which bit-serial kernels "
@@ -139,11 +198,13 @@ def _input_grid(name: str, layer: Quantized) -> Grid:
     return grid
 
 
-def random_module(layer: LayerSpec, bits: LayerBits, seed: int = 0, backend: str | None = None) -> BitSerialModule:
+def random_module(
+    layer: LayerSpec, bits: LayerBits, seed: int = 0, backend: str | None = None, device: str = "cpu"
+) -> BitSerialModule:
     """Returns a layer of the shape and widths of `layer`, with random weights, for measuring.
 
     Raises:
-        HardwareError: A width is not of 1 to 8 bits.
+        HardwareError: A width is not of 1 to 8 bits, or the device is not here.
     """
     if bits.w_bits is None or bits.a_bits is None or max(bits.w_bits, bits.a_bits) > 8:
         raise HardwareError(f"layer {layer.name!r} at {bits}: bit-serial kernels take widths of 1 to 8 bits")
@@ -156,11 +217,10 @@ def random_module(layer: LayerSpec, bits: LayerBits, seed: int = 0, backend: str
         codes = rng.integers(-(2 ** (bits.w_bits - 1)), 2 ** (bits.w_bits - 1), shape)
     ones = np.ones(layer.out_channels, np.float32)
     build = partial(
-        BitSerialLayer, codes, bits.w_bits, bits.a_bits, scale=ones, bias=ones, a_scale=1 / (2**bits.a_bits - 1),
-        backend=backend, name=layer.name,
+        Runtime.of(device, backend).layer, codes, bits.w_bits, bits.a_bits, scale=ones, bias=ones,
+        a_scale=1 / (2**bits.a_bits - 1), name=layer.name,
     )  # fmt: skip
     if layer.kind == "linear":
-        return BitSerialModule(build())
-    return BitSerialModule(
-        build(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
-    )
+        return BitSerialModule(build(), linear=True, device=device)
+    window = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    return BitSerialModule(build(**window, groups=layer.groups), linear=False, device=device)

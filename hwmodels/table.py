@@ -157,6 +157,12 @@ class CostTable:
         """Returns what each layer costs, `(L,)`, in the table's order; raises like `cost`."""
         return self._costs(metric)[self._rows, *self.indices(policy)]
 
+    def layer_cost(self, name: str, bits: LayerBits, metric: str) -> float:
+        """Returns what one layer costs at one pair of widths; raises like `cost`."""
+        w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
+        self._check_legal(name, w, a)
+        return float(self._costs(metric)[self.layers.index(name), w, a])
+
     def indices(self, policy: BitPolicy) -> tuple[Indices, Indices]:
         """Returns where the policy's widths stand in `w_bits` and `a_bits`, `(L,)` each; raises like `cost`."""
         if unknown := [name for name in policy if name not in self.layers]:

@@ -89,10 +89,10 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
             mend = "constrain" if not weights_only else "quantize activations too, or constrain"
             raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {mend} {known}")
     if not any({pair.w_bits, pair.a_bits} <= {None, *config.bits} for pair in table.pairs):
-        known = table.pairs if is_table(config.hardware) else get_hardware(config.hardware).pairs
+        legal = table.pairs if is_table(config.hardware) else get_hardware(config.hardware).pairs
         raise ConfigError(
             f"--bits {','.join(map(str, config.bits))} with --hardware {config.hardware}: it runs "
-            f"{listed_pairs(known)} bits (weights/activations); give --bits of these"
+            f"{listed_pairs(legal)} bits (weights/activations); give --bits of these"
         )
     left_out = sorted(set(config.bits) - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)})
     if left_out and not weights_only:

@@ -57,8 +57,8 @@ def measure(
 ) -> None:
     """Measure every layer of a network at every pair of widths on this machine, and write a cost table.
 
-    Layers run on bit-serial kernels, on one core, inside the network; packing and rescaling are part of the time. Keep
-    the machine quiet meanwhile. Ctrl-C loses nothing: the same command goes on where it stopped.
+    Layers run on bit-serial kernels, on one core or on the GPU, inside the network; packing and rescaling are part of
+    the time. Keep the machine quiet meanwhile. After Ctrl-C the same command goes on with what was measured.
     """
     path = output or Path(f"{Path(model.partition(':')[0]).stem}-{device}.parquet")
     _check(path, device, batch, repeats)
@@ -75,7 +75,7 @@ def measure(
         images = get_data(data, DEFAULTS.val_images, 0)
         sample = images.train.batch([0])[0]
         network = open_untrained(model, weights, images)
-        plan = Plan(trace(network, sample), widths, widths, batch, repeats)
+        plan = Plan(trace(network, sample), widths, widths, batch, repeats, device=device)
         observer.say(f"{len(plan.layers)} layers of {len(plan.shapes)} shapes, {len(plan.cells)} pairs of widths")
         journal = path.with_name(path.name + ".partial")
         costs = measured(plan, network, sample, journal, lambda done, total: observer.progress("measure", done, total))
@@ -97,7 +97,7 @@ def measure(
 def bench(run: Path, table: Path | None, repeats: int) -> None:
     """Run the network that a search found on this machine's kernels: predicted and measured latency, and accuracy.
 
-    Predictions come from TABLE, or from the run's own table where that was measured; otherwise the widths that the
+    Predictions come from TABLE, or from the run's own table where that was measured here; otherwise the widths that the
     network uses are measured first. Writes RUN/bench.json.
     """
     from haq.runs import RunFolder
@@ -116,10 +116,10 @@ def bench(run: Path, table: Path | None, repeats: int) -> None:
 
         model, quantized, images = _open(folder, observer)
         sample = images.test.batch([0])[0]
+        deployed = deploy(quantized, sample)  # refused before anything is measured
         costs = _costs(folder, table, policy, model, sample, observer)
-        deployed = deploy(quantized, sample)
         observer.say("running the network")
-        x = images.test.batch(list(range(costs.batch)))[0]
+        x = images.test.batch([index % len(images.test) for index in range(costs.batch)])[0]
         shown = images.train.subset(range(min(_CALIBRATION_IMAGES, len(images.train))))
         int8 = int8_network(model, [batch for batch, _ in shown.batches(64)])
         result = run_bench(deployed, model, policy, costs, x, repeats=repeats, int8=int8)
@@ -139,7 +139,10 @@ def _check(path: Path, device: str, batch: int, repeats: int) -> None:
     if device != "cpu":
         if device != "cuda":
             raise ConfigError(f"--device {device}: unknown; use cpu or cuda")
-        raise HardwareError("--device cuda: there is no bit-serial kernel for GPUs yet; use --device cpu")
+        import torch
+
+        if not torch.cuda.is_available():
+            raise HardwareError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
     if path.suffix != ".parquet":
         raise ConfigError(f"-o {path}: a measured table is written as .parquet; haq table converts it to .csv")
     if path.exists():
@@ -171,14 +174,18 @@ def _costs(
     """The table that predicts: the one given, the run's own if measured, or one that is measured now."""
     from haq.hwmodels import CostTable
     from haq.hwmodels.measuring import Plan, measure
+    from haq.hwmodels.measuring.device import describe_device
+    from haq.hwmodels.pricing import price
     from haq.hwmodels.tabular import load_table
     from haq.layers import trace
 
     if table is not None:
-        return load_table(table)
+        return price(str(table), trace(model, sample), (), load_table(table).batch).table
     if folder.costs.is_file() and (own := CostTable.load(folder.costs)).origin == "measured":
-        return own
-    observer.say("no measured table given: measuring the widths of this network first")
+        if own.hardware == describe_device()["device"]:
+            return own
+        observer.say(f"note: the run's own table was measured elsewhere, on {own.hardware}")
+    observer.say("measuring the widths of this network first")
     w_bits, a_bits = (tuple(sorted({getattr(bits, name) for bits in policy.values()})) for name in ("w_bits", "a_bits"))
     plan = Plan(trace(model, sample), w_bits, a_bits)
     journal = folder.path / "bench.partial"

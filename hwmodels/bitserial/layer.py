@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from haq.errors import HardwareError
 from haq.hwmodels.bitserial.cpu import get_backend
+from haq.hwmodels.bitserial.definition import define
 from haq.hwmodels.bitserial.packing import SLACK, quantize
-from haq.hwmodels.bitserial.plan import Layout
-from haq.hwmodels.bitserial.products import BitPlanes, Channels, Direct, Product, Run, WeightGrid
+from haq.hwmodels.bitserial.products import BitPlanes, Channels, Direct, Product, Run
 
 __all__ = ["BitSerialLayer"]
-
-_MAX_BITS = 8
-_INT32_MAX = np.iinfo(np.int32).max
 
 Pair = tuple[int, int]
 
@@ -104,27 +99,21 @@ class BitSerialLayer:
     ) -> None:
         self.name, self.w_bits, self.a_bits, self.a_zero_point = name, w_bits, a_bits, a_zero_point
         self.backend = get_backend(backend).name
-        grid = WeightGrid.of(w_bits, signed_weights)
-        weights = self._checked(np.asarray(codes), grid, groups)
-        self._linear = weights.ndim == 2
-        weights = weights.reshape(*weights.shape, 1, 1) if self._linear else weights
-        self.out_channels, channels, *kernel = weights.shape
-        self._layout = Layout(channels, (kernel[0], kernel[1]), stride, padding, dilation, groups)
-        self._check_range(weights[0].size, grid)
-        self._check_geometry()
-
-        with np.errstate(all="ignore"):
-            inverse = np.float32(1) / np.float32(a_scale)
-        if not (0 < inverse < math.inf):  # false for NaN
-            raise self._error(f"a_scale={a_scale!r} must be positive, and finite in float32 as must its inverse")
-        self._grid_arguments = inverse, np.float32(a_zero_point), np.float32(2**a_bits - 1)
+        definition, weights = define(
+            codes, w_bits, a_bits, signed_weights, a_zero_point, stride, padding, dilation, groups, scale, bias,
+            a_scale, name,
+        )  # fmt: skip
+        self._definition, self._layout, self.out_channels = definition, definition.layout, definition.out_channels
+        self._grid_arguments = np.float32(1) / definition.a_scale, np.float32(a_zero_point), np.float32(2**a_bits - 1)
         constant = (a_zero_point * weights.sum((1, 2, 3))).astype(np.int32)
-        finish = Channels(constant, self._per_channel("scale", scale, 1.0), self._per_channel("bias", bias, 0.0))
+        finish = Channels(constant, definition.scale, definition.bias)
         self._product: Product
-        if groups > 1 and channels == 1 and groups == self.out_channels:
+        if definition.depthwise:
             self._product = Direct(weights, self._layout, finish)
         else:
-            self._product = BitPlanes(weights, self._layout, w_bits, a_bits, grid, finish, get_backend(backend))
+            self._product = BitPlanes(
+                weights, self._layout, w_bits, a_bits, definition.grid, finish, get_backend(backend)
+            )
         self._workspaces: dict[tuple[int, ...], _Workspace] = {}
 
     def __call__(self, x: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -162,10 +151,12 @@ class BitSerialLayer:
             HardwareError: An array has the wrong shape or type, or a code is too large.
         """
         if codes.dtype != np.uint8:
-            raise self._error(f"codes of type {codes.dtype}; give uint8")
+            raise self._definition.error(f"codes of type {codes.dtype}; give uint8")
         work = self._workspaces.get(codes.shape) or self._prepare(codes.shape)
         if (largest := int(codes.max())) >= 2**self.a_bits:
-            raise self._error(f"code {largest} needs more than a_bits={self.a_bits}; give codes up to the width")
+            raise self._definition.error(
+                f"code {largest} needs more than a_bits={self.a_bits}; give codes up to the width"
+            )
         work.inside[...] = codes.reshape(work.inside.shape)
         return self._run(work, out, np.int32)
 
@@ -173,7 +164,7 @@ class BitSerialLayer:
         if out is None:
             out = np.empty(work.out_shape, dtype)
         elif out.shape != work.out_shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise self._error(
+            raise self._definition.error(
                 f"out is {out.dtype} of shape {out.shape}; give a contiguous array of {dtype.__name__} and shape "
                 f"{work.out_shape}"
             )
@@ -184,13 +175,9 @@ class BitSerialLayer:
     def _prepare(self, shape: tuple[int, ...]) -> _Workspace:
         layout = self._layout
         channels = layout.channels * layout.groups
-        wanted = f"(N, {channels})" if self._linear else f"(N, H, W, {channels}), channels last"
-        if len(shape) != (2 if self._linear else 4) or shape[-1] != channels or 0 in shape:
-            raise self._error(f"input of shape {shape}; give {wanted}")
-        batch, height, width = (1, 1, shape[0]) if self._linear else shape[:3]
-        out_height, out_width = layout.out_size((height, width))
-        if min(out_height, out_width) < 1:
-            raise self._error(f"kernel {layout.kernel} does not fit into an input of shape {shape}; give a larger one")
+        out_height, out_width = self._definition.out_size(shape)
+        linear = self._definition.linear
+        batch, height, width = (1, 1, shape[0]) if linear else shape[:3]
 
         tall, wide = layout.padded((height, width))
         codes = np.full(batch * tall * wide * channels + SLACK, self.a_zero_point, np.uint8)
@@ -203,55 +190,8 @@ class BitSerialLayer:
             inside=padded[:, top : top + height, left : left + width],
             left=left * channels,
             pixels=batch * out_height * out_width,
-            out_shape=(*((shape[0],) if self._linear else (batch, out_height, out_width)), self.out_channels),
+            out_shape=(*((shape[0],) if linear else (batch, out_height, out_width)), self.out_channels),
             run=self._product.prepare(batch, (height, width)),
         )
         self._workspaces[shape] = work
         return work
-
-    def _checked(self, weights: NDArray[Any], grid: WeightGrid, groups: int) -> NDArray[np.int64]:
-        for what in ("w_bits", "a_bits"):
-            if not 1 <= getattr(self, what) <= _MAX_BITS:
-                raise self._error(f"{what}={getattr(self, what)}; bit-serial kernels take 1 to {_MAX_BITS}")
-        if weights.ndim not in (2, 4) or weights.size == 0 or not np.issubdtype(weights.dtype, np.integer):
-            raise self._error(
-                f"weights are {weights.dtype} of shape {weights.shape}; give integers, (M, K) or (M, C/groups, kh, kw)"
-            )
-        low, high = grid.bounds(self.w_bits)
-        least, most = int(weights.min()), int(weights.max())
-        if least < low or most > high or ((weights.astype(np.int64) - low) % grid.step).any():
-            allowed = f"{low} or {high}" if grid.step == 2 else f"{low} to {high}"
-            raise self._error(f"weights lie between {least} and {most}; w_bits={self.w_bits} allows {allowed}")
-        if groups < 1 or len(weights) % groups or (weights.ndim == 2 and groups > 1):
-            raise self._error(f"groups={groups} does not divide {len(weights)} output channels of a convolution")
-        return weights.astype(np.int64)
-
-    def _check_range(self, reduction: int, grid: WeightGrid) -> None:
-        top = 2**self.a_bits - 1
-        if not 0 <= self.a_zero_point <= top:
-            raise self._error(f"a_zero_point={self.a_zero_point} is no code of a_bits={self.a_bits}; give 0 to {top}")
-        largest_weight = max(abs(bound) for bound in grid.bounds(self.w_bits))
-        largest = reduction * largest_weight * max(self.a_zero_point, top - self.a_zero_point)
-        if largest > _INT32_MAX:
-            raise self._error(
-                f"K={reduction} at w_bits={self.w_bits}, a_bits={self.a_bits} can sum up to {largest}, beyond int32; "
-                f"choose lower widths or split the layer"
-            )
-
-    def _check_geometry(self) -> None:
-        for what, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-            if min(pair := getattr(self._layout, what)) < least or len(pair) != 2:
-                raise self._error(f"{what}={pair} must be two numbers of at least {least}")
-
-    def _per_channel(self, what: str, values: ArrayLike | None, default: float) -> NDArray[np.float32]:
-        if values is None:
-            return np.full(self.out_channels, default, np.float32)
-        array = np.ascontiguousarray(values, np.float32)
-        if array.shape != (self.out_channels,):
-            raise self._error(
-                f"{what} of shape {array.shape}; give one for each of {self.out_channels} output channels"
-            )
-        return array
-
-    def _error(self, message: str) -> HardwareError:
-        return HardwareError(f"layer {self.name!r}: {message}")

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from haq.hwmodels.bitserial import cpu_features
+from haq.hwmodels.measuring.gpu import describe_gpu
 
 __all__ = ["EnergyCounter", "describe_device", "one_core"]
 
@@ -18,11 +19,12 @@ _POWERCAP = Path("/sys/class/powercap")
 _TELLING = ("avx2", "avx512f", "avx512bw", "avx512vnni", "avx512vpopcntdq", "neon", "dotprod", "i8mm", "sve")
 
 
-def describe_device() -> dict[str, str]:
-    """Returns the device's name, features and versions: the provenance of a measured table."""
+def describe_device(device: str = "cpu") -> dict[str, str]:
+    """Returns the name, features and versions of `cpu` or `cuda`: the provenance of a measured table."""
+    features = " ".join(feature for feature in _TELLING if feature in cpu_features())
+    processor = {"device": _processor(), "features": features}
     return {
-        "device": _processor(),
-        "features": " ".join(feature for feature in _TELLING if feature in cpu_features()),
+        **(describe_gpu() | {"processor": processor["device"]} if device == "cuda" else processor),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         **{package: version(package) for package in ("haq", "torch", "numba", "numpy")},
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -60,10 +62,11 @@ class EnergyCounter:
     """
 
     def __init__(self, folder: Path = _POWERCAP) -> None:
+        # Other counters are of a package's parts, or of the whole platform, which the packages are part of
         self._packages = [
             package
             for package in sorted(folder.glob("intel-rapl:*"))
-            if ":" not in package.name.removeprefix("intel-rapl:") and _number(package / "energy_uj") is not None
+            if _text(package / "name").startswith("package") and _number(package / "energy_uj") is not None
         ]
         self._last = self._read()
         self._joules = 0.0
@@ -90,6 +93,13 @@ class EnergyCounter:
 
 def _number(file: Path) -> float | None:
     try:
-        return float(file.read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        return float(_text(file))
+    except ValueError:
         return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

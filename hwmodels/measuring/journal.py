@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from haq.errors import HardwareError
+from haq.files import write_text
 
 __all__ = ["Journal"]
 
@@ -32,11 +34,10 @@ class Journal:
             return
         lines = self._lines()
         if not lines or lines[0].get("header") != header:
-            raise HardwareError(
-                f"{path} holds an interrupted measurement of something else; remove it, or give another -o"
-            )
+            raise HardwareError(f"{path} holds an interrupted measurement of something else; finish that, or remove it")
         self._done = {line["key"]: line["value"] for line in lines[1:]}
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        with self._writing():
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def __contains__(self, key: str) -> bool:
         """Whether the piece is done."""
@@ -56,11 +57,17 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        with self._writing(), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            yield
         except OSError as error:
-            raise HardwareError(f"cannot write {self.path}: {error.strerror}; give another -o") from None
+            raise HardwareError(
+                f"cannot write {self.path}: {error.strerror}; choose a folder that can be written"
+            ) from None
 
     def _lines(self) -> list[dict[str, Any]]:
         """Reads whole lines; the last one may have been cut off."""
@@ -68,10 +75,12 @@ class Journal:
         try:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise HardwareError(f"cannot read {self.path}: {error}; remove it, or give another -o") from None
+            raise HardwareError(f"cannot read {self.path}: {error}; remove it") from None
         for line in text.splitlines():
             try:
-                found.append(json.loads(line))
+                content = json.loads(line)
             except ValueError:
                 break
+            if isinstance(content, dict):
+                found.append(content)
         return found

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from time import perf_counter_ns
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.hwmodels.bitserial import backends
 from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
 from haq.hwmodels.footprint import bops, size_bytes
 from haq.hwmodels.liveness import plan_memory
 from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
+from haq.hwmodels.measuring.gpu import GpuEnergyCounter
 from haq.hwmodels.measuring.journal import Journal
 from haq.hwmodels.measuring.monotone import monotone
 from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
+from haq.hwmodels.runtime import Runtime
+from haq.hwmodels.stopwatch import get_stopwatch
 from haq.hwmodels.table import CostTable
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
@@ -35,6 +36,9 @@ Floats = npt.NDArray[np.float64]
 
 _PASSES = 3  # over all pairs of widths, so that a slow minute does not fall on some of them alone
 _GROUP_BYTES = 2**30
+_ENERGY_SOURCES = {"cpu": "RAPL, processor package", "cuda": "NVML, whole board"}
+_NO_ENERGY = {"cpu": "not exposed by this machine", "cuda": "not read; needs nvidia-ml-py, and a GPU that counts it"}
+_ENERGY_SECONDS = {"cpu": 0.05, "cuda": 1.0}  # RAPL is updated about every millisecond, NVML every 100
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Plan:
         batch: Samples at once.
         repeats: Measurements of each layer at each pair of widths.
         seed: Of the order of measuring and of the random weights, on which times do not depend.
+        device: `cpu` or `cuda`.
+        backend: Kernels to run there; the fastest if not given. See `Runtime`.
     """
 
     layers: Sequence[LayerSpec]
@@ -56,6 +62,8 @@ class Plan:
     batch: int = 1
     repeats: int = 60
     seed: int = 0
+    device: str = "cpu"
+    backend: str | None = None
 
     @cached_property
     def shapes(self) -> list[LayerSpec]:
@@ -71,7 +79,8 @@ class Plan:
     def groups(self) -> list[list[LayerBits]]:
         """The cells, in groups whose kernels fit into memory together."""
         weights = sum(layer.params for layer in self.layers)  # a byte each at most, and as much again while packing
-        size = max(_GROUP_BYTES // (2 * weights), 1)
+        inputs = self.batch * sum(layer.in_channels * layer.in_size[0] * layer.in_size[1] for layer in self.layers)
+        size = max(_GROUP_BYTES // (2 * weights + 4 * inputs), 1)  # codes, their planes, and addresses of windows
         return [self.cells[start : start + size] for start in range(0, len(self.cells), size)]
 
 
@@ -81,7 +90,8 @@ def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, p
     Layers are timed inside the running network, where their caches are as warm as they will be: every forward pass
     gives each layer another pair of widths, until each has had all of them as often as the others. The time of a layer
     is that of quantizing its input, packing bit planes, multiplying and rescaling. What lies between the layers
-    (activation functions, additions, pooling, PyTorch itself) becomes the table's `rest`.
+    (activation functions, additions, pooling, PyTorch itself) becomes the table's `rest`. On a GPU, times are taken
+    between events in its queue: where its kernels are short, they are those of launching them.
 
     Args:
         plan: What to measure.
@@ -91,12 +101,13 @@ def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, p
         progress: Called with pieces done and pieces in all.
 
     Raises:
-        HardwareError: The kernels cannot run a layer, or the journal is of another measurement.
+        HardwareError: The device is not here, its kernels cannot run a layer, or the journal is of another measurement.
     """
-    device = describe_device()
+    runtime = Runtime.of(plan.device, plan.backend)
+    device = describe_device(plan.device)
     header = {**asdict(plan), "device": device["device"], "torch": device["torch"], "haq": device["haq"]}
     done = Journal(journal, header)
-    counter = EnergyCounter()
+    counter = GpuEnergyCounter() if plan.device == "cuda" else EnergyCounter()
     groups = plan.groups
     pieces = [f"{turn}:{index}" for turn in range(_PASSES) for index in range(len(groups))]
     pieces += [f"energy:{index}" for index in range(len(plan.shapes)) if counter.available]
@@ -117,7 +128,7 @@ def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, p
             progress(len(pieces), len(pieces))
     finally:
         torch.set_num_threads(threads)
-    table = _table(plan, done, device, counter.available)
+    table = _table(plan, done, device, runtime, counter.available)
     try:
         return replace(table, memory=plan_memory(model, sample_input))
     except ModelError:
@@ -130,47 +141,54 @@ class _Network:
     def __init__(self, plan: Plan, model: nn.Module, sample_input: Tensor) -> None:
         self._plan = plan
         policy = BitPolicy.uniform([layer.name for layer in plan.layers], plan.w_bits[0])
-        self._network = deploy(prepare(model, policy), sample_input)
+        self._network = deploy(prepare(model, policy), sample_input, plan.backend, plan.device)
         self._slots = {
             name: module for name, module in self._network.named_modules() if isinstance(module, BitSerialModule)
         }
         x = sample_input.expand(plan.batch, *sample_input.shape[1:])
-        self._x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+        self._x = x.to(plan.device)
 
     def times(self, group: Sequence[LayerBits], seed: int) -> Floats:
         """Returns milliseconds of every layer and, last, of the rest, `(pairs, layers + 1, repeats)`."""
         rng = np.random.default_rng(seed)
         kernels = {
-            layer.name: [random_module(layer, bits, self._plan.seed).kernel for bits in group]
+            layer.name: [_random_module(self._plan, layer, bits).kernel for bits in group]
             for layer in self._plan.layers
         }
         offsets = {name: int(rng.integers(len(group))) for name in kernels}
+        watch = get_stopwatch(self._plan.device)
 
         def call(start: int) -> Callable[[], Floats]:
             def run() -> Floats:
                 for name, slot in self._slots.items():
                     slot.kernel, slot.elapsed_ns = kernels[name][(start + offsets[name]) % len(group)], 0
-                begin = perf_counter_ns()
-                self._network(self._x)
-                total = perf_counter_ns() - begin
+                watch.reset()
+                with watch:
+                    self._network(self._x)
+                total = watch.elapsed_ns
                 layers = [self._slots[name].elapsed_ns for name in kernels]
                 return np.array([*layers, total - sum(layers)]) / 1e6
 
             return run
 
-        taken = sample([call(start) for start in range(len(group))], max(self._plan.repeats // _PASSES, 1), seed)
+        taken = sample([call(start) for start in range(len(group))], -(-self._plan.repeats // _PASSES), seed)
         # From the order of forward passes to that of the pairs: pass p gave layer l the pair p + offset of l
         order = [np.roll(taken[:, :, row], offsets[name], axis=0) for row, name in enumerate(kernels)]
         return np.stack([*order, taken[:, :, -1]], axis=1)
 
 
-def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter) -> list[float]:
+def _random_module(plan: Plan, layer: LayerSpec, bits: LayerBits) -> BitSerialModule:
+    return random_module(layer, bits, plan.seed, plan.backend, plan.device)
+
+
+def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCounter) -> list[float]:
     """Measures millijoules of one shape at every pair of widths."""
     size = (plan.batch * shape.in_size[0],) if shape.kind == "linear" else (plan.batch, *shape.in_size)
-    x = torch.rand(*size, shape.in_channels)
+    x = torch.rand(*size, shape.in_channels, device=plan.device)
     x = x if shape.kind == "linear" else x.permute(0, 3, 1, 2)
-    calls = [partial(random_module(shape, bits, plan.seed), x) for bits in plan.cells]
-    return [float(1e3 * joules) for joules in joules_per_call(calls, counter)]
+    calls = [partial(_random_module(plan, shape, bits), x) for bits in plan.cells]
+    return [float(1e3 * joules) for joules in joules_per_call(calls, counter, _ENERGY_SECONDS[plan.device])]
 
 
 def _shape(layer: LayerSpec) -> LayerSpec:
@@ -183,7 +201,7 @@ def _calls(layer: LayerSpec) -> int:
     return max(layer.macs // (layer.out_size[0] * layer.out_size[1] * layer.params), 1)
 
 
-def _table(plan: Plan, done: Journal, device: dict[str, str], with_energy: bool) -> CostTable:
+def _table(plan: Plan, done: Journal, device: dict[str, str], runtime: Runtime, with_energy: bool) -> CostTable:
     shape = (len(plan.w_bits), len(plan.a_bits))
     passes = [np.concatenate([done[f"{turn}:{index}"] for index in range(len(plan.groups))]) for turn in range(_PASSES)]
     taken = np.concatenate(passes, axis=2)  # (pairs, layers + 1, repeats)
@@ -212,7 +230,7 @@ def _table(plan: Plan, done: Journal, device: dict[str, str], with_energy: bool)
     metrics = {"latency_ms": stack("latency_ms"), "size_bytes": count(size_bytes), "bops": count(bops)}
     if with_energy:
         metrics["energy_mj"] = stack("energy_mj")
-    energy_source = "RAPL, processor package" if with_energy else "not exposed by this machine"
+    energy_source = (_ENERGY_SOURCES if with_energy else _NO_ENERGY)[plan.device]
     return CostTable(
         hardware=device["device"],
         batch=plan.batch,
@@ -221,10 +239,10 @@ def _table(plan: Plan, done: Journal, device: dict[str, str], with_energy: bool)
         a_bits=plan.a_bits,
         metrics=metrics,
         origin="measured",
-        version=f"haq {device['haq']}, {backends()[0]} kernels",
+        version=f"haq {device['haq']}, {runtime.backend} kernels",
         rest={"latency_ms": float(summarize(taken[:, -1].reshape(1, -1)).median[0])},
         details={name: stack(name) for name in ("raw_latency_ms", "spread", "outliers")},
-        provenance={**device, "threads": "1", "repeats": str(plan.repeats), "energy": energy_source},
+        provenance={**device, "threads": "1", "repeats": str(taken.shape[2]), "energy": energy_source},
     )
 
 

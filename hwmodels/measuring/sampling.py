@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from haq.hwmodels.measuring.device import EnergyCounter
+from haq.hwmodels.measuring.gpu import GpuEnergyCounter
 
 __all__ = ["Statistics", "joules_per_call", "sample", "summarize"]
 
 _WARM_UP = 2
 _BURST = 3
 _OUTLIER = 5.0
-_ENERGY_SECONDS = 0.05  # RAPL is updated about every millisecond
 
 
 def sample(calls: Sequence[Callable[[], npt.ArrayLike]], repeats: int, seed: int) -> npt.NDArray[np.float64]:
@@ -66,12 +66,14 @@ def summarize(samples: npt.NDArray[np.float64]) -> Statistics:
     return Statistics(median, (high - low) / median, np.isnan(kept).mean(axis=1))
 
 
-def joules_per_call(calls: Sequence[Callable[[], object]], counter: EnergyCounter) -> npt.NDArray[np.float64]:
-    """Returns the energy of one call, `(calls,)`, by repeating each for a while between two readings."""
+def joules_per_call(
+    calls: Sequence[Callable[[], object]], counter: EnergyCounter | GpuEnergyCounter, seconds: float = 0.05
+) -> npt.NDArray[np.float64]:
+    """Returns the energy of one call, `(calls,)`, by repeating each for `seconds` between two readings."""
     used = np.empty(len(calls))
     for index, call in enumerate(calls):
         before, start, count = counter.joules(), time.perf_counter(), 0
-        while time.perf_counter() - start < _ENERGY_SECONDS:
+        while time.perf_counter() - start < seconds:
             call()
             count += 1
         used[index] = (counter.joules() - before) / count

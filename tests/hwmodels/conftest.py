@@ -1,11 +1,15 @@
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from haq.hwmodels import CostTable, get_hardware
 from haq.layers import LayerKind, LayerSpec
 
 MakeLayer = Callable[..., LayerSpec]
+Reference = Callable[..., NDArray[np.int64]]
+Weights = Callable[..., NDArray[np.int64]]
 
 
 def _layer(
@@ -41,3 +45,57 @@ def parts(table: CostTable) -> dict[str, object]:
     metrics: Mapping[str, object] = {metric: costs.copy() for metric, costs in table.metrics.items()}
     names = ("hardware", "batch", "layers", "w_bits", "a_bits", "origin", "version")
     return {**{name: getattr(table, name) for name in names}, "metrics": metrics}
+
+
+def _reference(
+    codes: NDArray[np.uint8],
+    weights: NDArray[np.int64],
+    a_zero_point: int = 0,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> NDArray[np.int64]:
+    """Convolves in int64, tap by tap; the padding is added to the values, as zeros."""
+    values = codes.astype(np.int64) - a_zero_point
+    if weights.ndim == 2:
+        return values @ weights.T
+    values = np.pad(values, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    per_group, channels, *kernel = len(weights) // groups, *weights.shape[1:]
+    height, width = (
+        (size - d * (k - 1) - 1) // s + 1
+        for size, d, k, s in zip(values.shape[1:3], dilation, kernel, stride, strict=True)
+    )
+    out = np.zeros((len(values), height, width, len(weights)), np.int64)
+    for y, x in np.ndindex(*kernel):
+        rows = slice(y * dilation[0], y * dilation[0] + (height - 1) * stride[0] + 1, stride[0])
+        columns = slice(x * dilation[1], x * dilation[1] + (width - 1) * stride[1] + 1, stride[1])
+        for group in range(groups):
+            taps = values[:, rows, columns, group * channels : (group + 1) * channels]
+            chosen = slice(group * per_group, (group + 1) * per_group)
+            out[..., chosen] += taps @ weights[chosen, :, y, x].T
+    return out
+
+
+def _random_weights(
+    generator: np.random.Generator, shape: tuple[int, ...], w_bits: int, signed: bool
+) -> NDArray[np.int64]:
+    if signed and w_bits == 1:
+        return 2 * generator.integers(0, 2, shape) - 1
+    low, high = (-(2 ** (w_bits - 1)), 2 ** (w_bits - 1)) if signed else (0, 2**w_bits)
+    return generator.integers(low, high, shape)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    return _reference
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> Weights:
+    return _random_weights
+
+
+@pytest.fixture
+def generator() -> np.random.Generator:
+    return np.random.default_rng(0)
