@@ -133,7 +133,8 @@ def _workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer:
     train = problem.data.train
     shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
     scheme = get_scheme(config.scheme)
-    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], problem.table.w_bits, scheme)
+    widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
+    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
     observer.progress("calibrate", 1, 2)
     teacher = logits_of(problem.model, train)
     observer.progress("calibrate", 2, 2)

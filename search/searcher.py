@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy
-from haq.search.agent import DDPGAgent
+from haq.scores import RankBy, Score
 
-__all__ = ["METRIC", "BitSearcher", "Proposal"]
+__all__ = ["METRIC", "Agent", "BitSearcher", "Proposal"]
 
 METRIC = "objective"
-_AGENT_DRAWS, _RANDOM_DRAWS = 10, 100  # how often a proposal that was made before is drawn again
+
+
+class Agent(Protocol):
+    """Proposes policies and learns from what became of them."""
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """Returns a policy inside the budget that is not among `seen`, with its origin, or `None` if it finds none."""
+        ...
+
+    def learn(self, policy: BitPolicy, objective: float, quick: float) -> None:
+        """Takes in an outcome.
+
+        Args:
+            policy: Any that fits the budget, whoever proposed it.
+            objective: Of the last score, with whatever fine-tuning the trial had; 0 for a failed trial.
+            quick: Of the first score, after calibration alone, which all trials have.
+        """
+        ...
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """Writes the whole state and the caller's `extra`, as tensors and JSON."""
+        ...
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Restores what `save` wrote, and returns `extra`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,27 +59,27 @@ class Proposal:
 
 
 class BitSearcher(Searcher):
-    """Lets the agent walk the environment for every trial, and learn from the trial's outcome.
+    """Asks the agent for every trial, and lets it learn from the trial's outcome.
 
     Tune calls `suggest`, runs the trial, and then calls `on_trial_complete`; with several workers these interleave.
     No policy is proposed twice.
 
     Args:
-        env: Walked once for a proposal; it scores nothing itself.
-        agent: Chooses actions and learns.
+        agent: Proposes and learns.
         first: Policies to propose before the agent is asked, with their origin.
         finished: Called after every trial with its proposal and its last result (`None` when its worker died).
+        rank_by: What objectives are made of.
     """
 
     def __init__(
         self,
-        env: BitAllocationEnv,
-        agent: DDPGAgent,
+        agent: Agent,
         first: Sequence[tuple[str, BitPolicy]] = (),
         finished: Callable[[Proposal, dict[str, Any] | None], None] | None = None,
+        rank_by: RankBy = "top1",
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self._env, self._agent, self._first, self._finished = env, agent, list(first), finished
+        self._agent, self._first, self._finished, self._rank_by = agent, list(first), finished, rank_by
         self._seen: dict[BitPolicy, int] = {}
         self._running: dict[str, Proposal] = {}
 
@@ -72,34 +96,24 @@ class BitSearcher(Searcher):
         for origin, policy in self._first:
             if policy not in self._seen:
                 return Proposal(number, origin, policy)
-        random = self._agent.warming_up
-        for draw in range(_AGENT_DRAWS + _RANDOM_DRAWS):
-            random = random or draw >= _AGENT_DRAWS
-            policy = self._walk(random)
-            if policy not in self._seen:
-                return Proposal(number, "random" if random else "agent", policy)
-        return None
-
-    def _walk(self, random: bool) -> BitPolicy:
-        observation, _ = self._env.reset()
-        terminated = False
-        while not terminated:
-            observation, _, terminated, _, info = self._env.step(self._agent.act(observation, random))
-        policy: BitPolicy = info["policy"]
-        return policy
+        found = self._agent.propose(self._seen)
+        return Proposal(number, *found) if found else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Rewards the agent; a failed trial counts as an objective of 0."""
         proposal = self._running.pop(trial_id)
         result = None if error else result
-        self.learn(proposal.number, proposal.policy, float(result[METRIC]) if result else 0.0)
+        objective = float(result[METRIC]) if result else 0.0
+        scores = (result or {}).get("scores") or []
+        quick = Score.from_dict(scores[0]).objective(self._rank_by) if scores else objective
+        self.learn(proposal.number, proposal.policy, objective, quick)
         if self._finished:
             self._finished(proposal, result)
 
-    def learn(self, number: int, policy: BitPolicy, objective: float) -> None:
+    def learn(self, number: int, policy: BitPolicy, objective: float, quick: float) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
         self._seen[policy] = number
-        self._agent.observe(self._env.transitions(policy), self._env.reward(objective))
+        self._agent.learn(policy, objective, quick)
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the agent's whole state and the policies scored; running trials will be proposed again."""

@@ -15,6 +15,7 @@ from haq.search.agent import DDPGAgent
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
 from haq.search.trainable import CHUNKS, QuantizationTrial, Workload
+from haq.search.walker import Walker
 
 __all__ = ["search"]
 
@@ -64,12 +65,14 @@ def search(
         trials.append(trial)
         on_trial(trials)
 
-    searcher = BitSearcher(env, DDPGAgent(env, warmup, config.seed), _first_policies(problem), finished)
+    agent = Walker(env, DDPGAgent(env, warmup, config.seed))
+    searcher = BitSearcher(agent, _first_policies(problem), finished, workload.rank_by)
     if folder.searcher.is_file():
         searcher.restore(str(folder.searcher))
     for trial in trials:
         if trial.policy not in searcher:
-            searcher.learn(trial.number, trial.policy, trial.objective)
+            quick = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
+            searcher.learn(trial.number, trial.policy, trial.objective, quick)
     if len(trials) < config.trials:
         _tune(config, workload, searcher, config.trials - len(trials), folder)
     return trials

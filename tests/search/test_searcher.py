@@ -9,13 +9,14 @@ from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy, LayerBits
 from haq.search.agent import DDPGAgent
 from haq.search.searcher import METRIC, BitSearcher
+from haq.search.walker import Walker
 
 from .conftest import best_of_all, toy_objective
 
 
 def make(env: BitAllocationEnv, seed: int = 0, warmup: int = 5) -> BitSearcher:
     first = [("uniform", env.budget.uniform(4))]
-    return BitSearcher(env, DDPGAgent(env, warmup, seed), first)
+    return BitSearcher(Walker(env, DDPGAgent(env, warmup, seed)), first)
 
 
 def play(searcher: BitSearcher, trials: int, start: int = 0) -> list[BitPolicy]:
@@ -68,7 +69,7 @@ def test_a_running_trial_is_proposed_again_after_a_restore(env: BitAllocationEnv
 def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
     seen: list[object] = []
     agent = DDPGAgent(env, 5, 0)
-    searcher = BitSearcher(env, agent, finished=lambda proposal, result: seen.append(result))
+    searcher = BitSearcher(Walker(env, agent), finished=lambda proposal, result: seen.append(result))
     searcher.suggest("a")
     searcher.on_trial_complete("a", None, error=True)
     assert seen == [None]
@@ -78,7 +79,7 @@ def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
 
 def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
     env.budget.pairs = (LayerBits(2, 2),)
-    searcher = BitSearcher(env, DDPGAgent(env, 5, 0))
+    searcher = BitSearcher(Walker(env, DDPGAgent(env, 5, 0)))
     play(searcher, 1)
     assert searcher.suggest("more") == Searcher.FINISHED
 

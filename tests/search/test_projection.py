@@ -1,0 +1,135 @@
+"""The integer programme and the projection, against enumeration of all policies."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from haq.constraints import Constraint
+from haq.envs import Budget
+from haq.policy import BitPolicy, LayerBits
+from haq.search.guided import Guide
+from haq.search.programme import Penalties, allocate
+from haq.search.projection import Projection
+
+from ..envs.conftest import WIDTHS, make_table
+
+PAIRS = tuple(LayerBits(w, a) for w in WIDTHS for a in WIDTHS)
+
+
+def budget(latency: float, size: float = 1.0, pinned: dict[str, LayerBits] | None = None, layers: int = 3) -> Budget:
+    limits = [Constraint("latency", latency, relative=True), Constraint("size", size, relative=True)]
+    return Budget(make_table(layers), limits, WIDTHS, pinned or {})
+
+
+def penalties(budget: Budget, seed: int = 0) -> Penalties:
+    """Each layer loses what its width drops, at a rate of its own, for weights and activations."""
+    rng = np.random.default_rng(seed)
+    rates = {name: rng.uniform(0.1, 3.0, 2) for name in budget.table.layers}
+    return {
+        name: {pair: float(w * 4.0 ** -(pair.w_bits or 0) + a * 4.0 ** -(pair.a_bits or 0)) for pair in budget.pairs}
+        for name, (w, a) in rates.items()
+    }
+
+
+def total(policy: BitPolicy, of: Penalties, free: list[str]) -> float:
+    return sum(of[name][policy[name]] for name in free)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.1, 1.0), st.floats(0.3, 1.0), st.integers(0, 5), st.booleans())
+def test_the_programme_is_optimal(latency: float, size: float, seed: int, pin: bool) -> None:
+    limits = budget(latency, size, {"conv0": LayerBits(8, 8)} if pin and min(latency, size) > 0.75 else None)
+    of = penalties(limits, seed)
+    free = [name for name in limits.table.layers if name not in limits.pinned]
+    found = allocate(limits, of)
+    every = (
+        BitPolicy({**limits.pinned, **dict(zip(free, pairs, strict=True))})
+        for pairs in itertools.product(PAIRS, repeat=len(free))
+    )
+    best = min(total(policy, of, free) for policy in every if limits.allows(policy))
+    assert found is not None
+    assert limits.allows(found)
+    assert total(found, of, free) <= best * 1.001 + 1e-9
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(PAIRS), min_size=3, max_size=3),
+    st.floats(0.1, 1.0),
+    st.floats(0.3, 1.0),
+    st.integers(0, 5),
+)
+def test_projected_policies_fit_and_leave_nothing_to_spend(
+    pairs: list[LayerBits], latency: float, size: float, seed: int
+) -> None:
+    limits = budget(latency, size)
+    projection = Projection(limits, penalties(limits, seed))
+    start = BitPolicy({f"conv{i}": pair for i, pair in enumerate(pairs)})
+    policy = projection.fit(projection.indices(start))
+    assert limits.allows(policy)
+    for name, field in itertools.product(policy, limits.fields):
+        wider = limits.step(policy[name], field, up=True)
+        assert wider is None or not limits.allows(BitPolicy({**policy, name: wider}))
+
+
+def test_indices_and_policies_are_each_others_inverse() -> None:
+    limits = budget(0.5, pinned={"conv1": LayerBits(8, 8)})
+    projection = Projection(limits, penalties(limits))
+    policy = limits.uniform(4)
+    assert projection.policy(projection.indices(policy)) == policy
+    assert projection.free == ["conv0", "conv2"]
+
+
+def test_over_budget_the_cheapest_loss_goes_first() -> None:
+    limits = budget(0.99)
+    lost = {pair: float(-(pair.w_bits or 0) - (pair.a_bits or 0)) for pair in PAIRS}
+    even = dict.fromkeys(limits.table.layers, lost)
+    even["conv1"] = {pair: 0.01 * value for pair, value in even["conv1"].items()}
+    policy = Projection(limits, even).fit(Projection(limits, even).indices(limits.uniform(8)))
+    assert policy["conv0"] == policy["conv2"] == LayerBits(8, 8)
+    assert policy["conv1"] != LayerBits(8, 8)
+
+
+def objective(policy: BitPolicy, of: Penalties) -> float:
+    """Layers hurt each other, which the sum of penalties does not know."""
+    parts = np.array([of[name][bits] for name, bits in policy.items()])
+    return float(np.exp(-(parts.sum() + 4 * parts[0] * parts[1])))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_guide_reaches_the_optimum_of_a_toy_in_a_twentieth_of_all_policies(seed: int) -> None:
+    limits = budget(0.4)
+    of = penalties(limits, seed)
+    every = [
+        BitPolicy(dict(zip(limits.table.layers, pairs, strict=True))) for pairs in itertools.product(PAIRS, repeat=3)
+    ]
+    best = max(objective(policy, of) for policy in every if limits.allows(policy))
+    guide = Guide(Projection(limits, of), seed)
+    first = allocate(limits, of)
+    assert first is not None
+    seen = {first: objective(first, of)}
+    guide.learn(first, seen[first], seen[first])
+    while len(seen) < len(every) // 20:
+        proposal = guide.propose(seen)
+        if proposal is None:
+            break
+        origin, policy = proposal
+        assert origin == "guided"
+        assert limits.allows(policy)
+        assert policy not in seen
+        seen[policy] = objective(policy, of)
+        guide.learn(policy, seen[policy], seen[policy])
+    assert max(seen.values()) >= best * 0.999
+
+
+def test_the_guide_goes_on_after_a_restore(tmp_path) -> None:
+    limits = budget(0.4)
+    of = penalties(limits)
+    one, other = Guide(Projection(limits, of), 0), Guide(Projection(limits, of), 1)
+    one.learn(limits.uniform(2), 0.3, 0.3)
+    one.save(tmp_path / "state.pt", {"scored": []})
+    assert other.load(tmp_path / "state.pt") == {"scored": []}
+    assert one.propose(()) == other.propose(())
