@@ -24,6 +24,8 @@ types: $(READY)
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p haq
 
 bench: $(READY)  ## figures of the README; see benchmarks/README.md
+	$(BIN)/python benchmarks/bitserial.py
+	$(BIN)/python benchmarks/table_speed.py
 	$(BIN)/python benchmarks/qat_step.py
 	$(BIN)/python benchmarks/default_search.py
 
