@@ -16,6 +16,7 @@ from haq.policy import WIDTHS
 __all__ = ["SearchConfig", "parse_bits"]
 
 RankByOption = Literal["auto", "top1", "loss"]
+AgentOption = Literal["guided", "haq"]
 
 
 def parse_bits(text: str) -> tuple[int, ...]:
@@ -73,6 +74,7 @@ class SearchConfig:
     val_images: int = 1000
     pin_ends: bool = True
     rank_by: RankByOption = "auto"
+    agent: AgentOption = "guided"
     scheme: str = "linear"
     weights_only: bool = False
     workers: int = os.cpu_count() or 1
@@ -93,6 +95,8 @@ class SearchConfig:
                 raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
+        if self.agent not in get_args(AgentOption):
+            raise ConfigError(f"--agent {self.agent}: use {' or '.join(get_args(AgentOption))}")
 
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """Returns the constraints as objects; relative ones are not resolved yet."""

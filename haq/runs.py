@@ -32,8 +32,9 @@ class Trial:
     Attributes:
         number: 1 for the first trial proposed.
         policy: What was scored.
-        origin: Who proposed it: `uniform`, `decreased` (all at the widest, then fitted to the budget), `spent` (the
-            same with what is left of the budget spent), `random` or `agent`.
+        origin: Who proposed it: `programme` (the integer programme), `uniform`, `decreased` (all at the widest, then
+            fitted to the budget), `spent` (the same with what is left of the budget spent), `guided`, `random` or
+            `agent`.
         cost: As the cost table prices it.
         scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
             Empty when the trial failed.
@@ -154,6 +155,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.tune = path / "tune"
         self.searcher = path / "searcher.pt"
+        self.sensitivity = path / "sensitivity.json"
         self._config, self._layers = path / "config.yaml", path / "layers.json"
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,7 @@ class Guide:
         parents = sorted(self._scored.values(), key=lambda scored: scored[1])[:_PARENTS]
         if not parents:
             return None
-        candidates: dict[BitPolicy, Indices] = {}
-        for _ in range(_CANDIDATES):
-            parent, _ = parents[min(int(self._rng.exponential(1.0)), len(parents) - 1)]
-            policy = self.projection.fit(self._moved(parent))
-            if policy not in seen:
-                candidates[policy] = self.projection.indices(policy)
+        candidates = self._candidates(parents, seen)
         if not candidates:
             return None
         hopes = self._hopes(np.array(list(candidates.values())))
@@ -86,6 +81,25 @@ class Guide:
         self._rng.bit_generator.state = rest["random"]
         extra: dict[str, Any] = rest["extra"]
         return extra
+
+    def _candidates(
+        self, parents: Sequence[tuple[Indices, float]], seen: Collection[BitPolicy]
+    ) -> dict[BitPolicy, Indices]:
+        """Neighbours of the best policies; where all were seen, random ones, at last without spending what is left."""
+
+        def neighbour() -> BitPolicy:
+            place = min(int(self._rng.exponential(1.0)), len(parents) - 1)
+            return self.projection.fit(self._moved(parents[place][0]))
+
+        for draw in (
+            neighbour,
+            lambda: self.projection.fit(self.projection.random(self._rng)),
+            lambda: self.projection.fit(self.projection.random(self._rng), spend=False),
+        ):
+            drawn = dict.fromkeys(draw() for _ in range(_CANDIDATES))
+            if fresh := [policy for policy in drawn if policy not in seen]:
+                return {policy: self.projection.indices(policy) for policy in fresh}
+        return {}
 
     def _moved(self, parent: Indices) -> Indices:
         """Moves a few widths of random layers by one candidate."""

@@ -74,9 +74,19 @@ class Projection:
         up, field = bool(rng.integers(2)), int(rng.integers(len(self.budget.fields)))
         return int(self._steps[up][field, index])
 
-    def fit(self, indices: Indices) -> BitPolicy:
-        """Returns a policy that meets every limit, near the one given and with as little penalty as it can."""
-        current = self._raise(self._lower(indices.copy()))
+    def random(self, rng: np.random.Generator) -> Indices:
+        """Returns any candidate for each layer."""
+        return rng.integers(len(self.pairs), size=len(self.free)).astype(np.intp)
+
+    def fit(self, indices: Indices, spend: bool = True) -> BitPolicy:
+        """Returns a policy that meets every limit, near the one given and with as little penalty as it can.
+
+        Args:
+            indices: Of the candidates, `(F,)`.
+            spend: Whether what is left of the budget is spent.
+        """
+        current = self._lower(indices.copy())
+        current = self._raise(current) if spend else current
         policy = self.policy(current)
         return policy if self.budget.allows(policy) else self.budget.decrease(policy)
 

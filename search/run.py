@@ -103,7 +103,7 @@ def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observe
             note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
             observer.progress("search", len(trials), config.trials, note)
 
-        trials = search(config, problem, workload, float_score, folder, on_trial)
+        trials = search(config, problem, workload, float_score, folder, observer, on_trial)
         ranked = best_first(trials)
         if not ranked:
             reasons = sorted({trial.error or "unknown" for trial in trials})

@@ -7,19 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from haq.config import SearchConfig
-from haq.envs import BitAllocationEnv
-from haq.policy import BitPolicy
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
-from haq.search.agent import DDPGAgent
+from haq.search.agents import make_agent
+from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
 from haq.search.trainable import CHUNKS, QuantizationTrial, Workload
-from haq.search.walker import Walker
 
 __all__ = ["search"]
-
-_WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20 random episodes, of 600
 
 
 def search(
@@ -28,6 +24,7 @@ def search(
     workload: Workload,
     float_score: Score,
     folder: RunFolder,
+    observer: Observer,
     on_trial: Callable[[list[Trial]], None],
 ) -> list[Trial]:
     """Runs trials until `config.trials` are finished, or until Ctrl-C, and returns all of them.
@@ -41,10 +38,10 @@ def search(
         workload: What every trial needs.
         float_score: Of the float network, on the validation images.
         folder: The run.
+        observer: Receives progress of what precedes the trials.
         on_trial: Called after each trial with all finished ones.
     """
-    env = BitAllocationEnv(problem.layers, problem.budget, float_score=float_score, rank_by=workload.rank_by)
-    warmup = min(int(_WARMUP_SHARE * config.trials), _WARMUP_MOST)
+    agent, first = make_agent(config, problem, workload, float_score, folder.sensitivity, observer)
     trials = folder.read_trials()
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
@@ -65,8 +62,7 @@ def search(
         trials.append(trial)
         on_trial(trials)
 
-    agent = Walker(env, DDPGAgent(env, warmup, config.seed))
-    searcher = BitSearcher(agent, _first_policies(problem), finished, workload.rank_by)
+    searcher = BitSearcher(agent, first, finished, workload.rank_by)
     if folder.searcher.is_file():
         searcher.restore(str(folder.searcher))
     for trial in trials:
@@ -76,15 +72,6 @@ def search(
     if len(trials) < config.trials:
         _tune(config, workload, searcher, config.trials - len(trials), folder)
     return trials
-
-
-def _first_policies(problem: Problem) -> list[tuple[str, BitPolicy]]:
-    """What anyone would try by hand: the best uniform policy, and the widest one, fitted to the budget in two ways."""
-    budget = problem.budget
-    uniform = budget.largest_uniform()
-    first = [("uniform", budget.uniform(uniform))] if uniform else []
-    decreased = budget.decrease(budget.uniform(budget.bits[-1]))
-    return [*first, ("decreased", decreased), ("spent", budget.spend(decreased))]
 
 
 def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trials: int, folder: RunFolder) -> None:

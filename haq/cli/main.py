@@ -13,6 +13,7 @@ from haq.cli.hardware import hardware, profile, table
 from haq.cli.measuring import bench, measure
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.quantization import compare, quantize, schemes
+from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
@@ -43,6 +44,7 @@ def main() -> None:
         "haq bench runs/digits-resnet-edge                run it here: predicted against measured",
         "haq quantize --policy bits.json --qat-steps 300  apply a policy without a search",
         "haq compare --schemes linear,lsq --bits 2,3,4    schemes side by side",
+        "haq sensitivity                                  which layers need their bits",
         "haq hardware edge                                an accelerator's parameters and sources",
         "haq profile --hardware edge                      what each layer costs, and what binds it",
         "haq measure --model resnet20 --data npz:cifar10  a cost table of this machine",
@@ -53,7 +55,7 @@ def cli() -> None:
     """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
 
 
-for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench):
+for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench, sensitivity):
     cli.add_command(_command)
 
 
@@ -132,6 +134,13 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     show_default=True,
     metavar="auto|top1|loss",
     help="What to rank policies by; auto takes the loss when the float network makes almost no mistake.",
+)
+@click.option(
+    "--agent",
+    default=DEFAULTS.agent,
+    show_default=True,
+    metavar="guided|haq",
+    help="Who proposes: policies near the best ones, screened by a regression on all that were scored; or HAQ's DDPG.",
 )
 @click.option(
     "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."

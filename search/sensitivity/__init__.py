@@ -1,0 +1,14 @@
+"""How much one layer alone loses at each width: which layers need their bits."""
+
+from haq.search.sensitivity.measure import fingerprint, measure_sensitivity
+from haq.search.sensitivity.result import MEASURES, Sensitivity, cached, load_sensitivity, save_sensitivity
+
+__all__ = [
+    "MEASURES",
+    "Sensitivity",
+    "cached",
+    "fingerprint",
+    "load_sensitivity",
+    "measure_sensitivity",
+    "save_sensitivity",
+]

@@ -1,0 +1,79 @@
+"""Batches on several threads: PyTorch's own threads wait for each other at every small tensor of a late layer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["Percent", "Progress", "one_thread", "spread"]
+
+Progress = Callable[[int, int], None]
+"""Is told percent done, and 100."""
+
+
+class _Stopped(Exception):
+    """Ends the other threads after one has failed."""
+
+
+class Percent:
+    """Adds up the work of several threads.
+
+    Args:
+        progress: Is told whenever the percentage changes, from whichever thread did the work, never from two at once.
+        total: All work, in the unit of `advance`.
+    """
+
+    def __init__(self, progress: Progress, total: float) -> None:
+        self._progress, self._total, self._done, self._shown = progress, total, 0.0, 0
+        self._lock = threading.Lock()
+        self.stopped = False
+        progress(0, 100)
+
+    def advance(self, work: float) -> None:
+        """Tells of more work done; ends the thread when another has failed."""
+        if self.stopped:
+            raise _Stopped
+        with self._lock:
+            self._done += work
+            percent = min(100, int(100 * self._done / self._total + 1e-6))
+            if percent > self._shown:
+                self._shown = percent
+                self._progress(percent, 100)
+
+
+def spread(work: Callable[[int], None], count: int, threads: int, percent: Percent) -> None:
+    """Calls `work` with 0 to `count - 1`, on so many threads with one core each, or here with PyTorch's own threads.
+
+    Args:
+        work: Must call `percent.advance` now and then.
+        count: Number of calls.
+        threads: Calls at a time.
+        percent: Stops the others when a call fails, or on Ctrl-C.
+    """
+    if threads == 1:
+        for number in range(count):
+            work(number)
+        return
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for done in [pool.submit(work, number) for number in range(count)]:
+                done.result()
+        except BaseException:
+            percent.stopped = True
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limits PyTorch to one thread, here and in threads that start inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
