@@ -13,10 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from haq.errors import ModelError
 from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
 from haq.hwmodels.footprint import bops, size_bytes
-from haq.hwmodels.liveness import plan_memory
+from haq.hwmodels.liveness import plan_or_none
 from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
 from haq.hwmodels.measuring.gpu import GpuEnergyCounter
 from haq.hwmodels.measuring.journal import Journal
@@ -129,10 +128,7 @@ def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, p
     finally:
         torch.set_num_threads(threads)
     table = _table(plan, done, device, runtime, counter.available)
-    try:
-        return replace(table, memory=plan_memory(model, sample_input))
-    except ModelError:
-        return table
+    return replace(table, memory=plan_or_none(model, sample_input))
 
 
 class _Network:

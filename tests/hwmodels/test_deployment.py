@@ -5,14 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from haq.errors import HardwareError
+from haq.errors import HaqError, HardwareError
 from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
 from haq.layers import LayerSpec, trace
 from haq.policy import BitPolicy, LayerBits
+from haq.quant import convert
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.preparation import prepare
-from haq.quant.schemes import Scheme, get_scheme
+from haq.quant.schemes import Scheme, get_scheme, list_schemes
 
 IMAGES = 16
 
@@ -342,3 +343,24 @@ def test_random_layers_use_every_code(make_layer: Callable[..., LayerSpec]) -> N
 def test_random_layers_of_other_widths_are_refused(make_layer: Callable[..., LayerSpec], bits: LayerBits) -> None:
     with pytest.raises(HardwareError, match="layer 'conv' at .*: bit-serial kernels take widths of 1 to 8 bits"):
         random_module(make_layer(), bits)
+
+
+@pytest.mark.parametrize("name", list_schemes())
+def test_schemes_name_the_kernels_that_run_them(name: str) -> None:
+    """`haq schemes` lists them; what it says of bit-serial and integer kernels is tried here."""
+    scheme = get_scheme(name)
+    w_bits = 4 if 4 in scheme.widths else scheme.widths[0]
+    a_bits = scheme.activation_width(w_bits)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
+    x = torch.randn(4, 3, 8, 8)
+    calibration = calibrate(net, [x], {width for width in (w_bits, a_bits) if width is not None}, scheme)
+    policy = BitPolicy(dict.fromkeys(("0", "4"), LayerBits(w_bits, a_bits)), name)
+    quantized = prepare(net, policy, calibration=calibration).eval()
+    runs = {"bit-serial": lambda: deploy(quantized, x[:1]), "integer": lambda: convert(quantized, [x])}
+    for kernel, make in runs.items():
+        if kernel in scheme.kernels:
+            torch.testing.assert_close(make()(x), quantized(x), atol=1e-2, rtol=1e-2)
+        else:
+            with pytest.raises(HaqError):
+                make()

@@ -94,5 +94,5 @@ ABCNET = Scheme(
     input_widths=(1, 2, 3, 4, 5, 6, 7, 8),
     covers="both",
     trainable="α, β",
-    kernels=("bit-serial", "lookup"),
+    kernels=("lookup",),
 )

@@ -41,8 +41,8 @@ class Scheme:
         input_widths: The same for activations.
         covers: What the paper is about; the rest is `linear`.
         trainable: What fine-tuning trains beside the weights.
-        kernels: What can run the result: `bit-serial`, `integer` (`haq.quant.convert`), `lookup` (codebook), `shift`,
-            or `float`.
+        kernels: What can run the result: `bit-serial` (`haq.hwmodels.deployment`), `integer` (`haq.quant.convert`),
+            kernels with a codebook (`lookup`) or of powers of two (`shift`), which others have, or only `float`.
         options: What was set by `with_options`.
     """
 

@@ -47,4 +47,5 @@ BINARYCONNECT = Scheme(
     equation="eq. 1–3; option stochastic",
     weights=BinaryConnectQuantizer,
     widths=(1,),
+    kernels=("integer",),
 )

@@ -83,5 +83,5 @@ BNN = Scheme(
     widths=(1,),
     input_widths=(1,),
     covers="both",
-    kernels=("bit-serial",),
+    kernels=("float",),
 )

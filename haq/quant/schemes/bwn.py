@@ -61,4 +61,5 @@ BWN = Scheme(
     equation="section 3.1, eq. 6 and the gradient below eq. 9",
     weights=BWNQuantizer,
     widths=(1,),
+    kernels=("integer",),
 )

@@ -133,4 +133,5 @@ DOREFA = Scheme(
     inputs=dorefa_inputs,
     widths=(1, 2, 3, 4, 5, 6, 7, 8),
     covers="both, gradients",
+    kernels=("integer",),
 )

@@ -96,5 +96,5 @@ LQNETS = Scheme(
     input_widths=(1, 2, 3, 4, 5, 6, 7, 8),
     covers="both",
     trainable="basis",
-    kernels=("bit-serial", "lookup"),
+    kernels=("lookup",),
 )

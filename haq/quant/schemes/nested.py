@@ -125,4 +125,5 @@ NESTED = Scheme(
     weights=NestedScaleQuantizer,
     widths=(1, 2, 3, 4, 5, 6, 7, 8),
     trainable="scales",
+    kernels=("integer",),
 )

@@ -97,5 +97,5 @@ PACT = Scheme(
     input_widths=(2, 3, 4, 5, 6, 7, 8),
     covers="activations",
     trainable="clip α",
-    kernels=("bit-serial",),
+    kernels=("float",),
 )

@@ -92,5 +92,5 @@ QIL = Scheme(
     input_widths=(2, 3, 4, 5, 6, 7, 8),
     covers="both",
     trainable="interval, γ, size",
-    kernels=("bit-serial",),
+    kernels=("float",),
 )

@@ -53,4 +53,5 @@ TWN = Scheme(
     equation="eq. 4–6",
     weights=TWNQuantizer,
     widths=(2,),
+    kernels=("integer",),
 )

@@ -48,5 +48,5 @@ XNOR = Scheme(
     widths=(1,),
     input_widths=(1,),
     covers="both",
-    kernels=("bit-serial",),
+    kernels=("float",),
 )
