@@ -81,13 +81,19 @@ class Budget:
 
         The lowest widths need not be the cheapest: microcontrollers take time to unpack them.
         """
-        layers = {}
-        for name in self.table.layers:
-            policies = {pair: BitPolicy({**self.uniform(self.bits[0]), name: pair}) for pair in self.pairs}
-            costs = {pair: self.table.cost(policy) for pair, policy in policies.items()}
-            shares = {pair: sum(cost[c.field] / c.limit for c in constraints) for pair, cost in costs.items()}
-            layers[name] = self.pinned.get(name) or min(self.pairs, key=lambda pair: shares[pair])
-        return BitPolicy(layers, self.scheme)
+        lowest = self.uniform(self.bits[0])
+
+        def share(name: str, pair: LayerBits, constraint: Constraint) -> float:
+            if constraint.field in self.table.metrics:
+                return self.table.layer_cost(name, pair, constraint.field) / constraint.limit
+            beside_lowest = self.table.cost(BitPolicy({**lowest, name: pair}))  # a peak is no sum over layers
+            return beside_lowest[constraint.field] / constraint.limit
+
+        chosen = {}
+        for name in (name for name in self.table.layers if name not in self.pinned):
+            totals = {pair: sum(share(name, pair, constraint) for constraint in constraints) for pair in self.pairs}
+            chosen[name] = min(self.pairs, key=totals.__getitem__)
+        return BitPolicy({**lowest, **chosen}, self.scheme)
 
     # Candidates
 
