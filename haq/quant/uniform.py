@@ -95,6 +95,7 @@ class UniformQuantizer(Quantizer):
 def uniform(
     values: Tensor,
     bits: int,
+    reads: Tensor | None = None,
     *,
     granularity: str = "channel",
     symmetric: bool = True,
@@ -109,6 +110,9 @@ def uniform(
     Args:
         values: A weight, or samples of an activation, `(samples, n)`.
         bits: Width.
+        reads: What a layer multiplies this weight by, `(groups, n, samples)`. The `mse` clip of a channel then
+            minimises the error of the layer's output, as AdaRound's (Nagel et al. 2020, arXiv:2004.10568) does,
+            over scales instead of roundings.
         granularity: Which values share a scale.
         symmetric: Whether the zero point is 0.
         rounding: `nearest` or `floor`.
@@ -126,10 +130,11 @@ def uniform(
     rows = group(values, granularity)
     zero_point = None
     if clip == "mse":
+        reads = reads if granularity == "channel" else None
         if symmetric:
-            scale = mse_scale(rows, bits, signed, power_of_two=power_of_two)
+            scale = mse_scale(rows, bits, signed, power_of_two=power_of_two, reads=reads)
         else:
-            scale, zero_point = mse_affine(rows, bits, signed)
+            scale, zero_point = mse_affine(rows, bits, signed, reads=reads)
     elif symmetric and is_binary(bits, signed):
         scale = minmax_scale(rows, bits, signed)  # {−α, +α} has no range to set; α is mean |x|
     else:

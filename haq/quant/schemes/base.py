@@ -84,13 +84,15 @@ class Scheme:
             return None
         return 8 if self.covers == "weights" else w_bits
 
-    def weight_quantizer(self, weight: Tensor, bits: int) -> Quantizer:
-        """Returns a quantizer for this weight."""
+    def weight_quantizer(self, weight: Tensor, bits: int, reads: Tensor | None = None) -> Quantizer:
+        """Returns a quantizer for this weight, given samples of what the layer multiplies it by; see `uniform`."""
         if bits not in self.widths:
-            return uniform(weight, bits, signed=True)
-        options = self._of(self.weights)
-        if "signed" in inspect.signature(self.weights).parameters:
+            return uniform(weight, bits, reads, signed=True)
+        options, known = self._of(self.weights), inspect.signature(self.weights).parameters
+        if "signed" in known:
             options.setdefault("signed", True)
+        if "reads" in known:
+            options["reads"] = reads
         return self.weights(weight, bits, **options)
 
     def input_quantizer(self, values: Tensor, bits: int) -> nn.Module:

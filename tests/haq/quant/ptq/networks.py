@@ -9,6 +9,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import prepare
+from haq.quant.schemes import get_scheme
 
 
 def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -56,10 +57,11 @@ def images(count: int = 64, seed: int = 1) -> Tensor:
     return 2 * F.interpolate(coarse, (8, 8), mode="bilinear") + 0.5
 
 
-def quantized_pair(bits: int = 3, scheme: str = "linear") -> tuple[nn.Module, nn.Module, nn.Module]:
+def quantized_pair(bits: int = 3, scheme: str = "linear", clip: str = "mse") -> tuple[nn.Module, nn.Module, nn.Module]:
     """Returns a network, its folded copy, and that quantized, activations to 8 bits."""
     torch.manual_seed(0)
     model = shaken(Inverted())
     folded = fold_batch_norm(model, images(1))
     policy = BitPolicy({name: LayerBits(bits, 8) for name, _ in quantizable_layers(folded)})
-    return model, folded, prepare(folded, policy, scheme, calibrate(folded, [images()], [bits, 8], scheme))
+    calibration = calibrate(folded, [images()], [bits, 8], get_scheme(scheme).with_options(clip=clip))
+    return model, folded, prepare(folded, policy, scheme, calibration)
