@@ -30,6 +30,7 @@ class Budget:
         pinned: Layers whose widths are not up for search.
         scheme: What realises the widths; policies carry its name.
         weights_only: Whether activations stay in floating point, so that only widths of weights are chosen.
+        a_bits: Candidate widths of activations, where they are others than those of weights.
 
     Attributes:
         pairs: Candidates for a free layer, ascending.
@@ -47,14 +48,17 @@ class Budget:
         pinned: Mapping[str, LayerBits],
         scheme: str = "linear",
         weights_only: bool = False,
+        a_bits: Sequence[int] | None = None,
     ) -> None:
         self.table, self.scheme = table, scheme
         self.pinned = {name: LayerBits(b.w_bits, None) if weights_only else b for name, b in pinned.items()}
         self.fields: tuple[Field, ...] = ("w_bits",) if weights_only else ("w_bits", "a_bits")
-        self.pairs = tuple(pair for pair in table.pairs if {pair.w_bits, pair.a_bits} <= {None, *bits})
+        inputs = {None, *(bits if a_bits is None else a_bits)}
+        self.pairs = tuple(pair for pair in table.pairs if pair.w_bits in {None, *bits} and pair.a_bits in inputs)
         self._lower = {(pair, field): self._next(pair, field, -1) for pair in self.pairs for field in self.fields}
         self._higher = {(pair, field): self._next(pair, field, 1) for pair in self.pairs for field in self.fields}
-        uniform8 = table.cost(self._policy(8, {}))
+        whole = BitPolicy(dict.fromkeys(table.layers, self._nearest_pair(8, table.pairs)), scheme)
+        uniform8 = table.cost(whole)
         resolved = [constraint.resolve(uniform8[constraint.field]) for constraint in constraints]
         self.constraints = tuple(
             min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
@@ -109,21 +113,22 @@ class Budget:
 
     def uniform(self, bits: int) -> BitPolicy:
         """Returns the policy with weights of `bits` everywhere but in pinned layers; see `uniform_pair`."""
-        return self._policy(bits, self.pinned)
+        pair = self.uniform_pair(bits)
+        return BitPolicy({name: self.pinned.get(name, pair) for name in self.table.layers}, self.scheme)
 
     def uniform_pair(self, bits: int) -> LayerBits:
         """Returns the pair that stands for `bits` alone: equal widths, or the nearest activations that are legal."""
-        pairs = [pair for pair in self.table.pairs if pair.w_bits == bits]
+        candidates = [pair for pair in self.pairs if pair.w_bits == bits]
+        return self._nearest_pair(bits, candidates or self.table.pairs)
+
+    def _nearest_pair(self, bits: int, among: Sequence[LayerBits]) -> LayerBits:
+        pairs = [pair for pair in among if pair.w_bits == bits]
         if not pairs:
             raise HardwareError(
                 f"the cost table of {self.table.hardware!r} has no weights of {bits} bits; it covers "
                 f"{listed_pairs(self.table.pairs)}"
             )
         return min(pairs, key=lambda pair: abs((pair.a_bits or bits) - bits))
-
-    def _policy(self, bits: int, pinned: Mapping[str, LayerBits]) -> BitPolicy:
-        pair = self.uniform_pair(bits)
-        return BitPolicy({name: pinned.get(name, pair) for name in self.table.layers}, self.scheme)
 
     def step(self, pair: LayerBits, field: Field, up: bool) -> LayerBits | None:
         """Returns the next candidate with a wider or a narrower width of `field`, if there is one."""

@@ -16,7 +16,7 @@ from haq.policy import WIDTHS
 __all__ = ["SearchConfig", "parse_bits"]
 
 RankByOption = Literal["auto", "top1", "loss"]
-AgentOption = Literal["guided", "haq"]
+AgentOption = Literal["predictor", "ddpg", "haq", "evolution", "ilp", "random", "uniform"]
 
 
 def parse_bits(text: str) -> tuple[int, ...]:
@@ -68,13 +68,14 @@ class SearchConfig:
     hardware: str = "edge"
     batch: int = 16
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    a_bits: tuple[int, ...] | None = None
     trials: int = 60
     qat_steps: int = 24
     finetune_steps: int = 200
     val_images: int = 1000
     pin_ends: bool = True
     rank_by: RankByOption = "auto"
-    agent: AgentOption = "guided"
+    agent: AgentOption = "predictor"
     scheme: str = "linear"
     weights_only: bool = False
     workers: int = os.cpu_count() or 1
@@ -86,7 +87,9 @@ class SearchConfig:
         self.parsed_constraints()
         if not self.bits:
             raise ConfigError("no widths to search: give some, such as --bits 2-8")
-        _checked_bits(set(self.bits))
+        _checked_bits({*self.bits, *(self.a_bits or ())})
+        if self.weights_only and self.a_bits is not None:
+            raise ConfigError("--a-bits with --weights-only: activations stay in floating point; give one of the two")
         for name, least in {
             "batch": 1, "trials": 1, "qat_steps": 0, "finetune_steps": 0, "val_images": 1, "workers": 1, "seed": 0
         }.items():  # fmt: skip
@@ -96,7 +99,8 @@ class SearchConfig:
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
         if self.agent not in get_args(AgentOption):
-            raise ConfigError(f"--agent {self.agent}: use {' or '.join(get_args(AgentOption))}")
+            known = get_args(AgentOption)
+            raise ConfigError(f"--agent {self.agent}{did_you_mean(self.agent, known)}: use {', '.join(known)}")
 
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """Returns the constraints as objects; relative ones are not resolved yet."""

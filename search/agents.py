@@ -2,67 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from haq.config import SearchConfig
 from haq.envs import BitAllocationEnv, Budget
+from haq.layers import LayerSpec
 from haq.policy import BitPolicy
-from haq.scores import Score
-from haq.search.agent import DDPGAgent
-from haq.search.guided import Guide
-from haq.search.observer import Observer
-from haq.search.problem import Problem
+from haq.scores import RankBy, Score
+from haq.search.baselines import Listed, Programme, Random, uniform_policies
+from haq.search.lattice import Lattice
 from haq.search.programme import Penalties, allocate
 from haq.search.projection import Projection
 from haq.search.searcher import Agent
-from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
-from haq.search.trainable import Workload
-from haq.search.walker import Walker
+from haq.search.sensitivity import Sensitivity
 
-__all__ = ["make_agent", "penalties_of"]
+__all__ = ["AGENTS", "INFORMED", "First", "Task", "make_agent", "penalties_of"]
 
 First = Sequence[tuple[str, BitPolicy]]
+"""Policies to score before the agent is asked, with their origin."""
 
 _WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20 random episodes, of 600
-_MEASURE = "kl"
-_IMAGES = 512
 
 
-def make_agent(
-    config: SearchConfig, problem: Problem, workload: Workload, float_score: Score, path: Path, observer: Observer
-) -> tuple[Agent, First]:
-    """Returns the agent that the options ask for, and the policies to score before it is asked.
+@dataclass(frozen=True)
+class Task:
+    """What an agent may know.
 
-    Args:
-        config: Options.
-        problem: Layers, table and budget.
-        workload: What every trial needs.
+    Attributes:
+        layers: Of the network.
+        budget: Candidates, pinned layers and limits.
+        sensitivity: What each free layer loses at each width; `INFORMED` agents need it.
         float_score: Of the float network, on the validation images.
-        path: Where sensitivities are kept, for a search that goes on.
-        observer: Receives progress.
+        rank_by: What objectives are made of.
+        trials: Policies that will be scored in all.
+        seed: Of everything random.
     """
-    if config.agent == "haq":
-        env = BitAllocationEnv(problem.layers, problem.budget, float_score=float_score, rank_by=workload.rank_by)
-        warmup = min(int(_WARMUP_SHARE * config.trials), _WARMUP_MOST)
-        return Walker(env, DDPGAgent(env, warmup, config.seed)), _by_hand(problem.budget)
-    budget = problem.budget
-    free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
-    widths = sorted({w for pair in budget.pairs for w in (pair.w_bits, pair.a_bits) if w is not None})
-    images = workload.train.subset(range(min(_IMAGES, len(workload.train))))
 
-    def measure() -> dict[str, Sensitivity]:
-        return measure_sensitivity(
-            workload.model, workload.calibration, images, free, widths, (_MEASURE,),
-            lambda done, total: observer.progress("sensitivity", done, total), workers=config.workers,
-        )  # fmt: skip
+    layers: Sequence[LayerSpec]
+    budget: Budget
+    sensitivity: Sensitivity | None
+    float_score: Score
+    rank_by: RankBy
+    trials: int
+    seed: int
 
-    key = {"network": fingerprint(workload.model), "data": config.data, "scheme": config.scheme, "seed": config.seed}
-    key |= {"widths": widths, "layers": free}
-    penalties = penalties_of(cached(path, key, measure)[_MEASURE], budget)
-    programme = allocate(budget, penalties)
-    first = [("programme", programme)] if programme is not None else []
-    return Guide(Projection(budget, penalties), config.seed), [*first, *_by_hand(budget)]
+    @cached_property
+    def penalties(self) -> Penalties:
+        """What each pair of widths costs in quality, by the measured sensitivities."""
+        assert self.sensitivity is not None, "the agent's name is missing in INFORMED"
+        return penalties_of(self.sensitivity, self.budget)
+
+    @property
+    def programme(self) -> First:
+        """The solution of the integer programme."""
+        solved = allocate(self.budget, self.penalties)
+        return [("programme", solved)] if solved is not None else []
+
+    @property
+    def by_hand(self) -> First:
+        """What anyone would try: the best uniform policy, and the widest one, fitted to the budget in two ways."""
+        uniform = uniform_policies(self.budget)[:1]
+        decreased = self.budget.decrease(self.budget.uniform(self.budget.bits[-1]))
+        spent = self.budget.spend(decreased)
+        return [*(("uniform", policy) for policy in uniform), ("decreased", decreased), ("spent", spent)]
+
+
+def make_agent(name: str, task: Task) -> tuple[Agent, First]:
+    """Returns an agent of `AGENTS`, and the policies to score before it is asked."""
+    return AGENTS[name](task)
+
+
+def _uniform(task: Task) -> tuple[Agent, First]:
+    return Listed("uniform", uniform_policies(task.budget)), []
+
+
+def _random(task: Task) -> tuple[Agent, First]:
+    return Random(Lattice(task.budget), task.seed), []
+
+
+def _evolution(task: Task) -> tuple[Agent, First]:
+    from haq.search.evolution import Evolution
+
+    return Evolution(Lattice(task.budget), task.seed), []
+
+
+def _ilp(task: Task) -> tuple[Agent, First]:
+    return Programme(task.budget, task.penalties), []
+
+
+def _predictor(task: Task) -> tuple[Agent, First]:
+    from haq.search.guided import Guide
+
+    return Guide(Projection(task.budget, task.penalties), task.seed), [*task.programme, *task.by_hand]
+
+
+def _haq(task: Task) -> tuple[Agent, First]:
+    from haq.search.agent import DDPGAgent
+    from haq.search.walker import Walker
+
+    env = BitAllocationEnv(task.layers, task.budget, float_score=task.float_score, rank_by=task.rank_by)
+    warmup = min(int(_WARMUP_SHARE * task.trials), _WARMUP_MOST)
+    return Walker(env, DDPGAgent(env, warmup, task.seed)), []
+
+
+def _ddpg(task: Task) -> tuple[Agent, First]:
+    from haq.search.imagination import Dreamer
+
+    agent = Dreamer(Projection(task.budget, task.penalties), task.layers, task.seed)
+    return agent, [*task.programme, *task.by_hand]
+
+
+AGENTS: dict[str, Callable[[Task], tuple[Agent, First]]] = {
+    "predictor": _predictor,
+    "ddpg": _ddpg,
+    "haq": _haq,
+    "evolution": _evolution,
+    "ilp": _ilp,
+    "random": _random,
+    "uniform": _uniform,
+}
+"""Name, as in `--agent`, → what makes it. A test holds the names of `haq.config` to be the same."""
+
+INFORMED = {"predictor", "ddpg", "ilp"}
+"""Agents that need sensitivities."""
 
 
 def penalties_of(sensitivity: Sensitivity, budget: Budget) -> Penalties:
@@ -79,11 +142,3 @@ def penalties_of(sensitivity: Sensitivity, budget: Budget) -> Penalties:
         name: {pair: penalty(row, pair.w_bits, pair.a_bits) for pair in budget.pairs}
         for row, name in enumerate(sensitivity.layers)
     }
-
-
-def _by_hand(budget: Budget) -> First:
-    """What anyone would try: the best uniform policy, and the widest one, fitted to the budget in two ways."""
-    uniform = budget.largest_uniform()
-    first = [("uniform", budget.uniform(uniform))] if uniform else []
-    decreased = budget.decrease(budget.uniform(budget.bits[-1]))
-    return [*first, ("decreased", decreased), ("spent", budget.spend(decreased))]

@@ -13,7 +13,8 @@ from haq.data import Images
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
-from haq.search.trainable import Workload
+from haq.search.streams import gather
+from haq.search.workload import Workload
 
 __all__ = ["Finalist", "finetune_all", "test_all"]
 
@@ -57,22 +58,7 @@ def finetune_all(
     task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=1)(_finetune)
     shared = ray.put(workload)
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
-    taken = dict.fromkeys(policies, 0)
-    finalists: dict[str, Finalist] = {}
-    while streams:
-        ready: list[Any] = ray.wait(list(streams), num_returns=1, fetch_local=False)[0]
-        stream = ready[0]
-        try:
-            report = ray.get(next(stream))
-        except StopIteration:
-            del streams[stream]
-            continue
-        if isinstance(report, Finalist):
-            finalists[streams[stream]] = report
-        else:
-            taken[streams[stream]] = report
-            progress(sum(taken.values()), steps * len(policies))
-    return finalists
+    return gather(streams, lambda taken: progress(sum(taken.values()), steps * len(policies)))
 
 
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:

@@ -73,7 +73,7 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     sample = data.train.batch([0])[0]
     layers = trace(model, sample)
     _check_classes(model, sample, data)
-    widths = tuple(sorted({*config.bits, 8}))
+    widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     prices = (
         Prices(CostTable.footprint(layers, widths))
@@ -88,21 +88,29 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
             known = " or ".join(name for name, metric in METRICS.items() if metric.field in table.fields)
             mend = "constrain" if not weights_only else "quantize activations too, or constrain"
             raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {mend} {known}")
-    if not any({pair.w_bits, pair.a_bits} <= {None, *config.bits} for pair in table.pairs):
+    inputs = {None, *(config.bits if config.a_bits is None else config.a_bits)}
+    if not any(pair.w_bits in {None, *config.bits} and pair.a_bits in inputs for pair in table.pairs):
+        given = f"--bits {_listed(config.bits)}" + (f" --a-bits {_listed(config.a_bits)}" if config.a_bits else "")
         legal = table.pairs if is_table(config.hardware) else get_hardware(config.hardware).pairs
         raise ConfigError(
-            f"--bits {','.join(map(str, config.bits))} with --hardware {config.hardware}: it runs "
+            f"{given} with --hardware {config.hardware}: it runs "
             f"{listed_pairs(legal)} bits (weights/activations); give --bits of these"
         )
-    left_out = sorted(set(config.bits) - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)})
+    left_out = sorted(
+        {*config.bits, *(config.a_bits or ())} - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)}
+    )
     if left_out and not weights_only:
         observer.say(
             f"note: {table.hardware} runs {listed_pairs(table.pairs)} bits (weights/activations) of those asked for; "
             f"{', '.join(map(str, left_out))} left out"
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
-    budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only)
+    budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only, config.a_bits)
     return Problem(model, data, sample, layers, table, budget)
+
+
+def _listed(bits: tuple[int, ...]) -> str:
+    return ",".join(map(str, bits))
 
 
 def _memory(config: SearchConfig, model: nn.Module, sample: Tensor) -> MemoryPlan | None:
@@ -122,8 +130,11 @@ def _scheme(config: SearchConfig, observer: Observer) -> Scheme:
     """Checks that the scheme has every candidate width, and says when the hardware's kernels cannot run it."""
     scheme = get_scheme(config.scheme)
     both = config.weights_only or scheme.inputs is None
-    for width in config.bits:
-        if width not in scheme.widths or not (both or width in scheme.input_widths):
+    inputs = () if both else config.bits if config.a_bits is None else config.a_bits
+    for width in sorted({*config.bits, *inputs}):
+        if (width in config.bits and width not in scheme.widths) or (
+            width in inputs and width not in scheme.input_widths
+        ):
             known = ", ".join(map(str, scheme.widths))
             mend = "give --bits of these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
             raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {mend}")

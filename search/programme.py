@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ _GAP = 1e-4
 _SECONDS = 20.0
 
 
-def allocate(budget: Budget, penalties: Penalties) -> BitPolicy | None:
+def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] = ()) -> BitPolicy | None:
     """Returns the policy of least total penalty that meets every limit, or `None` where none was found.
 
     One binary variable for each free layer and candidate pair, exactly one of them 1 in each layer, and a linear
@@ -31,6 +31,7 @@ def allocate(budget: Budget, penalties: Penalties) -> BitPolicy | None:
     Args:
         budget: Candidates, pinned layers and limits.
         penalties: Of every free layer and candidate pair.
+        without: Policies that are not wanted.
     """
     table, pairs = budget.table, list(budget.pairs)
     free = [name for name in table.layers if name not in budget.pinned]
@@ -44,6 +45,9 @@ def allocate(budget: Budget, penalties: Penalties) -> BitPolicy | None:
         costs = np.array([[table.layer_cost(name, pair, limit.field) for pair in pairs] for name in free])
         lowest = table.cost(fixed)[limit.field] - sum(table.layer_cost(name, fixed[name], limit.field) for name in free)
         constraints.append(LinearConstraint(costs.ravel() / limit.limit, -np.inf, 1.0 - lowest / limit.limit))
+    for policy in without:
+        taken = np.array([[policy[name] == pair for pair in pairs] for name in free], np.float64).ravel()
+        constraints.append(LinearConstraint(taken, -np.inf, len(free) - 1))
     scale = np.abs(objective).max() or 1.0
     solved = milp(
         objective / scale,

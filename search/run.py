@@ -19,24 +19,20 @@ from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy
-from haq.quant.calibration import calibrate
-from haq.quant.evaluation import evaluate, logits_of
+from haq.quant.evaluation import evaluate
 from haq.quant.preparation import save_quantized
-from haq.quant.schemes import get_scheme
 from haq.runs import Baseline, Best, RunFolder, Trial
-from haq.scores import RankBy, Score
+from haq.scores import Score
 from haq.search.cluster import ray_workers
 from haq.search.finals import finetune_all, test_all
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
-from haq.search.trainable import Workload
 from haq.search.tuning import search
+from haq.search.workload import Workload, choose_rank_by, make_workload
 
 __all__ = ["resume", "run"]
 
-_CALIBRATION_IMAGES = 512
 _FINALISTS = 2
-_SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
 
 
 def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> RunFolder:
@@ -91,9 +87,9 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
 def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     float_score = evaluate(problem.model, problem.data.val, "float")
-    rank_by = _rank_by(config, float_score, observer)
+    rank_by = choose_rank_by(config, float_score, observer)
     with ray_workers(config.workers):
-        workload = _workload(config, problem, rank_by, observer)
+        workload = make_workload(config, problem, rank_by, observer)
         baselines = _baselines(problem, workload, float_score)
         folder.write_baselines(baselines)
         _introduce(problem, baselines, observer)
@@ -114,31 +110,6 @@ def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observe
             folder.write_best(_untested(problem, ranked[0], baselines))
             return
         _finish(config, problem, workload, ranked, baselines, folder, observer)
-
-
-def _rank_by(config: SearchConfig, score: Score, observer: Observer) -> RankBy:
-    if config.rank_by != "auto":
-        return config.rank_by
-    if score.top1 < _SATURATED:
-        return "top1"
-    observer.say(
-        f"float top-1 on the validation images is {score.top1:.1%}: the network fits them (or was trained on them), so "
-        "policies are ranked by loss, which still tells them apart"
-    )
-    return "loss"
-
-
-def _workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
-    observer.progress("calibrate", 0, 2)
-    train = problem.data.train
-    shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
-    scheme = get_scheme(config.scheme)
-    widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
-    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
-    observer.progress("calibrate", 1, 2)
-    teacher = logits_of(problem.model, train)
-    observer.progress("calibrate", 2, 2)
-    return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
 
 
 def _baselines(problem: Problem, workload: Workload, float_score: Score) -> dict[Any, Baseline | None]:

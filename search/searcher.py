@@ -24,13 +24,13 @@ class Agent(Protocol):
         """Returns a policy inside the budget that is not among `seen`, with its origin, or `None` if it finds none."""
         ...
 
-    def learn(self, policy: BitPolicy, objective: float, quick: float) -> None:
+    def learn(self, policy: BitPolicy, objective: float) -> None:
         """Takes in an outcome.
 
         Args:
             policy: Any that fits the budget, whoever proposed it.
-            objective: Of the last score, with whatever fine-tuning the trial had; 0 for a failed trial.
-            quick: Of the first score, after calibration alone, which all trials have.
+            objective: Of the score after calibration alone, which all trials have; 0 for a failed trial. What
+                fine-tuning adds is not mixed in, because ASHA gives trials different amounts of it.
         """
         ...
 
@@ -103,17 +103,16 @@ class BitSearcher(Searcher):
         """Rewards the agent; a failed trial counts as an objective of 0."""
         proposal = self._running.pop(trial_id)
         result = None if error else result
-        objective = float(result[METRIC]) if result else 0.0
         scores = (result or {}).get("scores") or []
-        quick = Score.from_dict(scores[0]).objective(self._rank_by) if scores else objective
-        self.learn(proposal.number, proposal.policy, objective, quick)
+        objective = Score.from_dict(scores[0]).objective(self._rank_by) if scores else 0.0
+        self.learn(proposal.number, proposal.policy, objective)
         if self._finished:
             self._finished(proposal, result)
 
-    def learn(self, number: int, policy: BitPolicy, objective: float, quick: float) -> None:
+    def learn(self, number: int, policy: BitPolicy, objective: float) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
         self._seen[policy] = number
-        self._agent.learn(policy, objective, quick)
+        self._agent.learn(policy, objective)
 
     def save(self, checkpoint_path: str) -> None:
         """Writes the agent's whole state and the policies scored; running trials will be proposed again."""

@@ -4,57 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from ray import tune
-from torch import Tensor, nn
 
-from haq.data import Images
 from haq.policy import BitPolicy
-from haq.quant.calibration import Calibration
 from haq.quant.evaluation import evaluate
-from haq.quant.preparation import prepare
-from haq.quant.qat import Finetuning
-from haq.scores import RankBy, Score
+from haq.scores import Score
 from haq.search.searcher import METRIC
+from haq.search.workload import Workload
 
-__all__ = ["CHUNKS", "QuantizationTrial", "Workload", "scores_of"]
+__all__ = ["CHUNKS", "QuantizationTrial", "scores_of"]
 
 CHUNKS = 3
 """Fine-tuning of a trial is reported in so many parts, so that ASHA can stop it between them."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What all trials share; it lies once in Ray's object store.
-
-    Attributes:
-        model: The float network; batch norms stay, because fine-tuning trains them.
-        calibration: Scales for every candidate width.
-        train: Images to fine-tune on.
-        teacher: The float network's outputs for them, `(N, classes)`.
-        val: Images to score on.
-        rank_by: What the objective is; see `Score.objective`.
-        seed: Decides the order of training images, the same for every trial.
-    """
-
-    model: nn.Module
-    calibration: Calibration
-    train: Images
-    teacher: Tensor
-    val: Images
-    rank_by: RankBy
-    seed: int
-
-    def quantized(self, policy: BitPolicy) -> nn.Module:
-        """Returns the calibrated network."""
-        return prepare(self.model, policy, calibration=self.calibration)
-
-    def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
-        """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
-        return Finetuning(model, self.train, self.teacher, steps, self.seed)
 
 
 def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator[Score]:

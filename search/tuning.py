@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
-from haq.search.agents import make_agent
+from haq.search.agents import INFORMED, Task, make_agent
 from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
-from haq.search.trainable import CHUNKS, QuantizationTrial, Workload
+from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
+from haq.search.trainable import CHUNKS, QuantizationTrial
+from haq.search.workload import Workload
 
-__all__ = ["search"]
+__all__ = ["search", "sensitivity_of"]
+
+_MEASURE = "kl"
+_IMAGES = 512
 
 
 def search(
@@ -41,7 +47,19 @@ def search(
         observer: Receives progress of what precedes the trials.
         on_trial: Called after each trial with all finished ones.
     """
-    agent, first = make_agent(config, problem, workload, float_score, folder.sensitivity, observer)
+    measured = None
+    if config.agent in INFORMED:
+        measured = sensitivity_of(config, problem, workload, folder.sensitivity, observer)
+    task = Task(
+        layers=problem.layers,
+        budget=problem.budget,
+        sensitivity=measured,
+        float_score=float_score,
+        rank_by=workload.rank_by,
+        trials=config.trials,
+        seed=config.seed,
+    )
+    agent, first = make_agent(config.agent, task)
     trials = folder.read_trials()
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
@@ -67,8 +85,8 @@ def search(
         searcher.restore(str(folder.searcher))
     for trial in trials:
         if trial.policy not in searcher:
-            quick = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
-            searcher.learn(trial.number, trial.policy, trial.objective, quick)
+            objective = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
+            searcher.learn(trial.number, trial.policy, objective)
     if len(trials) < config.trials:
         _tune(config, workload, searcher, config.trials - len(trials), folder)
     return trials
@@ -99,3 +117,33 @@ def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trial
         ),
     )
     tuner.fit()
+
+
+def sensitivity_of(
+    config: SearchConfig, problem: Problem, workload: Workload, path: Path, observer: Observer
+) -> Sensitivity:
+    """Measures what each free layer loses at each candidate width, or reads what was measured for the same before.
+
+    Args:
+        config: Options.
+        problem: Layers and budget.
+        workload: Network, calibration and images.
+        path: File that keeps the result.
+        observer: Receives progress.
+    """
+    budget = problem.budget
+    free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
+    weights, inputs = (budget.widths(field) if field in budget.fields else () for field in ("w_bits", "a_bits"))
+    images = workload.train.subset(range(min(_IMAGES, len(workload.train))))
+    inputs = inputs if len(inputs) > 1 else ()  # where there is no choice, all policies lose the same
+
+    def measure() -> dict[str, Sensitivity]:
+        return measure_sensitivity(
+            workload.model, workload.calibration, images, free, sorted({*weights, *inputs}), (_MEASURE,),
+            lambda done, total: observer.progress("sensitivity", done, total),
+            inputs=inputs, workers=config.workers,
+        )  # fmt: skip
+
+    key = {"network": fingerprint(workload.model), "data": config.data, "scheme": config.scheme, "seed": config.seed}
+    key |= {"widths": weights, "inputs": inputs, "layers": free}
+    return cached(path, key, measure)[_MEASURE]

@@ -12,11 +12,14 @@ from haq.search.agent import DDPGAgent
 
 __all__ = ["Walker"]
 
-_AGENT_DRAWS, _RANDOM_DRAWS = 10, 100  # how often a proposal that was made before is drawn again
+_AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # how often a proposal that was made before is drawn again
 
 
 class Walker:
     """Proposes what the agent's actions, fitted to the budget, come to; rewards it with the outcome.
+
+    An episode that ends in a policy which was scored before is answered from the archive: the agent learns from it
+    again, at no trial's cost, and walks once more.
 
     Args:
         env: Walked once for a proposal; it scores nothing itself.
@@ -25,6 +28,7 @@ class Walker:
 
     def __init__(self, env: BitAllocationEnv, ddpg: DDPGAgent) -> None:
         self._env, self.ddpg = env, ddpg
+        self._archive: dict[BitPolicy, float] = {}
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
         """See `Agent`; random actions are taken in the warm-up, and where the agent only repeats itself."""
@@ -34,6 +38,8 @@ class Walker:
             policy = self._walk(random)
             if policy not in seen:
                 return "random" if random else "agent", policy
+            if not random and policy in self._archive:
+                self.learn(policy, self._archive[policy])
         return None
 
     def _walk(self, random: bool) -> BitPolicy:
@@ -44,14 +50,19 @@ class Walker:
         policy: BitPolicy = info["policy"]
         return policy
 
-    def learn(self, policy: BitPolicy, objective: float, quick: float) -> None:
+    def learn(self, policy: BitPolicy, objective: float) -> None:
         """Stores and rewards the episode that ends in `policy`."""
+        self._archive[policy] = objective
         self.ddpg.observe(self._env.transitions(policy), self._env.reward(objective))
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`."""
-        self.ddpg.save(path, extra)
+        archive = [[policy.to_dict(), objective] for policy, objective in self._archive.items()]
+        self.ddpg.save(path, {"archive": archive, "extra": extra})
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
-        return self.ddpg.load(path)
+        content = self.ddpg.load(path)
+        self._archive = {BitPolicy.from_dict(policy): objective for policy, objective in content["archive"]}
+        extra: dict[str, Any] = content["extra"]
+        return extra

@@ -96,6 +96,9 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     help="Candidate widths, such as 2,3,4,6,8 or 2-8.",
 )
 @click.option(
+    "--a-bits", metavar="WIDTHS", help="Candidate widths of activations, such as 8.  [default: those of weights]"
+)
+@click.option(
     "--scheme",
     default=DEFAULTS.scheme,
     show_default=True,
@@ -139,8 +142,9 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     "--agent",
     default=DEFAULTS.agent,
     show_default=True,
-    metavar="guided|haq",
-    help="Who proposes: policies near the best ones, screened by a regression on all that were scored; or HAQ's DDPG.",
+    metavar="NAME",
+    help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's), evolution, ilp, "
+    "random or uniform; haq compare-agents shows them side by side.",
 )
 @click.option(
     "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
@@ -156,7 +160,14 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
 )
 @click.pass_context
 def search(
-    context: click.Context, /, out: Path | None, resumed: Path | None, bits: str, batch: int | None, **options: Any
+    context: click.Context,
+    /,
+    out: Path | None,
+    resumed: Path | None,
+    bits: str,
+    a_bits: str | None,
+    batch: int | None,
+    **options: Any,
 ) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
 
@@ -172,7 +183,8 @@ def search(
         from haq.hwmodels.pricing import default_batch
 
         batch = default_batch(options["hardware"])
-    config = SearchConfig(bits=parse_bits(bits), batch=batch, **options)
+    inputs = parse_bits(a_bits) if a_bits is not None else None
+    config = SearchConfig(bits=parse_bits(bits), a_bits=inputs, batch=batch, **options)
     _search(config, out or _free_folder(config))
 
 

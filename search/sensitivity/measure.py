@@ -59,6 +59,7 @@ def measure_sensitivity(
     measures: Sequence[str] = MEASURES,
     progress: Progress = lambda done, total: None,
     *,
+    inputs: Sequence[int] | None = None,
     seed: int = 0,
     probes: int = 8,
     workers: int | None = None,
@@ -76,6 +77,7 @@ def measure_sensitivity(
         widths: Bit-widths.
         measures: Some of `MEASURES`; the first three come from the same outputs and cost as much as one of them.
         progress: Is told percent done, and 100; perhaps from another thread.
+        inputs: Widths of activations that are measured, by default all; the others are given as 0.
         seed: Of the Hessian's probes.
         probes: Random vectors for each batch of up to 64 images.
         workers: Batches at a time, each on one thread; by default as many as PyTorch's threads. The result does not
@@ -88,7 +90,8 @@ def measure_sensitivity(
         ConfigError: A measure is unknown, a layer or width is not calibrated, or there are no images.
         ModelError: The float network's outputs are not finite numbers.
     """
-    task = _Task(model, _quantizers(calibration, layers, widths), images, tuple(layers), tuple(sorted(set(widths))))
+    wanted = (widths, widths if inputs is None else inputs)
+    task = _Task(model, _quantizers(calibration, layers, wanted), images, tuple(layers), tuple(sorted(set(widths))))
     for name in measures:
         if name not in MEASURES:
             raise ConfigError(f"unknown measure {name!r}{did_you_mean(name, MEASURES)}; use {', '.join(MEASURES)}")
@@ -227,8 +230,8 @@ def _curved(task: _Task, probes: int, seed: int, kept: float, threads: int, perc
     return mean_diagonal[:, :, None] * error
 
 
-def _quantizers(calibration: Calibration, layers: Sequence[str], widths: Sequence[int]) -> Quantizers:
-    """Returns copies in evaluation mode.
+def _quantizers(calibration: Calibration, layers: Sequence[str], widths: tuple[Sequence[int], ...]) -> Quantizers:
+    """Returns copies in evaluation mode, for these widths of weights and of inputs.
 
     Raises:
         ConfigError: One is missing.
@@ -238,7 +241,7 @@ def _quantizers(calibration: Calibration, layers: Sequence[str], widths: Sequenc
         if layer not in calibration:
             raise ConfigError(f"layer {layer!r} is not calibrated{did_you_mean(layer, calibration)}")
         for which, known in enumerate((calibration[layer].weights, calibration[layer].inputs)):
-            for width in sorted(set(widths)):
+            for width in sorted(set(widths[which])):
                 if width not in known:
                     raise ConfigError(f"layer {layer!r} is not calibrated for {width} bits, only for {sorted(known)}")
                 chosen[layer, which, width] = copy.deepcopy(known[width]).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.policy import BitPolicy, LayerBits
-from haq.search.guided import Guide
+from haq.search.lattice import Lattice
 from haq.search.programme import Penalties, allocate
 from haq.search.projection import Projection
 
@@ -93,43 +93,47 @@ def test_over_budget_the_cheapest_loss_goes_first() -> None:
     assert policy["conv1"] != LayerBits(8, 8)
 
 
-def objective(policy: BitPolicy, of: Penalties) -> float:
-    """Layers hurt each other, which the sum of penalties does not know."""
-    parts = np.array([of[name][bits] for name, bits in policy.items()])
-    return float(np.exp(-(parts.sum() + 4 * parts[0] * parts[1])))
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.floats(0.1, 1.0), st.floats(0.3, 1.0), st.booleans())
+def test_many_policies_are_fitted_as_each_alone(seed: int, latency: float, size: float, spend: bool) -> None:
+    limits = budget(latency, size, layers=5)
+    projection = Projection(limits, penalties(limits, seed))
+    policies = projection.random(np.random.default_rng(seed), 6)
+    together = projection.fit_all(policies, spend)
+    for alone, fitted in zip(policies, together, strict=True):
+        assert np.array_equal(projection.fit_all(alone[None], spend)[0], fitted)
+        assert limits.allows(projection.policy(fitted))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_guide_reaches_the_optimum_of_a_toy_in_a_twentieth_of_all_policies(seed: int) -> None:
-    limits = budget(0.4)
-    of = penalties(limits, seed)
-    every = [
-        BitPolicy(dict(zip(limits.table.layers, pairs, strict=True))) for pairs in itertools.product(PAIRS, repeat=3)
-    ]
-    best = max(objective(policy, of) for policy in every if limits.allows(policy))
-    guide = Guide(Projection(limits, of), seed)
-    first = allocate(limits, of)
-    assert first is not None
-    seen = {first: objective(first, of)}
-    guide.learn(first, seen[first], seen[first])
-    while len(seen) < len(every) // 20:
-        proposal = guide.propose(seen)
-        if proposal is None:
-            break
-        origin, policy = proposal
-        assert origin == "guided"
-        assert limits.allows(policy)
-        assert policy not in seen
-        seen[policy] = objective(policy, of)
-        guide.learn(policy, seen[policy], seen[policy])
-    assert max(seen.values()) >= best * 0.999
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.floats(0.1, 1.0), st.floats(0.3, 1.0))
+def test_random_steps_end_inside_the_budget_with_nothing_left_to_spend(seed: int, latency: float, size: float) -> None:
+    limits = budget(latency, size, layers=4)
+    lattice, rng = Lattice(limits), np.random.default_rng(seed)
+    policy = lattice.wandered(lattice.random(rng)[0], rng)
+    assert limits.allows(policy)
+    for name, field in itertools.product(policy, limits.fields):
+        wider = limits.step(policy[name], field, up=True)
+        assert wider is None or not limits.allows(BitPolicy({**policy, name: wider}))
 
 
-def test_the_guide_goes_on_after_a_restore(tmp_path) -> None:
-    limits = budget(0.4)
+def test_totals_are_costs_in_units_of_the_limits() -> None:
+    limits = budget(0.5, 0.7, pinned={"conv1": LayerBits(8, 8)})
+    lattice = Lattice(limits)
+    policy = limits.uniform(4)
+    cost = limits.table.cost(policy)
+    expected = [cost[limit.field] / limit.limit for limit in limits.constraints]
+    assert lattice.totals(lattice.indices(policy)[None])[:, 0] == pytest.approx(expected)
+
+
+def test_the_programme_leaves_out_what_is_not_wanted() -> None:
+    limits = budget(0.5)
     of = penalties(limits)
-    one, other = Guide(Projection(limits, of), 0), Guide(Projection(limits, of), 1)
-    one.learn(limits.uniform(2), 0.3, 0.3)
-    one.save(tmp_path / "state.pt", {"scored": []})
-    assert other.load(tmp_path / "state.pt") == {"scored": []}
-    assert one.propose(()) == other.propose(())
+    found: list[BitPolicy] = []
+    for _ in range(5):
+        policy = allocate(limits, of, found)
+        assert policy is not None
+        assert policy not in found
+        found.append(policy)
+    totals = [total(policy, of, list(limits.table.layers)) for policy in found]
+    assert totals == pytest.approx(sorted(totals), rel=1e-3)

@@ -1,0 +1,205 @@
+"""Agents side by side: the same budget, evaluator, number of evaluations and seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from haq.config import SearchConfig
+from haq.envs import Budget
+from haq.layers import LayerSpec
+from haq.policy import BitPolicy
+from haq.quant.evaluation import evaluate
+from haq.scores import RankBy, Score
+from haq.search.agents import INFORMED, Task, make_agent
+from haq.search.cluster import ray_workers
+from haq.search.finals import test_all
+from haq.search.observer import Observer
+from haq.search.problem import pose
+from haq.search.sensitivity import Sensitivity
+from haq.search.streams import gather
+from haq.search.trainable import scores_of
+from haq.search.tuning import sensitivity_of
+from haq.search.workload import Workload, choose_rank_by, make_workload
+
+__all__ = ["Comparison", "Course", "compare_agents"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one agent proposed with one seed, in order.
+
+    Attributes:
+        agent: Key of `haq.search.agents.AGENTS`.
+        seed: Of the agent.
+        policies: What it proposed.
+        origins: Who in it proposed them.
+        objectives: What came of them after calibration, 0 to 1.
+        deciding_s: Seconds spent on proposing and learning, all evaluations together.
+    """
+
+    agent: str
+    seed: int
+    policies: tuple[BitPolicy, ...]
+    origins: tuple[str, ...]
+    objectives: tuple[float, ...]
+    deciding_s: float
+
+    def best(self, evaluations: int) -> float:
+        """Returns the best objective of the first evaluations; an agent that stopped keeps its last one."""
+        return max(self.objectives[:evaluations], default=0.0)
+
+    def needed(self, objective: float) -> float:
+        """Returns how many evaluations it took to come to an objective; infinity when it never did."""
+        return next((n for n, value in enumerate(self.objectives, 1) if value >= objective - 1e-12), float("inf"))
+
+    @property
+    def winner(self) -> BitPolicy:
+        """The best policy of all."""
+        return self.policies[int(np.argmax(self.objectives))]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Courses of several agents.
+
+    Attributes:
+        courses: Agent after agent, seed after seed.
+        evaluations: Each was allowed.
+        rank_by: What objectives are made of.
+        budget: For people.
+        test_top1: Of each course's winner after calibration, on the test images.
+    """
+
+    courses: tuple[Course, ...]
+    evaluations: int
+    rank_by: RankBy
+    budget: str
+    test_top1: tuple[float, ...]
+
+    def of(self, agent: str) -> list[Course]:
+        """Returns the courses of an agent."""
+        return [course for course in self.courses if course.agent == agent]
+
+    def shown(self, objective: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Returns objectives as people know them: top-1, or the loss, −log of the objective."""
+        values = np.asarray(objective, np.float64)
+        return values if self.rank_by == "top1" else -np.log(np.maximum(values, 1e-12))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Returns a row for every evaluation."""
+        rows = [
+            {
+                "agent": course.agent, "seed": course.seed, "evaluation": number, "origin": origin,
+                "objective": objective, "best": course.best(number),
+                "bits": " ".join(f"{bits.w_bits}/{bits.a_bits}" for bits in policy.values()),
+            }
+            for course in self.courses
+            for number, (policy, origin, objective) in enumerate(
+                zip(course.policies, course.origins, course.objectives, strict=True), 1
+            )
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+
+def compare_agents(
+    config: SearchConfig, agents: Sequence[str], seeds: Sequence[int], folder: Path, observer: Observer
+) -> Comparison:
+    """Lets every agent propose `config.trials` policies with every seed, each scored after calibration alone.
+
+    A course runs on one worker, one proposal after the other, so that each agent knows all outcomes before it proposes
+    again; `config.workers` courses run at a time. A policy that any course scored before is answered from the archive.
+
+    Args:
+        config: Options of the search that is posed; its agent and seed are not used.
+        agents: Keys of `AGENTS`.
+        seeds: Of the agents; calibration and validation images are the same for all.
+        folder: Keeps the sensitivities.
+        observer: Receives progress.
+    """
+    problem = pose(config, observer)
+    with ray_workers(config.workers):
+        import ray
+
+        float_score = evaluate(problem.model, problem.data.val, "float")
+        workload = make_workload(config, problem, choose_rank_by(config, float_score, observer), observer)
+        measured = None
+        if set(agents) & INFORMED:
+            measured = sensitivity_of(config, problem, workload, folder / "sensitivity.json", observer)
+        archive, shared = ray.remote(num_cpus=0)(_Archive).remote(), ray.put(workload)
+        setting = ray.put((problem.layers, problem.budget, measured, float_score, config.trials))
+        run = ray.remote(num_cpus=1, num_returns="streaming")(_course)
+        keys = [(agent, seed) for agent in agents for seed in seeds]
+        streams = {run.remote(agent, seed, setting, shared, archive): (agent, seed) for agent, seed in keys}
+        total = config.trials * len(keys)
+        observer.progress("compare", 0, total)
+        found = gather(streams, lambda taken: observer.progress("compare", sum(taken.values()), total))
+        courses = tuple(found[key] for key in keys)
+        winners = list(dict.fromkeys(course.winner for course in courses))
+        networks = {str(number): workload.quantized(policy) for number, policy in enumerate(winners)}
+        top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
+    tested = dict(zip(winners, top1.values(), strict=True))
+    budget = ", ".join(str(constraint) for constraint in problem.budget.constraints)
+    return Comparison(
+        courses, config.trials, workload.rank_by, budget, tuple(tested[course.winner] for course in courses)
+    )
+
+
+class _Archive:
+    """Keeps what was scored, for all courses."""
+
+    def __init__(self) -> None:
+        self._objectives: dict[BitPolicy, float] = {}
+
+    def get(self, policy: BitPolicy) -> float | None:
+        return self._objectives.get(policy)
+
+    def put(self, policy: BitPolicy, objective: float) -> None:
+        self._objectives[policy] = objective
+
+
+def _course(
+    agent: str,
+    seed: int,
+    setting: tuple[Sequence[LayerSpec], Budget, Sensitivity | None, Score, int],
+    workload: Workload,
+    archive: Any,
+) -> Iterator[int | Course]:
+    """Yields the number of evaluations, time and again, and at last the course; at its end, as many as were allowed."""
+    import ray
+
+    torch.set_num_threads(1)
+    layers, budget, measured, float_score, evaluations = setting
+    deciding = -time.perf_counter()
+    task = Task(layers, budget, measured, float_score, workload.rank_by, evaluations, seed)
+    proposer, first = make_agent(agent, task)
+    waiting = list(first)
+    seen: dict[BitPolicy, float] = {}
+    origins: list[str] = []
+    while len(seen) < evaluations:
+        fresh = [(origin, policy) for origin, policy in waiting if policy not in seen][:1]
+        proposal = fresh[0] if fresh else proposer.propose(seen)
+        if proposal is None:
+            break
+        origin, policy = proposal
+        deciding += time.perf_counter()
+        objective = ray.get(archive.get.remote(policy))
+        if objective is None:
+            objective = next(scores_of(workload, policy, 0)).objective(workload.rank_by)
+            archive.put.remote(policy, objective)
+        deciding -= time.perf_counter()
+        proposer.learn(policy, objective)
+        seen[policy] = objective
+        origins.append(origin)
+        yield len(seen)
+    deciding += time.perf_counter()
+    yield evaluations
+    yield Course(agent, seed, tuple(seen), tuple(origins), tuple(seen.values()), deciding)

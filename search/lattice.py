@@ -1,0 +1,120 @@
+"""Policies as rows of integers: which candidate pair each free layer has, and what that costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from haq.envs import Budget
+from haq.policy import BitPolicy
+
+__all__ = ["Floats", "Indices", "Lattice"]
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+_ROUNDING = 1e-9
+
+
+class Lattice:
+    """The candidates of a budget; P policies of F free layers are `(P, F)` indices of pairs.
+
+    Args:
+        budget: Candidates, pinned layers and limits.
+
+    Attributes:
+        free: Layers whose widths are chosen.
+        pairs: Candidates of each.
+        costs: `(limits, F, pairs)`, each in units of its limit. A limit on working memory is no sum over layers and not
+            among them.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget, table = budget, budget.table
+        self.free = [name for name in table.layers if name not in budget.pinned]
+        self.pairs = list(budget.pairs)
+        limits = [limit for limit in budget.constraints if limit.field in table.metrics]
+        fixed = budget.uniform(budget.bits[0])
+        shape = (len(limits), len(self.free), len(self.pairs))
+        self.costs: Floats = np.zeros(shape)
+        self._spent: Floats = np.zeros(len(limits))
+        for row, limit in enumerate(limits):
+            cells = [[table.layer_cost(name, pair, limit.field) for pair in self.pairs] for name in self.free]
+            free = sum(table.layer_cost(name, fixed[name], limit.field) for name in self.free)
+            self.costs[row] = np.array(cells) / limit.limit
+            self._spent[row] = (table.cost(fixed)[limit.field] - free) / limit.limit
+        self._position = {pair: index for index, pair in enumerate(self.pairs)}
+        self._rows = np.arange(len(self.free))
+        self.steps: npt.NDArray[np.intp] = np.array(
+            [
+                [
+                    [
+                        self._position.get(budget.step(pair, field, up) or pair, index)
+                        for index, pair in enumerate(self.pairs)
+                    ]
+                    for field in budget.fields
+                ]
+                for up in (False, True)
+            ],
+            np.intp,
+        )  # (down or up, fields, pairs): the pair with the next width of a field, or the same one at the end
+
+    def indices(self, policy: BitPolicy) -> Indices:
+        """Returns which candidate each free layer has, `(F,)`."""
+        return np.array([self._position[policy[name]] for name in self.free], np.intp)
+
+    def policy(self, indices: Indices) -> BitPolicy:
+        """Returns the policy with these pairs, `(F,)`, in the free layers."""
+        chosen = {name: self.pairs[index] for name, index in zip(self.free, indices, strict=True)}
+        layers = {name: chosen.get(name) or self.budget.pinned[name] for name in self.budget.table.layers}
+        return BitPolicy(layers, self.budget.scheme)
+
+    def totals(self, indices: Indices) -> Floats:
+        """Returns what policies cost, `(limits, P)`, in units of the limits."""
+        totals: Floats = self._spent[:, None] + self.costs[:, self._rows, indices].sum(axis=-1)
+        return totals
+
+    def over(self, indices: Indices) -> npt.NDArray[np.bool_]:
+        """Returns which limits policies exceed, `(limits, P)`."""
+        return self.totals(indices) > 1 + _ROUNDING
+
+    def random(self, rng: np.random.Generator, count: int = 1) -> Indices:
+        """Returns any candidates, `(count, F)`, whatever they cost."""
+        return rng.integers(len(self.pairs), size=(count, len(self.free))).astype(np.intp)
+
+    def moved(self, indices: Indices, most: int, rng: np.random.Generator) -> Indices:
+        """Returns policies `(P, F)` with 1 to `most` of their widths a step lower or higher."""
+        moved = indices.copy()
+        for policy in moved:
+            for _ in range(int(rng.integers(1, most + 1))):
+                up, field = rng.integers(2), rng.integers(self.steps.shape[1])
+                row = rng.integers(len(policy))
+                policy[row] = self.steps[up, field, policy[row]]
+        return moved
+
+    def wandered(self, indices: Indices, rng: np.random.Generator) -> BitPolicy:
+        """Fits a policy, `(F,)`, to the budget, whatever its layers are: random steps down, then random steps up."""
+        current = indices[None].copy()
+        fields, free = self.steps.shape[1], len(self.free)
+        while self.over(current).any():
+            lower = self.steps[0][:, current[0]]
+            movable = np.argwhere(lower != current[0])
+            if not len(movable):
+                break
+            field, row = movable[rng.integers(len(movable))]
+            current[0, row] = lower[field, row]
+        raised = True
+        while raised:
+            raised = False
+            for step in rng.permutation(fields * free):
+                tried = current.copy()
+                field, row = divmod(int(step), free)
+                tried[0, row] = self.steps[1, field, current[0, row]]
+                if tried[0, row] != current[0, row] and not self.over(tried).any():
+                    current, raised = tried, True
+        return self.settled(current[0])
+
+    def settled(self, indices: Indices) -> BitPolicy:
+        """Returns the policy, fitted to limits that are no sums over layers by HAQ's sequential decrease."""
+        policy = self.policy(indices)
+        return policy if self.budget.allows(policy) else self.budget.decrease(policy)

@@ -1,0 +1,88 @@
+"""What all trials share: network, calibration, images, and what policies are ranked by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from haq.config import SearchConfig
+from haq.data import Images
+from haq.policy import BitPolicy
+from haq.quant.calibration import Calibration, calibrate
+from haq.quant.evaluation import logits_of
+from haq.quant.preparation import prepare
+from haq.quant.qat import Finetuning
+from haq.quant.schemes import get_scheme
+from haq.scores import RankBy, Score
+from haq.search.observer import Observer
+from haq.search.problem import Problem
+
+__all__ = ["Workload", "choose_rank_by", "make_workload"]
+
+_CALIBRATION_IMAGES = 512
+_SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What all trials share; it lies once in Ray's object store.
+
+    Attributes:
+        model: The float network; batch norms stay, because fine-tuning trains them.
+        calibration: Scales for every candidate width.
+        train: Images to fine-tune on.
+        teacher: The float network's outputs for them, `(N, classes)`.
+        val: Images to score on.
+        rank_by: What the objective is; see `Score.objective`.
+        seed: Decides the order of training images, the same for every trial.
+    """
+
+    model: nn.Module
+    calibration: Calibration
+    train: Images
+    teacher: Tensor
+    val: Images
+    rank_by: RankBy
+    seed: int
+
+    def quantized(self, policy: BitPolicy) -> nn.Module:
+        """Returns the calibrated network."""
+        return prepare(self.model, policy, calibration=self.calibration)
+
+    def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
+        """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
+        return Finetuning(model, self.train, self.teacher, steps, self.seed)
+
+
+def choose_rank_by(config: SearchConfig, score: Score, observer: Observer) -> RankBy:
+    """Returns what policies are ranked by: as asked for, or what still tells them apart.
+
+    Args:
+        config: Options.
+        score: Of the float network, on the validation images.
+        observer: Is told the reason.
+    """
+    if config.rank_by != "auto":
+        return config.rank_by
+    if score.top1 < _SATURATED:
+        return "top1"
+    observer.say(
+        f"float top-1 on the validation images is {score.top1:.1%}: the network fits them (or was trained on them), so "
+        "policies are ranked by loss, which still tells them apart"
+    )
+    return "loss"
+
+
+def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
+    """Calibrates every candidate width and computes the teacher's outputs."""
+    observer.progress("calibrate", 0, 2)
+    train = problem.data.train
+    shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
+    scheme = get_scheme(config.scheme)
+    widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
+    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
+    observer.progress("calibrate", 1, 2)
+    teacher = logits_of(problem.model, train)
+    observer.progress("calibrate", 2, 2)
+    return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
