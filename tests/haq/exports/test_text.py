@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from haq.errors import ConfigError
-from haq.export import FORMATS, export_policy, write_export
+from haq.exports import FORMATS, export_run
 from haq.policy import BitPolicy, LayerBits
 from haq.runs import RunFolder
 
