@@ -31,7 +31,7 @@ from haq.files import replacing
 from haq.layers import quantizable_layers
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
-from haq.quant.granularity import group
+from haq.quant.granularity import group, ungroup
 from haq.quant.modules import quantized_like, replace_module
 from haq.quant.tensor import QuantizedTensor
 
@@ -233,7 +233,8 @@ def _weight(like: Tensor, bits: int, entry: dict[str, Any], tensors: dict[str, _
         zero_point=tensors["zero_points"].take(groups) if entry.get("zero_point") else None,
         codebook=tensors["codebooks"].take(groups * levels).reshape(groups, levels) if levels else None,
     )
-    return stored.dequantize()
+    # Laid out in memory as quantizers do, because PyTorch's kernels round differently for other strides
+    return ungroup(group(stored.dequantize(), granularity).contiguous(), like, granularity)
 
 
 def _joined(tensors: list[Tensor]) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, cast
 
@@ -50,7 +51,8 @@ def unpack(stream: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
         [1, 2, 3]
     """
     ones = np.unpackbits(stream, count=count * bits, bitorder="little").reshape(count, bits)
-    return (ones.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(1, dtype=np.int32)
+    codes: npt.NDArray[np.int32] = (ones.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(1, dtype=np.int32)
+    return codes
 
 
 def coded_layers(network: nn.Module) -> Iterator[tuple[str, Quantized]]:
@@ -102,10 +104,10 @@ def slope_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     assert norm.running_var is not None
     mean, variance = norm.running_mean, norm.running_var
     weight = torch.ones_like(mean) if norm.weight is None else norm.weight
-    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias
-    slope = (1 / torch.sqrt(variance + norm.eps)) * weight
-    zeros = torch.zeros(1, norm.num_features, *([1] * (2 if isinstance(norm, nn.BatchNorm2d) else 0)))
-    shift = nn.functional.batch_norm(zeros, mean, variance, weight, bias, eps=norm.eps).flatten()
+    zeros = torch.zeros(1, norm.num_features, 1, 1, dtype=mean.dtype)
+    normalized = partial(nn.functional.batch_norm, running_var=variance, weight=weight, eps=norm.eps)
+    slope = normalized(zeros + 1, running_mean=torch.zeros_like(mean), bias=None).flatten()
+    shift = normalized(zeros, running_mean=mean, bias=norm.bias).flatten()
     return slope, shift
 
 
