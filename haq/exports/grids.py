@@ -92,9 +92,12 @@ def weight_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor | 
     with torch.no_grad():
         stored = cast(Quantizer, quantizer).encode(layer.weight)
     if stored.scale is None:
-        what = "a table of levels" if stored.codebook is not None else "16-bit floating point"
+        if stored.codebook is not None:
+            what, mend = "a table of levels", "export --format packed, which keeps tables"
+        else:
+            what, mend = "16-bit floating point", "convert the float network, which PyTorch can do"
         raise ConfigError(
             f"scheme {scheme!r} replaces the weights of layer {name!r} by {what}, and this format has uniform grids "
-            "only; search with --scheme linear, or export --format json"
+            f"only; search with --scheme linear, or {mend}"
         )
     return stored

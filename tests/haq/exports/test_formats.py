@@ -30,7 +30,9 @@ def test_a_file_is_written_where_one_is_named(make_run: MakeRun, tmp_path: Path)
 
 
 def test_an_unknown_format_is_named(make_run: MakeRun) -> None:
-    message = r"unknown format 'yml' \(did you mean 'yaml'\?\); known: json, yaml, csv, markdown, onnx, qonnx, packed, tor"
+    message = (
+        r"unknown format 'yml' \(did you mean 'yaml'\?\); known: json, yaml, csv, markdown, onnx, qonnx, packed, tor"
+    )
     with pytest.raises(ConfigError, match=message):
         export_run(make_run(), "yml")
 
@@ -77,7 +79,9 @@ def test_a_policy_that_the_network_does_not_have_is_refused(searched: RunFolder,
     other.model.write_bytes(searched.model.read_bytes())
     other.write_best(replace(best, policy=BitPolicy({**best.policy, "body": LayerBits(1, 7)})))
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match=r"layer 'body' has \(w_bits, a_bits\) \(1, 7\) in .*best\.json, but \(\d, \d\) in"):
+    with pytest.raises(
+        ConfigError, match=r"layer 'body' has \(w_bits, a_bits\) \(1, 7\) in .*best\.json, but \(\d, \d\) in"
+    ):
         export_run(other, "packed")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -93,7 +97,9 @@ def test_a_missing_package_says_what_to_install(
         best = run.read_best()
         run.write_best(replace(best, policy=best.policy.without_activations()))
     out = tmp_path / "out" / "file"
-    message = f"--format {format} needs the package '{package}', which is not installed; pip install 'haq\\[{format}\\]'"
+    message = (
+        f"--format {format} needs the package '{package}', which is not installed; pip install 'haq\\[{format}\\]'"
+    )
     with pytest.raises(ConfigError, match=message):
         export_run(run, format, out)
     assert not out.parent.exists(), "nothing is written"

@@ -22,7 +22,8 @@ from haq.exports.packing import pack, slope_and_shift, unpack
 from haq.hwmodels.footprint import size_bytes
 from haq.layers import trace
 from haq.loading import call_named
-from haq.models import get_model, load_weights
+from haq.models import get_model
+from haq.models.registry import load_weights
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, list_schemes, prepare
 from haq.quant.folding import fold_batch_norm

@@ -72,7 +72,9 @@ def test_csv_has_a_row_for_every_layer(make_run: MakeRun) -> None:
     assert (table[0]["kind"], table[0]["shape"]) == ("conv", "16x16x3x3")
     assert (table[-1]["kind"], table[-1]["shape"]) == ("linear", "10x64")
     assert [(int(row["macs"]), int(row["weights"])) for row in table] == [(s.macs, s.params) for s in layers]
-    assert [(int(row["w_bits"]), int(row["a_bits"])) for row in table] == [(b.w_bits, b.a_bits) for b in policy.values()]
+    assert [(int(row["w_bits"]), int(row["a_bits"])) for row in table] == [
+        (b.w_bits, b.a_bits) for b in policy.values()
+    ]
     assert sum(float(row["latency_share"]) for row in table) == pytest.approx(1, abs=1e-4)
 
 
@@ -98,5 +100,7 @@ def test_markdown_shows_shares_and_escapes_names(make_run: MakeRun) -> None:
 
 def test_a_policy_of_other_layers_is_refused(make_run: MakeRun) -> None:
     run = make_run()
-    with pytest.raises(ConfigError, match=r"layer 'stm' of .*best\.json is not in layers\.json \(did you mean 'stem'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"layer 'stm' of .*best\.json is not in layers\.json \(did you mean 'stem'\?\)"
+    ):
         text.rows(run, BitPolicy({"stm": LayerBits(4, 4)}))
