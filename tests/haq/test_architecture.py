@@ -57,6 +57,9 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "plotly": ("haq.report.",),
         "numba": ("haq.hwmodels.bitserial.",),
         "llvmlite": ("haq.hwmodels.bitserial.",),
+        "onnx": ("haq.exports.",),
+        "safetensors": ("haq.exports.",),
+        "torchao": ("haq.exports.",),
         "matplotlib": ("haq.hwmodels.roofline", "haq.cli.sensitivity"),
     }
     for name, path in sources():
@@ -116,3 +119,4 @@ def test_an_installed_wheel_is_complete(tmp_path: Path) -> None:
     assert result.stdout.count(str(target)) == 2
     assert f"{list_hardware()} edge" in result.stdout
     assert (target / "haq" / "py.typed").is_file()
+    assert (target / "haq" / "exports" / "policy.schema.json").is_file()
