@@ -244,7 +244,7 @@ def report(run: Path) -> None:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write here.  [default: the terminal; for onnx, qonnx and packed a file in RUN]",
+    help="Write here.  [default: the terminal; for networks a file in RUN]",
 )
 def export(run: Path, form: str, output: Path | None) -> None:
     """Write the result of RUN for another program: the bits of every layer, or the quantized network itself.

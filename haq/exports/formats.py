@@ -59,6 +59,15 @@ def _packed(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
     return to_packed(opened.network, policy, opened.sample, opened.folded)
 
 
+def _folded(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
+    from haq.exports.folded import fold_norms
+    from haq.exports.opening import open_run
+    from haq.exports.packed import to_packed
+
+    opened = open_run(run, policy, progress)
+    return to_packed(fold_norms(opened.network, opened.sample), policy, opened.sample, folded=True)
+
+
 def _torchao(run: RunFolder, policy: BitPolicy) -> str:
     from haq.exports.torchao import to_torchao
 
@@ -73,6 +82,7 @@ FORMATS: dict[str, Format] = {
     "onnx": Format("QDQ with INT4, INT8, ... for onnxruntime", file=_onnx, default="model.onnx"),
     "qonnx": Format("Quant nodes of any width for FINN and hls4ml", file=_qonnx, default="model.qonnx.onnx"),
     "packed": Format("codes at their true width, safetensors", file=_packed, default="model.safetensors"),
+    "packed-folded": Format("the same, batch norms folded", file=_folded, default="model.folded.safetensors"),
     "torchao": Format("a config that torchao.quantize_ takes", text=_torchao),
 }
 """Name of a format → what writes it."""

@@ -36,7 +36,8 @@ def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
         if name not in kinds:
             raise ConfigError(f"the policy's layer {name!r} is not in the network{did_you_mean(name, kinds)}")
         if reason := _refusal(kinds[name] == "linear", bits):
-            raise ConfigError(f"layer {name!r} ({kinds[name]}) at {bits}: {reason}; {_MEND}")
+            widths = f"w_bits={bits.w_bits} and a_bits={bits.a_bits}"
+            raise ConfigError(f"layer {name!r} ({kinds[name]}) has {widths}, but {reason}; {_MEND}")
     require("torchao", "torchao")
     from torchao.core.config import config_to_dict
     from torchao.quantization import FqnToConfig

@@ -15,6 +15,7 @@ from torch import nn
 from haq.data import get_data
 from haq.errors import ConfigError, ModelError
 from haq.exports import export_run
+from haq.exports.folded import fold_norms
 from haq.exports.formats import run_policy
 from haq.exports.opening import open_run
 from haq.exports.packed import load_packed, save_packed
@@ -78,6 +79,49 @@ def test_folded_batch_norms_and_float_layers_are_kept(prepared: Callable[..., Pr
     assert _same(network, load_packed(tmp_path / "net", Net()))
 
 
+@pytest.mark.parametrize(("scheme", "bits"), [("linear", 4), ("asymmetric", 5), ("lsq", 3), ("bwn", 1), ("dorefa", 3)])
+def test_folding_keeps_codes_and_function(
+    prepared: Callable[..., Prepared], tmp_path: Path, scheme: str, bits: int
+) -> None:
+    network, policy = prepared(scheme, bits, 8)
+    network.get_submodule("bn").weight.data[0] = -0.5  # type: ignore[operator,union-attr]
+    save_packed(tmp_path / "exact", network, policy, IMAGES[:1])
+    save_packed(tmp_path / "folded", fold_norms(network, IMAGES[:1]), policy, IMAGES[:1], folded=True)
+    with safe_open(tmp_path / "exact", "np") as exact, safe_open(tmp_path / "folded", "np") as folded:
+        assert scheme == "dorefa" or np.array_equal(exact.get_tensor("codes"), folded.get_tensor("codes"))
+        assert "norms" not in folded.keys()  # noqa: SIM118
+    restored = load_packed(tmp_path / "folded", Net())
+    assert isinstance(restored.get_submodule("bn"), nn.Identity)
+    with torch.no_grad():
+        assert torch.allclose(restored(IMAGES), network(IMAGES), atol=1e-5)
+
+
+@pytest.mark.parametrize(("scheme", "options"), [("kmeans", {}), ("linear", {"granularity": "group:4"})])
+def test_what_has_no_scale_for_a_channel_is_not_folded(
+    prepared: Callable[..., Prepared], scheme: str, options: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError, match="batch norm behind layer 'conv' cannot be folded.*export --format packed"):
+        fold_norms(prepared(scheme, 4, 8, **options)[0], IMAGES[:1])
+
+
+def test_a_layer_that_others_read_is_not_folded() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            z: torch.Tensor = y + self.bn(y)
+            return z
+
+    net = Shared().eval()
+    nn.init.constant_(net.bn.weight, 3.0)
+    network = prepare(net, BitPolicy({"conv": LayerBits(4, None)})).eval()
+    with pytest.raises(ConfigError, match="batch norms cannot be folded: a layer's output is read by more than"):
+        fold_norms(network, IMAGES[:1])
+
+
 def test_a_batch_norm_is_two_numbers_a_channel() -> None:
     torch.manual_seed(0)
     for affine in (True, False):
@@ -126,10 +170,12 @@ def test_resnet20_takes_what_the_size_model_predicts(tmp_path: Path) -> None:
     layers = trace(model, sample[:1])
     policy = BitPolicy({s.name: LayerBits(2 + i * 3 % 7, 2 + i * 5 % 7) for i, s in enumerate(layers)})
     network = prepare(model, policy, calibration=calibrate(model, [sample], range(2, 9))).eval()
-    save_packed(tmp_path / "net", network, policy, sample[:1])
     predicted = sum(size_bytes(layer, policy[layer.name]) for layer in layers)
-    assert (tmp_path / "net").stat().st_size == pytest.approx(predicted, rel=0.03)
-    assert _same(network, load_packed(tmp_path / "net", get_model("resnet20")), sample)
+    save_packed(tmp_path / "exact", network, policy, sample[:1])
+    assert (tmp_path / "exact").stat().st_size == pytest.approx(predicted + 4 * 688, rel=0.02), "688 channels"
+    assert _same(network, load_packed(tmp_path / "exact", get_model("resnet20")), sample)
+    save_packed(tmp_path / "folded", fold_norms(network, sample[:1]), policy, sample[:1], folded=True)
+    assert (tmp_path / "folded").stat().st_size == pytest.approx(predicted, rel=0.02)
 
 
 def _damaged(path: Path) -> None:
