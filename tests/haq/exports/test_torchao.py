@@ -65,7 +65,7 @@ def test_a_run_of_weights_alone_is_exported(searched: RunFolder, tmp_path: Path)
         (
             "0",
             LayerBits(8, 8),
-            r"layer '0' \(conv\) has w_bits=8 and a_bits=8, but torchao leaves the activations of convolutions in floating point",
+            r"layer '0' \(conv\) has w_bits=8 and a_bits=8, but torchao leaves the activations of conv",
         ),
         ("2", LayerBits(4, 6), "has activations of 8 bits, not 6; search with --weights-only"),
         ("2", LayerBits(1, None), "has weights of 2 to 8 bits, not 1"),
