@@ -8,8 +8,6 @@ with `onnx.helper` from the quantizers' own codes.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from haq import __version__
 from haq.errors import ConfigError, ModelError
 from haq.exports.grids import InputGrid, input_grid, weight_codes
-from haq.exports.opening import require
+from haq.exports.opening import quiet, require
 from haq.exports.packing import coded_layers
 from haq.quant.modules import quantized_like, replace_module
 from haq.quant.tensor import QuantizedTensor
@@ -149,16 +147,12 @@ class Writer(ABC):
         return content
 
     def _traced(self, marked: nn.Module, sample: Tensor) -> Any:
-        """Runs PyTorch's exporter, which logs and warns about what a user can do nothing about."""
+        """Runs PyTorch's exporter."""
         example, dims = sample[:1], None
         if self.batch is not None:  # of more than one, which would be taken for a constant
             example, dims = torch.cat([sample[:1]] * 2), ({0: torch.export.Dim(self.batch)},)
-        log = logging.getLogger("torch.onnx")
-        level = log.level
-        log.setLevel(logging.ERROR)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet():
                 program = torch.onnx.export(
                     marked, (example,), dynamo=True, dynamic_shapes=dims, opset_version=_OPSET, verbose=False,
                     input_names=["input"], output_names=["output"], external_data=False,
@@ -166,8 +160,6 @@ class Writer(ABC):
         except Exception as error:  # the model is the user's code, and the exporter raises many kinds
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"PyTorch cannot export {type(marked).__name__} to ONNX: {reason}") from None
-        finally:
-            log.setLevel(level)
         assert program is not None
         return program.model_proto
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor, nn
@@ -17,7 +21,7 @@ from haq.quant.modules import Quantized
 from haq.quant.preparation import load_quantized
 from haq.runs import RunFolder
 
-__all__ = ["Opened", "open_run", "require"]
+__all__ = ["Opened", "open_run", "quiet", "require"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +83,28 @@ def _norms(network: nn.Module) -> int:
     return sum(isinstance(module, _BatchNorm) for module in network.modules())
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Runs its block without warnings and logged ones: of packages, about what a user can do nothing about."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def require(name: str, extra: str) -> ModuleType:
     """Imports a package that only some formats need.
 
     Raises:
         ConfigError: It is not installed; the message names the extra that brings it.
     """
-    from importlib import import_module
-
     try:
-        return import_module(name)
+        with quiet():
+            return import_module(name)
     except ImportError as error:
         missing = (error.name or name).split(".")[0]
         raise ConfigError(

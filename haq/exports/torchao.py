@@ -31,14 +31,15 @@ def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
     Raises:
         ConfigError: torchao cannot quantize a layer so, the policy names an unknown layer, or torchao is missing.
     """
-    kinds = {layer.name: layer.kind for layer in layers}
+    known = {layer.name: layer for layer in layers}
     for name, bits in policy.items():
-        if name not in kinds:
-            raise ConfigError(f"the policy's layer {name!r} is not in the network{did_you_mean(name, kinds)}")
-        if reason := _refusal(kinds[name] == "linear", bits):
+        if name not in known:
+            raise ConfigError(f"the policy's layer {name!r} is not in the network{did_you_mean(name, known)}")
+        if reason := _refusal(known[name], bits):
             widths = f"w_bits={bits.w_bits} and a_bits={bits.a_bits}"
-            raise ConfigError(f"layer {name!r} ({kinds[name]}) has {widths}, but {reason}; {_MEND}")
+            raise ConfigError(f"layer {name!r} ({known[name].kind}) has {widths}, but {reason}")
     require("torchao", "torchao")
+    require("torchao.quantization", "torchao")  # imported here, because it logs about kernels for other devices
     from torchao.core.config import config_to_dict
     from torchao.quantization import FqnToConfig
 
@@ -46,16 +47,19 @@ def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
     return json.dumps(config_to_dict(FqnToConfig(fqn_to_config=configs)), indent=1) + "\n"
 
 
-def _refusal(linear: bool, bits: LayerBits) -> str | None:
+def _refusal(layer: LayerSpec, bits: LayerBits) -> str | None:
+    """Returns what torchao cannot do about a layer, with the mend."""
     if bits.w_bits in (1, 16):
-        return f"torchao has weights of 2 to 8 bits, not {bits.w_bits}"
+        return f"torchao has weights of 2 to 8 bits; {_MEND}"
+    if bits.w_bits is not None and layer.in_channels == layer.groups:  # its scales are over input channels
+        return "torchao cannot quantize a layer that reads one channel at a time; export onnx, qonnx or packed"
     if bits.a_bits is None:
         return None
     if bits.w_bits is None:
-        return "torchao does not quantize activations beside weights in floating point"
-    if not linear:
-        return "torchao leaves the activations of convolutions in floating point"
-    return None if bits.a_bits == 8 else f"torchao has activations of 8 bits, not {bits.a_bits}"
+        return f"torchao does not quantize activations beside weights in floating point; {_MEND}"
+    if layer.kind != "linear":
+        return f"torchao leaves the activations of convolutions in floating point; {_MEND}"
+    return None if bits.a_bits == 8 else f"torchao has activations of 8 bits; {_MEND}"
 
 
 def _config(bits: LayerBits) -> Any:

@@ -162,11 +162,33 @@ def test_the_file_of_a_run_says_what_it_holds(searched: RunFolder, tmp_path: Pat
     assert _same(opened.network, load_packed(out, model), images)
 
 
+def test_the_documented_layout_gives_the_weights(searched: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    export_run(searched, "packed", out)
+    with safe_open(out, framework="np") as file:
+        layers = json.loads(file.metadata()["haq"])["layers"]
+        codes, scales = file.get_tensor("codes"), file.get_tensor("scales")
+    weights, start = {}, 0
+    for name, (bits, _, shape, *_) in layers.items():
+        count = int(np.prod(shape))
+        size = -(-count * bits // 8)
+        ones = np.unpackbits(codes[start : start + size], count=count * bits, bitorder="little").reshape(count, bits)
+        step = scales[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
+        weights[name] = (ones @ (1 << np.arange(bits)) - 2 ** (bits - 1)).reshape(shape) * step
+        start, scales = start + size, scales[shape[0] :]
+    network = open_run(searched, run_policy(searched), lambda task, done, total: None).network
+    for name, weight in weights.items():
+        layer = network.get_submodule(name)
+        with torch.no_grad():
+            expected = layer.weight_quantizer(layer.weight)  # type: ignore[operator]
+        assert np.allclose(weight, expected, rtol=1e-6, atol=0), name
+
+
 @needs_shared_data
 def test_resnet20_takes_what_the_size_model_predicts(tmp_path: Path) -> None:
     model = get_model("resnet20").eval()
     load_weights(model, RESNET20)
-    sample = torch.randn(4, 3, 32, 32)
+    sample = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     layers = trace(model, sample[:1])
     policy = BitPolicy({s.name: LayerBits(2 + i * 3 % 7, 2 + i * 5 % 7) for i, s in enumerate(layers)})
     network = prepare(model, policy, calibration=calibrate(model, [sample], range(2, 9))).eval()

@@ -54,9 +54,9 @@ def test_a_run_is_read_cleaned_and_executed(searched: RunFolder, tmp_path: Path)
 def test_every_form_of_grid_gives_the_same_outputs(prepared: Callable[..., Prepared]) -> None:
     networks = Side(prepared(scheme, w, a, **options)[0] for scheme, w, a, options in GRIDS).eval()
     with torch.no_grad():
-        expected = networks(IMAGES[:2]).numpy().reshape(2, len(GRIDS), -1)
+        expected = networks(IMAGES[:1]).numpy().reshape(1, len(GRIDS), -1)
     model = ModelWrapper(onnx.load_from_string(to_qonnx(networks, IMAGES[:1]))).transform(InferShapes())
-    found = _run(model, IMAGES[:2]).reshape(expected.shape)
+    found = _run(model, IMAGES[:1]).reshape(expected.shape)
     for place, grid in enumerate(GRIDS):
         assert found[:, place] == pytest.approx(expected[:, place], rel=1e-4, abs=1e-4), grid
     assert len(model.get_nodes_by_op_type("BipolarQuant")) == 3 + 1, "weights of linear 1, and its only signed input"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torchao.core.config import config_from_dict
-from torchao.quantization import FqnToConfig, quantize_
+from torchao.quantization import FqnToConfig, IntxWeightOnlyConfig, PerAxis, quantize_
 
 from haq.errors import ConfigError
 from haq.exports import export_run
@@ -53,10 +54,23 @@ def test_a_run_of_weights_alone_is_exported(searched: RunFolder, tmp_path: Path)
     run, best = RunFolder(tmp_path), searched.read_best()
     run.write_config(searched.read_config(), {})
     run.write_layers(searched.read_layers())
-    run.write_best(replace(best, policy=best.policy.without_activations()))
+    run.write_best(
+        replace(best, policy=BitPolicy({**best.policy.without_activations(), "stem": LayerBits(None, None)}))
+    )
     written = export_run(run, "torchao")
     assert isinstance(written, str)
     assert list(config_from_dict(json.loads(written)).fqn_to_config) == list(best.policy)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Linear(1, 3)])
+def test_layers_that_torchao_fails_on_are_refused(layer: nn.Conv2d | nn.Linear) -> None:
+    network = nn.Sequential(layer)
+    shape = (1, layer.in_channels, 4, 4) if isinstance(layer, nn.Conv2d) else (1, 1)
+    with pytest.raises(ConfigError, match="layer '0' .* but torchao cannot quantize a layer that reads one channel"):
+        to_torchao(BitPolicy({"0": LayerBits(4, None)}), trace(network, torch.zeros(shape)))
+    config = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerAxis(0))
+    with pytest.raises(RuntimeError):  # once this passes, the refusal can go
+        quantize_(network, FqnToConfig(fqn_to_config=OrderedDict({"0": config})), filter_fn=None)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +81,9 @@ def test_a_run_of_weights_alone_is_exported(searched: RunFolder, tmp_path: Path)
             LayerBits(8, 8),
             r"layer '0' \(conv\) has w_bits=8 and a_bits=8, but torchao leaves the activations of conv",
         ),
-        ("2", LayerBits(4, 6), "has activations of 8 bits, not 6; search with --weights-only"),
-        ("2", LayerBits(1, None), "has weights of 2 to 8 bits, not 1"),
-        ("2", LayerBits(16, None), "has weights of 2 to 8 bits, not 16"),
+        ("2", LayerBits(4, 6), "has activations of 8 bits; search with --weights-only"),
+        ("2", LayerBits(1, None), "has weights of 2 to 8 bits; search"),
+        ("2", LayerBits(16, None), "has weights of 2 to 8 bits; search"),
         ("2", LayerBits(None, 8), "does not quantize activations beside weights in floating point"),
         ("5", LayerBits(4, None), "layer '5' is not in the network"),
     ],
