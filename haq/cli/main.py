@@ -17,6 +17,7 @@ from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
+from haq.exports.formats import FORMATS
 
 __all__ = ["cli", "main"]
 
@@ -232,19 +233,45 @@ def report(run: Path) -> None:
 
 @cli.command(
     epilog=examples(
-        "haq export runs/digits-resnet-edge-latency-10ms",
+        "haq export runs/digits-resnet-edge-latency-10ms                 bits of every layer as JSON, to the terminal",
         "haq export runs/digits-resnet-edge-latency-10ms --format yaml -o bits.yaml",
+        "haq export runs/digits-resnet-edge-latency-10ms --format markdown    table of layers for a ticket",
+        "haq export runs/digits-resnet-edge-latency-10ms --format onnx -o net.onnx    for onnxruntime",
+        "haq export runs/digits-resnet-edge-latency-10ms --format qonnx       for FINN and hls4ml, into the run folder",
+        "haq export runs/digits-resnet-edge-latency-10ms --format packed      bit-packed codes and scales",
+        "haq export runs/my-linear-net --format torchao -o torchao.json       for torchao.quantize_",
     )
 )
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--format", "form", default="json", show_default=True, metavar="json|yaml", help="File format.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here, not to the terminal."
+    "--format",
+    "form",
+    default="json",
+    show_default=True,
+    metavar="NAME",
+    help="; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items()) + ".",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write here.  [default: the terminal; for networks a file in RUN]",
 )
 def export(run: Path, form: str, output: Path | None) -> None:
-    """Write the per-layer bit config of RUN."""
-    from haq.export import write_export
+    """Write the result of RUN for another program: the bits of every layer, or the quantized network itself.
+
+    A format that holds the network opens the model and the data that the run names, and so runs their code.
+    """
+    from haq.exports import export_run
     from haq.runs import RunFolder
 
-    written = write_export(RunFolder.open(run), form, output)
+    folder = RunFolder.open(run)
+    if form in FORMATS and FORMATS[form].file is not None:
+        from haq.cli.terminal import TerminalObserver
+
+        with TerminalObserver() as observer:
+            written = export_run(folder, form, output, observer.progress)
+    else:
+        written = export_run(folder, form, output)
     click.echo(written, nl=not isinstance(written, str))

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Each place may import from itself and from places before it
 ORDER = ["foundation", "quant", "hwmodels", "envs", "search", "outlet", "cli"]
-OUTLETS = {"report", "export"}
+OUTLETS = {"report", "exports"}
 FACES = {"cli", "testing", "__main__"}
 
 
@@ -57,6 +57,9 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "plotly": ("haq.report.",),
         "numba": ("haq.hwmodels.bitserial.",),
         "llvmlite": ("haq.hwmodels.bitserial.",),
+        "onnx": ("haq.exports.",),
+        "safetensors": ("haq.exports.",),
+        "torchao": ("haq.exports.",),
         "matplotlib": ("haq.hwmodels.roofline", "haq.cli.sensitivity"),
     }
     for name, path in sources():
@@ -65,7 +68,7 @@ def test_heavy_packages_stay_where_they_belong() -> None:
             assert package not in allowed or name.startswith(allowed[package]), f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("code", ["import haq.cli", "import haq.export, haq.runs", "from haq.layers import LayerSpec"])
+@pytest.mark.parametrize("code", ["import haq.cli", "import haq.exports, haq.runs", "from haq.layers import LayerSpec"])
 def test_quick_commands_import_nothing_heavy(code: str) -> None:
     heavy = "{'torch', 'ray', 'stable_baselines3', 'plotly', 'pandas'} & set(sys.modules)"
     result = subprocess.run(
@@ -116,3 +119,4 @@ def test_an_installed_wheel_is_complete(tmp_path: Path) -> None:
     assert result.stdout.count(str(target)) == 2
     assert f"{list_hardware()} edge" in result.stdout
     assert (target / "haq" / "py.typed").is_file()
+    assert (target / "haq" / "exports" / "policy.schema.json").is_file()

@@ -62,7 +62,7 @@ class LSQQuantizer(Quantizer):
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:
     scaled = x * factor
-    return scaled + (x - scaled).detach()
+    return x.detach() + (scaled - scaled.detach())  # the sum is x to the last bit, so that codes and values agree
 
 
 LSQ = Scheme(

@@ -1,0 +1,89 @@
+"""Batch norms as part of codes' scales and of biases: what deployed code computes, and what the size model counts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ConfigError
+from haq.exports.packing import coded_layers, slope_and_shift
+from haq.layers import quantizable_layers
+from haq.quant.folding import batch_norms_after
+from haq.quant.modules import Quantized, replace_module
+from haq.quant.quantizer import Quantizer
+from haq.quant.tensor import QuantizedTensor
+
+__all__ = ["fold_norms"]
+
+_SAME = 1e-3  # of the largest output
+
+
+class _Stored(Quantizer):
+    """Gives the same codes whatever it is asked to quantize."""
+
+    def __init__(self, stored: QuantizedTensor) -> None:
+        super().__init__(stored.bits, stored.granularity, signed=True)
+        self.stored = stored
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        return self.stored.dequantize()
+
+    def encode(self, x: Tensor) -> QuantizedTensor:
+        return self.stored
+
+
+@torch.no_grad()
+def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
+    """Returns a copy of a prepared network whose batch norms are folded, with the codes as they were.
+
+    A weight's scale is multiplied by the norm's slope, which may be negative, and the bias becomes
+    shift + slope·bias.
+
+    Args:
+        network: In evaluation mode.
+        sample: One input; it is run to find which layer feeds which batch norm.
+
+    Raises:
+        ConfigError: A batch norm cannot be folded: the codes in front of it have no scale for every channel, or
+            something else reads the layer's output.
+    """
+    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    names = {layer: name for name, layer in quantizable_layers(folded)}
+    expected = _unrounded(folded)(sample)
+    for layer, norm in batch_norms_after(folded, sample):
+        slope, shift = slope_and_shift(norm)
+        if isinstance(layer, Quantized) and not isinstance(layer.weight_quantizer, nn.Identity):
+            stored = cast(Quantizer, layer.weight_quantizer).encode(layer.weight)
+            layer.weight_quantizer = _Stored(_scaled(stored, slope, names[layer]))
+        else:
+            layer.weight = nn.Parameter(layer.weight * slope.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+        layer.bias = nn.Parameter(shift if layer.bias is None else shift + slope * layer.bias)
+        replace_module(folded, norm, nn.Identity())
+    found = _unrounded(folded)(sample)
+    if not torch.allclose(found, expected, rtol=_SAME, atol=_SAME * float(expected.abs().max())):
+        raise ConfigError(
+            "batch norms cannot be folded: a layer's output is read by more than its batch norm; export --format packed"
+        )
+    return folded
+
+
+def _unrounded(network: nn.Module) -> nn.Module:
+    """Returns a copy without quantization of inputs, where a last bit of difference may move a code."""
+    copied = copy.deepcopy(network)
+    for _, layer in coded_layers(copied):
+        layer.input_quantizer = nn.Identity()
+    return copied
+
+
+def _scaled(stored: QuantizedTensor, slope: Tensor, name: str) -> QuantizedTensor:
+    if stored.scale is None or stored.granularity not in ("tensor", "channel"):
+        raise ConfigError(
+            f"the batch norm behind layer {name!r} cannot be folded, because its codes have no scale for every output "
+            "channel; export --format packed"
+        )
+    zero = None if stored.zero_point is None else stored.zero_point.expand(len(slope)).clone()
+    return replace(stored, granularity="channel", scale=stored.scale * slope, zero_point=zero)

@@ -1,0 +1,241 @@
+"""`packed`: integer codes at their true width in one safetensors file, and what rebuilds the network from it.
+
+Codes lie one after another, least significant bit first, and every layer starts on a whole byte. All that is in
+floating point lies in a few long tensors, because a header entry for every scale of a small network would take as much
+room as its weights. `docs/exporting.md` describes the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ConfigError, ModelError
+from haq.exports.grids import InputGrid, input_grid
+from haq.exports.packing import (
+    coded_layers,
+    norms_of,
+    pack,
+    packed_codes,
+    plain_tensors,
+    slope_and_shift,
+    stride_of,
+    unpack,
+)
+from haq.files import replacing
+from haq.layers import quantizable_layers
+from haq.policy import BitPolicy
+from haq.quant.folding import fold_batch_norm
+from haq.quant.granularity import group, ungroup
+from haq.quant.modules import quantized_like, replace_module
+from haq.quant.tensor import QuantizedTensor
+
+__all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
+
+_VERSION = 1
+
+
+class GridQuantizer(nn.Module):
+    """Rounds to a fixed grid, exactly as the quantizer did that the grid was taken from."""
+
+    def __init__(self, grid: InputGrid) -> None:
+        super().__init__()
+        self.grid, self.bits = grid, grid.bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the fake-quantized `x`, same shape and dtype."""
+        grid, values = self.grid, x.float()
+        if grid.binary:
+            return torch.where(values >= 0, grid.scale, -grid.scale).to(x.dtype)
+        return torch.fake_quantize_per_tensor_affine(values, grid.scale, grid.zero, grid.low, grid.high).to(x.dtype)
+
+
+def save_packed(path: Path, network: nn.Module, policy: BitPolicy, sample: Tensor, folded: bool = False) -> None:
+    """Writes a prepared network; see `to_packed`."""
+    content = to_packed(network, policy, sample, folded)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: bool = False) -> bytes:
+    """Returns a prepared network as a file that `load_packed` reads.
+
+    A batch norm is kept as two numbers a channel, its slope and its shift. Multiplying the slope into the weights'
+    scale would spare one of them, but change the last bits of what the network computes.
+
+    Args:
+        network: From `haq.quant.prepare`, of any scheme whose activations have uniform grids.
+        policy: Its widths.
+        sample: One input.
+        folded: Whether batch norms were folded before the network was prepared.
+
+    Raises:
+        ConfigError: The scheme's activations or weights have no integer codes.
+    """
+    from safetensors.torch import save
+
+    layers: dict[str, list[Any]] = {}
+    streams, scales, zeros, books, steps = [], [], [], [], []
+    for name, layer in coded_layers(network):
+        entry: dict[str, Any] = {}
+        w_bits = None
+        if not isinstance(layer.weight_quantizer, nn.Identity):
+            stored = packed_codes(name, layer, policy.scheme)
+            w_bits = stored.bits
+            first, step = stride_of(stored)
+            streams.append(pack(((stored.codes - first) // step).numpy(), w_bits))
+            if (first, step) != (-(2 ** (w_bits - 1)), 1):
+                entry |= {"first": first, "step": step}
+            if stored.granularity != "channel":
+                entry["granularity"] = stored.granularity
+            if stored.codebook is not None:
+                books.append(stored.codebook.flatten())
+                entry["levels"] = stored.codebook.shape[1]
+            else:
+                assert stored.scale is not None
+                scales.append(stored.scale)
+            if stored.zero_point is not None:
+                zeros.append(stored.zero_point)
+                entry["zero_point"] = True
+        grid = input_grid(name, layer, policy.scheme)
+        if grid is not None:
+            steps.append(torch.tensor([grid.scale]))
+            if (grid.low, grid.zero) != (0, 0):
+                entry["input"] = [grid.low, grid.high, grid.zero]
+        widths = [w_bits, grid.bits if grid else None]
+        layers[name] = [*widths, list(layer.weight.shape), *([entry] if entry else [])]
+    tensors = {
+        "codes": torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8) if streams else None,
+        "scales": _joined(scales),
+        "zero_points": _joined(zeros),
+        "codebooks": _joined(books),
+        "input_scales": _joined(steps),
+        "norms": _joined([values for norm in norms_of(network) for values in slope_and_shift(norm)]),
+    }
+    plain = list(plain_tensors(network))
+    for dtype in dict.fromkeys(tensor.dtype for tensor in plain):
+        key = "rest." + str(dtype).removeprefix("torch.")
+        tensors[key] = _joined([tensor for tensor in plain if tensor.dtype == dtype])
+    about = {
+        "version": _VERSION, "scheme": policy.scheme, "folded": folded, "sample": list(sample.shape), "layers": layers,
+    }  # fmt: skip
+    text = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
+    present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    return cast(bytes, save(present, {"haq": text}))
+
+
+def load_packed(path: Path, model: nn.Module) -> nn.Module:
+    """Rebuilds a network; its outputs are those of the network that was packed, bit for bit on the same machine.
+
+    Args:
+        path: What `haq export --format packed` wrote; reading it runs no code.
+        model: The float network that the search started from; its own weights do not matter.
+
+    Returns:
+        The network in evaluation mode, with the weights that the codes stand for and the inputs of its layers
+        quantized by `GridQuantizer`.
+
+    Raises:
+        ModelError: The file is damaged or belongs to another network.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["haq"])
+            tensors = {name: _Stream(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        if about["version"] != _VERSION:
+            raise ModelError(f"{path} has version {about['version']} of the format; this haq reads {_VERSION}")
+        network = _rebuilt(model, about, tensors, path)
+    except ModelError:
+        raise
+    except FileNotFoundError:
+        raise ModelError(f"packed file {str(path)!r} does not exist; haq export --format packed writes one") from None
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelError(
+            f"cannot load {path} into {type(model).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+    return network.eval()
+
+
+class _Stream:
+    """A long tensor that is read from the front."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values, self.position = values, 0
+
+    def take(self, count: int) -> Tensor:
+        part = self.values[self.position : self.position + count]
+        if len(part) != count:
+            raise ValueError(f"{count} values are to follow at {self.position}, but {len(part)} do")
+        self.position += count
+        return part.clone()
+
+
+def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream], path: Path) -> nn.Module:
+    network = fold_batch_norm(model, torch.zeros(about["sample"])) if about["folded"] else copy.deepcopy(model)
+    known = dict(quantizable_layers(network))
+    for name, (w_bits, a_bits, shape, *more) in about["layers"].items():
+        entry = more[0] if more else {}
+        if name not in known or list(known[name].weight.shape) != shape:
+            held = list(known[name].weight.shape) if name in known else "missing"
+            _misfit(path, f"the weight of layer {name!r} is {shape} in the file and {held} in the model")
+        grid: nn.Module = nn.Identity()
+        if a_bits is not None:
+            low, high, zero = entry.get("input", (0, 2**a_bits - 1, 0))
+            scale = float(tensors["input_scales"].take(1))
+            grid = GridQuantizer(InputGrid(a_bits, low, high, scale, zero, binary=low == -1 and a_bits == 1))
+        layer = quantized_like(known[name], nn.Identity(), grid)
+        if w_bits is not None:
+            layer.weight = nn.Parameter(_weight(layer.weight.detach(), w_bits, entry, tensors), requires_grad=False)
+        network = replace_module(network, known[name], layer)
+    for norm in norms_of(network):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.weight, norm.bias = (
+            nn.Parameter(tensors["norms"].take(norm.num_features), requires_grad=False) for _ in range(2)
+        )
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1)
+        norm.eps = 0.0
+    quantized = {name for name, (w_bits, *_) in about["layers"].items() if w_bits is not None}
+    for tensor in plain_tensors(network, quantized):
+        key = "rest." + str(tensor.dtype).removeprefix("torch.")
+        tensor.copy_(tensors[key].take(tensor.numel()).reshape(tensor.shape))
+    if left := [name for name, stream in tensors.items() if stream.position != len(stream.values)]:
+        _misfit(path, f"{left[0]!r} holds more values than the model has")
+    return network
+
+
+def _misfit(path: Path, reason: str) -> NoReturn:
+    raise ModelError(f"{path} belongs to another network: {reason}; give the model that the search started from")
+
+
+def _weight(like: Tensor, bits: int, entry: dict[str, Any], tensors: dict[str, _Stream]) -> Tensor:
+    """Returns the numbers that the next codes stand for."""
+    stream = tensors["codes"].take(-(-like.numel() * bits // 8)).numpy()
+    first, step = entry.get("first", -(2 ** (bits - 1))), entry.get("step", 1)
+    codes = torch.from_numpy(unpack(stream, bits, like.numel())).reshape(like.shape) * step + first
+    granularity = entry.get("granularity", "channel")
+    groups = len(group(like, granularity))
+    levels = entry.get("levels")
+    stored = QuantizedTensor(
+        codes,
+        bits,
+        granularity,
+        like.dtype,
+        scale=None if levels else tensors["scales"].take(groups),
+        zero_point=tensors["zero_points"].take(groups) if entry.get("zero_point") else None,
+        codebook=tensors["codebooks"].take(groups * levels).reshape(groups, levels) if levels else None,
+    )
+    # Laid out in memory as quantizers do, because PyTorch's kernels round differently for other strides
+    return ungroup(group(stored.dequantize(), granularity).contiguous(), like, granularity)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor | None:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]) if tensors else None

@@ -1,0 +1,135 @@
+"""The parts of a packed file: streams of bits, and what of a network goes where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from haq.errors import ConfigError
+from haq.layers import quantizable_layers
+from haq.quant.granularity import group, ungroup
+from haq.quant.modules import Quantized
+from haq.quant.quantizer import Quantizer
+from haq.quant.tensor import QuantizedTensor
+
+__all__ = [
+    "coded_layers",
+    "norms_of",
+    "pack",
+    "packed_codes",
+    "plain_tensors",
+    "slope_and_shift",
+    "stride_of",
+    "unpack",
+]
+
+
+def pack(codes: npt.NDArray[Any], bits: int) -> bytes:
+    """Returns non-negative codes below 2^bits as a stream of bits, least significant first, filled to whole bytes.
+
+    Examples:
+        >>> pack(np.array([1, 2, 3]), 3).hex()  # 011 010 001, read from the right
+        'd100'
+    """
+    shifted = codes.reshape(-1, 1).astype(np.uint32) >> np.arange(bits, dtype=np.uint32)
+    return np.packbits((shifted & 1).astype(np.uint8), bitorder="little").tobytes()
+
+
+def unpack(stream: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.int32]:
+    """Returns `count` codes from a stream that `pack` made.
+
+    Examples:
+        >>> unpack(np.frombuffer(bytes.fromhex('d100'), np.uint8), 3, 3).tolist()
+        [1, 2, 3]
+    """
+    ones = np.unpackbits(stream, count=count * bits, bitorder="little").reshape(count, bits)
+    codes: npt.NDArray[np.int32] = (ones.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(1, dtype=np.int32)
+    return codes
+
+
+def coded_layers(network: nn.Module) -> Iterator[tuple[str, Quantized]]:
+    """Yields `(name, layer)` of every quantized layer, in registration order."""
+    return ((name, layer) for name, layer in quantizable_layers(network) if isinstance(layer, Quantized))
+
+
+@torch.no_grad()
+def packed_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor:
+    """Returns the weights' codes; with the levels as a table where codes times scale would differ in the last bits."""
+    quantizer = cast(Quantizer, layer.weight_quantizer)
+    stored, used = quantizer.encode(layer.weight), quantizer(layer.weight)
+    if (stored.scale is not None or stored.codebook is not None) and torch.equal(stored.dequantize(), used):
+        return stored
+    rows = group(used.float(), stored.granularity)
+    tables = [row.unique() for row in rows]
+    if stored.scale is None and stored.codebook is None:
+        raise ConfigError(
+            f"scheme {scheme!r} keeps the weights of layer {name!r} in floating point, so there are no codes to pack; "
+            "search with --scheme linear, or save the network with torch"
+        )
+    assert all(len(table) <= 2**stored.bits for table in tables), "a quantizer has at most 2^bits levels in a group"
+    width = max(map(len, tables))
+    book = torch.stack([nn.functional.pad(table, (0, width - len(table)), value=float(table[-1])) for table in tables])
+    codes = torch.stack([torch.searchsorted(table, row) for table, row in zip(tables, rows, strict=True)])
+    indices = ungroup(codes.to(torch.int32), layer.weight, stored.granularity)
+    return QuantizedTensor(indices, stored.bits, stored.granularity, layer.weight.dtype, codebook=book)
+
+
+def stride_of(stored: QuantizedTensor) -> tuple[int, int]:
+    """Returns the first code and the distance of codes, so that 2^bits of them hold all that occur."""
+    signed, unsigned, odd = (-(2 ** (stored.bits - 1)), 1), (0, 1), (1 - 2**stored.bits, 2)
+    for first, step in (unsigned,) if stored.codebook is not None else (signed, unsigned, odd):
+        places = stored.codes - first
+        if bool(((places % step == 0) & (places >= 0) & (places < step << stored.bits)).all()):
+            return first, step
+    raise AssertionError(f"codes from {int(stored.codes.min())} to {int(stored.codes.max())} at {stored.bits} bits")
+
+
+def norms_of(network: nn.Module) -> list[_BatchNorm]:
+    """Returns the batch norms that evaluation mode turns into a slope and a shift."""
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def slope_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Returns what a batch norm in evaluation mode multiplies by and then adds, as PyTorch computes them."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = norm.running_mean, norm.running_var
+    weight = torch.ones_like(mean) if norm.weight is None else norm.weight
+    zeros = torch.zeros(1, norm.num_features, 1, 1, dtype=mean.dtype)
+    normalized = partial(nn.functional.batch_norm, running_var=variance, weight=weight, eps=norm.eps)
+    slope = normalized(zeros + 1, running_mean=torch.zeros_like(mean), bias=None).flatten()
+    shift = normalized(zeros, running_mean=mean, bias=norm.bias).flatten()
+    return slope, shift
+
+
+def plain_tensors(network: nn.Module, coded: set[str] | None = None) -> Iterator[Tensor]:
+    """Yields everything that is neither a code nor of a quantizer or batch norm, in the order of modules.
+
+    Args:
+        network: Prepared, or rebuilt.
+        coded: Layers whose weights are codes; by default those that have a quantizer for them.
+    """
+    skipped: set[nn.Module] = set(norms_of(network))
+    for name, module in network.named_modules():
+        if module in skipped:
+            continue
+        own = dict(chain(module._parameters.items(), module._buffers.items()))
+        if isinstance(module, Quantized):
+            quantizers = (module.weight_quantizer, module.input_quantizer, module.gradient_quantizer)
+            skipped.update(chain.from_iterable(quantizer.modules() for quantizer in quantizers))
+            if name in coded if coded is not None else not isinstance(module.weight_quantizer, nn.Identity):
+                del own["weight"]
+        yield from (
+            tensor.detach()
+            for key, tensor in own.items()
+            if tensor is not None and key not in module._non_persistent_buffers_set
+        )

@@ -1,0 +1,75 @@
+"""`torchao`: the widths as a configuration that `torchao.quantize_` applies, layer by layer.
+
+torchao sets ranges itself when it is applied, so the file carries widths, not scales. It knows weights of 2 to 8 bits
+alone, and for linear layers also beside 8-bit activations whose range it finds at run time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from haq.errors import ConfigError, did_you_mean
+from haq.exports.opening import require
+from haq.layers import LayerSpec
+from haq.policy import BitPolicy, LayerBits
+
+__all__ = ["to_torchao"]
+
+_MEND = "search with --weights-only and --bits 2-8, or export onnx, qonnx or packed"
+
+
+def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
+    """Returns a `FqnToConfig` as JSON, which `torchao.core.config.config_from_dict` reads without running code.
+
+    Args:
+        policy: Widths.
+        layers: Of the network.
+
+    Raises:
+        ConfigError: torchao cannot quantize a layer so, the policy names an unknown layer, or torchao is missing.
+    """
+    known = {layer.name: layer for layer in layers}
+    for name, bits in policy.items():
+        if name not in known:
+            raise ConfigError(f"the policy's layer {name!r} is not in the network{did_you_mean(name, known)}")
+        if reason := _refusal(known[name], bits):
+            widths = f"w_bits={bits.w_bits} and a_bits={bits.a_bits}"
+            raise ConfigError(f"layer {name!r} ({known[name].kind}) has {widths}, but {reason}")
+    require("torchao", "torchao")
+    require("torchao.quantization", "torchao")  # imported here, because it logs about kernels for other devices
+    from torchao.core.config import config_to_dict
+    from torchao.quantization import FqnToConfig
+
+    configs = OrderedDict((name, _config(bits)) for name, bits in policy.items())
+    return json.dumps(config_to_dict(FqnToConfig(fqn_to_config=configs)), indent=1) + "\n"
+
+
+def _refusal(layer: LayerSpec, bits: LayerBits) -> str | None:
+    """Returns what torchao cannot do about a layer, with the mend."""
+    if bits.w_bits in (1, 16):
+        return f"torchao has weights of 2 to 8 bits; {_MEND}"
+    if bits.w_bits is not None and layer.in_channels == layer.groups:  # its scales are over input channels
+        return "torchao cannot quantize a layer that reads one channel at a time; export onnx, qonnx or packed"
+    if bits.a_bits is None:
+        return None
+    if bits.w_bits is None:
+        return f"torchao does not quantize activations beside weights in floating point; {_MEND}"
+    if layer.kind != "linear":
+        return f"torchao leaves the activations of convolutions in floating point; {_MEND}"
+    return None if bits.a_bits == 8 else f"torchao has activations of 8 bits; {_MEND}"
+
+
+def _config(bits: LayerBits) -> Any:
+    """Returns what torchao is to do with one layer: one scale for every row of a linear layer."""
+    import torch
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, PerAxis
+
+    if bits.w_bits is None:
+        return None
+    dtype = getattr(torch, f"int{bits.w_bits}")
+    if bits.a_bits is None:
+        return IntxWeightOnlyConfig(weight_dtype=dtype, granularity=PerAxis(0))
+    return Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=PerAxis(0))

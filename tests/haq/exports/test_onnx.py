@@ -1,0 +1,132 @@
+"""ONNX files, opened by onnxruntime: same outputs, true ranges, real integer types."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import Tensor, nn
+
+from haq.data import get_data
+from haq.errors import ConfigError, ModelError
+from haq.exports import export_run
+from haq.exports.formats import run_policy
+from haq.exports.onnx import to_onnx
+from haq.exports.opening import open_run
+from haq.policy import BitPolicy, LayerBits
+from haq.quant import calibrate, prepare
+from haq.runs import RunFolder
+
+from .conftest import GRIDS, IMAGES, WIDTHS, Prepared, Side
+
+
+def _run(content: bytes, x: Tensor, plain: bool = False) -> Any:
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    options = onnxruntime.SessionOptions()
+    if plain:  # otherwise onnxruntime rounds biases to integers, too
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": x.numpy()})[0]
+
+
+def _types(content: bytes) -> dict[str, str]:
+    constants = onnx.load_from_string(content).graph.initializer
+    return {constant.name: TensorProto.DataType.Name(constant.data_type) for constant in constants}
+
+
+def test_a_run_keeps_its_accuracy_in_onnxruntime(
+    searched: RunFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.onnx"
+    assert export_run(searched, "onnx", path) == path
+    assert capfd.readouterr() == ("", ""), "PyTorch's exporter says nothing"
+    content = path.read_bytes()
+    x, y = (data := get_data("digits", 1000, 0).test).batch(range(len(data)))
+    logits = _run(content, x)
+    with torch.no_grad():
+        expected = open_run(searched, run_policy(searched), lambda task, done, total: None).network(x).numpy()
+    assert abs((logits.argmax(1) == y.numpy()).mean() - (expected.argmax(1) == y.numpy()).mean()) <= 0.002
+    assert (y.numpy() == expected.argmax(1)).mean() > 0.8, "the network learnt something"
+    assert np.abs(logits - expected).mean() < 1e-2 * np.abs(expected).mean()
+
+    types = _types(content)
+    assert [types[f"{name}.weight_codes"] for name in WIDTHS] == ["INT8", "INT4", "INT4"]
+    assert [types[f"{name}.input_zero_point"] for name in WIDTHS] == ["INT8", "UINT8", "UINT4"]
+    graph = onnx.load_from_string(content).graph
+    assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == ["batch", 1, 8, 8]
+    assert not any(name.encode() in content for name in (str(tmp_path), "net.py", "site-packages")), "no paths inside"
+
+
+def test_every_form_of_grid_gives_the_same_outputs(prepared: Callable[..., Prepared]) -> None:
+    networks = Side(prepared(scheme, w, a, **options)[0] for scheme, w, a, options in GRIDS).eval()
+    with torch.no_grad():
+        expected = networks(IMAGES).numpy().reshape(len(IMAGES), len(GRIDS), -1)
+    found = _run(to_onnx(networks, IMAGES[:1]), IMAGES).reshape(expected.shape)
+    for place, grid in enumerate(GRIDS):
+        assert found[:, place] == pytest.approx(expected[:, place], rel=1e-4, abs=1e-4), grid
+
+
+def test_constants_are_the_codes_themselves(prepared: Callable[..., Prepared]) -> None:
+    network, _ = prepared("linear", 4, 4)
+    layer = network.get_submodule("conv")
+    assert isinstance(layer, nn.Conv2d)
+    graph = onnx.load_from_string(to_onnx(network, IMAGES[:1])).graph
+    constants = {constant.name: constant for constant in graph.initializer}
+    codes = numpy_helper.to_array(constants["conv.weight_codes"]).astype(int)
+    stored = layer.weight_quantizer.encode(layer.weight)  # type: ignore[operator,union-attr]
+    assert np.array_equal(codes, stored.codes.numpy())
+    assert len(constants["conv.weight_codes"].raw_data) == codes.size / 2
+    assert "conv.weight" not in constants, "the float weights are gone"
+
+
+def test_a_layer_that_runs_twice_is_quantized_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc(torch.relu(self.fc(x)))
+            return y
+
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(8, 6)
+    network = prepare(net, BitPolicy({"fc": LayerBits(4, 6)}), calibration=calibrate(net, [x], [4, 6])).eval()
+    with torch.no_grad():
+        assert _run(to_onnx(network, x[:1]), x, plain=True) == pytest.approx(network(x).numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits", "message"),
+    [
+        ("kmeans", 4, "scheme 'kmeans' replaces the weights of layer 'conv' by a table of levels, .*--format packed"),
+        ("fp16", 16, "by 16-bit floating point, and this format has uniform grids only; search with --scheme linear"),
+        ("qil", 4, "scheme 'qil' quantizes the input of layer 'conv' by QILQuantizer, which is not one uniform grid"),
+    ],
+)
+def test_other_schemes_are_refused_by_name(
+    prepared: Callable[..., Prepared], scheme: str, bits: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        to_onnx(prepared(scheme, bits, bits)[0], IMAGES[:1], scheme)
+
+
+def test_rounding_down_is_refused(prepared: Callable[..., Prepared]) -> None:
+    with pytest.raises(ConfigError, match="the input of layer 'conv' is rounded down"):
+        to_onnx(prepared("linear", 4, 4, rounding="floor")[0], IMAGES[:1])
+
+
+def test_a_network_that_pytorch_cannot_export_is_one_line() -> None:
+    class Branches(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[0](x) if float(x.sum()) > 0 else x
+
+    network = prepare(Branches(nn.Linear(3, 3)), BitPolicy({"0": LayerBits(4, 4)})).eval()
+    with pytest.raises(ModelError, match="PyTorch cannot export Branches to ONNX: ") as caught:
+        to_onnx(network, torch.randn(1, 3))
+    assert "\n" not in str(caught.value)
