@@ -16,11 +16,12 @@ from haq import __version__
 from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
+from haq.data import ImageData, Tokens
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
-from haq.quant.evaluation import evaluate, logits_of
+from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.preparation import save_quantized
 from haq.quant.schemes import get_scheme
 from haq.runs import Baseline, Best, RunFolder, Trial
@@ -91,7 +92,7 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
 def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     float_score = evaluate(problem.model, problem.data.val, "float")
-    rank_by = _rank_by(config, float_score, observer)
+    rank_by = _rank_by(config, problem.data, float_score, observer)
     with ray_workers(config.workers):
         workload = _workload(config, problem, rank_by, observer)
         baselines = _baselines(problem, workload, float_score)
@@ -116,9 +117,14 @@ def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observe
         _finish(config, problem, workload, ranked, baselines, folder, observer)
 
 
-def _rank_by(config: SearchConfig, score: Score, observer: Observer) -> RankBy:
+def _rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer) -> RankBy:
     if config.rank_by != "auto":
         return config.rank_by
+    if isinstance(data.val, Tokens):
+        observer.say(
+            f"policies are ranked by loss, as is usual for language models: {score.loss:.3f} nats in floating point"
+        )
+        return "loss"
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
@@ -136,7 +142,7 @@ def _workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer:
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
     calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
     observer.progress("calibrate", 1, 2)
-    teacher = logits_of(problem.model, train)
+    teacher = teacher_of(problem.model, train)
     observer.progress("calibrate", 2, 2)
     return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
 

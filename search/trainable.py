@@ -11,7 +11,7 @@ import torch
 from ray import tune
 from torch import Tensor, nn
 
-from haq.data import Images
+from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration
 from haq.quant.evaluation import evaluate
@@ -33,18 +33,18 @@ class Workload:
     Attributes:
         model: The float network; batch norms stay, because fine-tuning trains them.
         calibration: Scales for every candidate width.
-        train: Images to fine-tune on.
-        teacher: The float network's outputs for them, `(N, classes)`.
-        val: Images to score on.
+        train: Samples to fine-tune on.
+        teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`.
+        val: Samples to score on.
         rank_by: What the objective is; see `Score.objective`.
         seed: Decides the order of training images, the same for every trial.
     """
 
     model: nn.Module
     calibration: Calibration
-    train: Images
-    teacher: Tensor
-    val: Images
+    train: Samples
+    teacher: Tensor | nn.Module
+    val: Samples
     rank_by: RankBy
     seed: int
 

@@ -17,6 +17,7 @@ from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
+from haq.sources import short_name
 
 __all__ = ["cli", "main"]
 
@@ -196,7 +197,7 @@ def _search(config: SearchConfig | None, path: Path) -> None:
 
 def _free_folder(config: SearchConfig) -> Path:
     """Returns `runs/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
-    model = Path(config.model.partition(":")[0]).stem
+    model = short_name(config.model)
     limits = [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
     name = "-".join([model, Path(config.hardware).stem, *limits])
     base = Path("runs") / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name)
