@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ MODEL_SOURCES = ("hf", "timm", "torchvision")
 """Prefixes of models that other packages bring."""
 
 _HUB = "huggingface.co"
+_OFFLINE = "HF_HUB_OFFLINE"
 
 
 def source_of(spec: str) -> tuple[str, str]:
@@ -74,28 +75,24 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
         error: Raised for anything that goes wrong.
         mend: What to do about it where the name is a folder.
     """
-    folder = Path(name).is_dir()
-    if not folder and "huggingface_hub" not in sys.modules and not _resolves(_HUB):
-        # Else every file is asked for during half a minute, also one that the cache has
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    library = need(package, "hf", asked, error)
-    if package == "transformers":  # bars and warnings would run into ours
+    online = Path(name).is_dir() or _reachable()
+    with nullcontext() if online else _cache_only():
+        library = need(package, "hf", asked, error)
+        # Bars and warnings would run into ours
         library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    else:
-        library.utils.logging.set_verbosity_error()
-        library.disable_progress_bars()
-    try:
-        yield library
-    except HaqError:
-        raise
-    except Exception as failure:  # they raise whatever their own dependencies do
-        reason = one_line(failure)
-        if "trust_remote_code" in reason:
-            reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
-        elif not folder:
-            mend = f"{mend}, or, if {_HUB} cannot be reached, go online once: what was loaded then stays in its cache"
-        raise error(f"cannot load {asked}: {reason}; {mend}") from None
+        (library.utils.logging.disable_progress_bar if package == "transformers" else library.disable_progress_bars)()
+        try:
+            yield library
+        except HaqError:
+            raise
+        except Exception as failure:  # they raise whatever their own dependencies do
+            reason = one_line(failure)
+            if "trust_remote_code" in reason:
+                reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
+            elif not online:
+                reason = f"{name!r} is no folder and not in the cache, and {_HUB} cannot be reached"
+                mend = "give a folder, or go online once, which fills the cache"
+            raise error(f"cannot load {asked}: {reason}; {mend}") from None
 
 
 def one_line(failure: BaseException) -> str:
@@ -103,14 +100,39 @@ def one_line(failure: BaseException) -> str:
     return " ".join(str(failure).split())[:200].rstrip(". ") or type(failure).__name__
 
 
-def _resolves(host: str) -> bool:
-    """Whether the network knows the host; behind a proxy, which resolves it itself, that is taken for granted."""
+def _reachable() -> bool:
+    """Whether the hub may be asked: the network knows it, or a proxy, which does not let that be seen."""
     from urllib.request import getproxies
 
-    if getproxies():
-        return True
+    if _forbidden():
+        return False
     try:
-        socket.getaddrinfo(host, 443)
+        return bool(getproxies() or socket.getaddrinfo(_HUB, 443))
     except OSError:
         return False
-    return True
+
+
+def _forbidden() -> bool:
+    return os.environ.get(_OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+@contextmanager
+def _cache_only() -> Iterator[None]:
+    """Has only the cache asked: else each file would be looked for online during half a minute."""
+    before = os.environ.get(_OFFLINE)
+    os.environ[_OFFLINE] = "1"
+    _tell(True)
+    try:
+        yield
+    finally:
+        os.environ.pop(_OFFLINE)
+        if before is not None:
+            os.environ[_OFFLINE] = before
+        _tell(_forbidden())
+
+
+def _tell(offline: bool) -> None:
+    """The variable is read when these modules are imported, which may have happened before."""
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        if module in sys.modules:
+            setattr(sys.modules[module], _OFFLINE, offline)

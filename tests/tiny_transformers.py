@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-WORDS = "the cat sat on a mat and saw dog run past red hat while old man ate fish by sea".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog", "run", "past", "red", "hat", "while", "old", "man"]
 PIECE = 16
 
 

@@ -101,28 +101,27 @@ def _of_transformers(name: str) -> Preprocessing | None:
 
 
 def _equivalent(processor: Any, asked: str) -> Preprocessing:
-    """Takes the geometry from the processor and the arithmetic out of it, so that pictures are kept as bytes."""
+    """Takes the geometry from the processor and the arithmetic out of it, so that pictures are kept as bytes.
+
+    What it makes of black and of white tells mean and deviation, by whichever options they came about.
+    """
     from PIL import Image
 
-    scale = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
-    normalises = getattr(processor, "do_normalize", False)
-    mean = np.atleast_1d(processor.image_mean if normalises else [0.0] * 3).astype(float)
-    std = np.atleast_1d(processor.image_std if normalises else [1.0] * 3).astype(float)
-    if getattr(processor, "rescale_offset", False):  # pixels lie around 0 already
-        mean = mean + 1
-    shift, width = tuple((mean / (255 * scale)).tolist()), tuple((std / (255 * scale)).tolist())
+    # The last one is EfficientNet's, a second division
+    geometry = {key: False for key in ("do_rescale", "do_normalize", "include_top") if hasattr(processor, key)}
 
     def shape(pictures: Sequence[Any]) -> Pixels:
-        made = processor(list(pictures), do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        made = processor(list(pictures), return_tensors="np", **geometry)["pixel_values"]
         return cast(Pixels, np.rint(made).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1))
 
-    grey = np.add.outer(np.arange(60) * 3, np.arange(80)).astype(np.uint8)
-    example = Image.fromarray(grey if len(mean) == 1 else np.stack([grey, 255 - grey, grey // 2], 2))
-    expected = processor([example], return_tensors="np")["pixel_values"]
-    ours = (shape([example]) / 255 - shift) / width
-    if (
-        ours.shape != expected.transpose(0, 2, 3, 1).shape
-        or np.abs(ours - expected.transpose(0, 2, 3, 1)).max() > _CLOSE
-    ):
+    grey = np.size(processor.image_mean) == 1 and processor.image_mean is not None
+    levels = np.add.outer(np.arange(60) * 3, np.arange(80)).astype(np.uint8)
+    pixels = levels if grey else np.stack([levels, 255 - levels, levels // 2], 2)
+    examples = [Image.fromarray(values) for values in (pixels * 0, pixels * 0 + 255, pixels)]
+    expected = np.asarray(processor(examples, return_tensors="np")["pixel_values"], float).transpose(0, 2, 3, 1)
+    black, white, _ = expected.mean((1, 2))
+    std = 1 / (white - black)
+    mean = -black * std
+    if np.abs((shape(examples) / 255 - mean) / std - expected).max() > _CLOSE:
         raise DataError(f"{asked} is more than resizing, cropping and normalising; give float32 images in npz:FOLDER")
-    return Preprocessing(shape, shift, width)
+    return Preprocessing(shape, tuple(mean.tolist()), tuple(std.tolist()))
