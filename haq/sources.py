@@ -87,7 +87,7 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
             raise
         except Exception as failure:  # they raise whatever their own dependencies do
             reason = one_line(failure)
-            if "trust_remote_code" in reason:
+            if "trust_remote_code" in str(failure):
                 reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
             elif not online:
                 reason = f"{name!r} is no folder and not in the cache, and {_HUB} cannot be reached"

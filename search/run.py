@@ -128,7 +128,7 @@ def _rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Obse
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
-        f"float top-1 on the validation images is {score.top1:.1%}: the network fits them (or was trained on them), so "
+        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), so "
         "policies are ranked by loss, which still tells them apart"
     )
     return "loss"
@@ -175,7 +175,7 @@ def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer
             metric = "latency" if "latency_ms" in baseline.cost else "size"
             cost = format_cost(METRICS[metric].field, baseline.cost[METRICS[metric].field])
             label = name if name == "float" else f"uniform {baseline.bits} bits"
-            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation images, {metric} {cost}")
+            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples, {metric} {cost}")
 
 
 def _budget_text(problem: Problem) -> str:

@@ -67,6 +67,7 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
         "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
         "haq search --scheme kmeans --weights-only --constraint size=20%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
+        "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
         "haq search --resume runs/digits-resnet-edge",
     )
 )

@@ -14,7 +14,7 @@ from haq.data.preprocessing import Preprocessing, preprocessing_of
 from haq.data.samples import Images
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
 from haq.errors import DataError
-from haq.sources import hugging_face, source_of
+from haq.sources import hugging_face, one_line, source_of
 
 __all__ = ["read_pictures"]
 
@@ -114,7 +114,15 @@ def _images(spec: str, split: Any, image: str, label: str, preprocessing: Prepro
     where = f"{spec} ({split.split or 'train'})"
     if not len(split):
         raise DataError(f"{where} is empty; add images")
-    first = split[0][image]
+
+    def opened(rows: Any) -> list[Any]:
+        try:
+            pictures: list[Any] = split[rows][image]
+        except Exception as failure:  # PIL raises many kinds
+            raise DataError(f"{where}: {one_line(failure)}; remove that image") from None
+        return pictures
+
+    (first,) = opened(slice(1))
     grey = len(preprocessing.mean) == 1 if preprocessing is not None else first.mode in ("1", "L", "I", "I;16", "F")
     mode = "L" if grey else "RGB"
 
@@ -124,7 +132,7 @@ def _images(spec: str, split: Any, image: str, label: str, preprocessing: Prepro
             return preprocessing.shape(converted)
         if len({picture.size for picture in (first, *converted)}) > 1:
             raise DataError(
-                f"{where}: images are of several sizes, and model brings no preprocessing; resize them, or give a "
+                f"{where}: images are of several sizes, and the model brings no preprocessing; resize them, or give a "
                 "model hf:… with preprocessor_config.json"
             )
         return np.stack([np.asarray(picture).reshape(picture.height, picture.width, -1) for picture in converted])
@@ -133,6 +141,6 @@ def _images(spec: str, split: Any, image: str, label: str, preprocessing: Prepro
     if len(split) > most:
         logger.warning("%s: %d of %d images are read, which is what 2 GiB of memory hold", where, most, len(split))
         split = split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:most]))
-    chunks = [pixels(split[start : start + _CHUNK][image]) for start in range(0, len(split), _CHUNK)]
+    chunks = [pixels(opened(slice(start, start + _CHUNK))) for start in range(0, len(split), _CHUNK)]
     mean, std = (None, None) if preprocessing is None else (preprocessing.mean, preprocessing.std)
     return checked_images(np.concatenate(chunks), np.asarray(split[label]), mean, std, where)
