@@ -128,8 +128,8 @@ def _rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Obse
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
-        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), so "
-        "policies are ranked by loss, which still tells them apart"
+        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), "
+        "so policies are ranked by loss, which still tells them apart"
     )
     return "loss"
 
