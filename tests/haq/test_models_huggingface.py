@@ -13,6 +13,7 @@ from torch import nn
 
 from haq.data import get_data
 from haq.errors import DataError, ModelError
+from haq.hwmodels.liveness import plan_or_none
 from haq.layers import trace
 from haq.models import load_model, open_model
 from haq.policy import BitPolicy
@@ -82,6 +83,7 @@ def test_batch_norms_of_convolutional_networks_are_folded(kind: str, tmp_path: P
     folded = fold_batch_norm(model, x)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(x), model(x), atol=1e-4, rtol=1e-3)
+    assert (plan_or_none(model, x) is not None) == (kind == "ResNet"), "docs/models.md says which can be traced"
 
 
 def test_a_language_model_is_scored_at_every_position(language_model: Path) -> None:
