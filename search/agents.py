@@ -49,7 +49,7 @@ def make_agent(
     budget = problem.budget
     free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
     widths = sorted({w for pair in budget.pairs for w in (pair.w_bits, pair.a_bits) if w is not None})
-    images = workload.train.subset(range(min(_IMAGES, len(workload.train))))
+    images = workload.train.subset(range(min(workload.train.fitting(_IMAGES), len(workload.train))))
 
     def measure() -> dict[str, Sensitivity]:
         return measure_sensitivity(
