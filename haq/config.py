@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from haq.constraints import Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
 from haq.policy import WIDTHS
+from haq.sources import source_of
 
 __all__ = ["SearchConfig", "parse_bits"]
 
@@ -139,9 +140,12 @@ class SearchConfig:
 
 
 def _split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER`, `file.py:function` and files of hardware into what precedes the path, it, and the rest."""
-    if text.startswith("npz:"):
-        return "npz:", text[4:], ""
+    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
+    prefix, path = source_of(text)
+    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and Path(path).is_dir()):
+        return prefix + ":", path, ""
+    if prefix:
+        return text, "", ""
     if text.endswith((".yaml", ".yml", ".parquet", ".csv")):
         return "", text, ""
     if match := re.fullmatch(r"(.+\.py)(:\w+)", text):

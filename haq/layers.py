@@ -13,7 +13,7 @@ from haq.errors import ModelError
 if TYPE_CHECKING:  # torch takes over a second to import, and reports and exports read layers without it
     from torch import Size, Tensor, nn
 
-__all__ = ["LayerKind", "LayerSpec", "evaluating", "quantizable_layers", "trace"]
+__all__ = ["LayerKind", "LayerSpec", "evaluating", "quantizable_layers", "run_sample", "trace"]
 
 LayerKind = Literal["conv", "depthwise", "grouped", "linear"]
 Pair = tuple[int, int]
@@ -103,12 +103,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def run_sample(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> Any:
+    """Returns what the model gives for one input, in evaluation mode and without gradients.
+
+    Raises:
+        ModelError: The model fails on the sample.
+    """
+    try:
+        with evaluating(model):
+            return model(*(sample if isinstance(sample, tuple) else (sample,)))
+    except Exception as error:  # the model is the user's code: whatever it raises, the mend is the same
+        shape = "of several inputs" if isinstance(sample, tuple) else f"of shape {tuple(sample.shape)}"
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{type(model).__name__} fails on a sample {shape}: {reason}; give data of the shape it expects"
+        ) from error
+
+
 def trace(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> list[LayerSpec]:
     """Lists the layers of `model` in the order of their first call.
 
     Args:
         model: Any module; it is run once, in evaluation mode and without gradients.
-        sample: One input with a batch dimension of 1, `(1, C, H, W)` for an image, or a tuple of positional inputs.
+        sample: One input with a batch dimension of 1, such as `(1, C, H, W)` for an image and `(1, T)` for tokens, or a
+            tuple of positional inputs.
 
     Returns:
         One spec for each `nn.Conv2d` (and subclass) and `nn.Linear` that was called. A module called several times is
@@ -129,14 +147,7 @@ def trace(model: nn.Module, sample: Tensor | tuple[Any, ...]) -> list[LayerSpec]
 
     handles = [module.register_forward_hook(record) for module in names]
     try:
-        with evaluating(model):
-            model(*(sample if isinstance(sample, tuple) else (sample,)))
-    except Exception as error:  # the model is the user's code: whatever it raises, the mend is the same
-        shape = "of several inputs" if isinstance(sample, tuple) else f"of shape {tuple(sample.shape)}"
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{type(model).__name__} fails on a sample {shape}: {reason}; give data of the shape it expects"
-        ) from error
+        run_sample(model, sample)
     finally:
         for handle in handles:
             handle.remove()

@@ -41,6 +41,7 @@ class BitSerialModule(nn.Module):
     Attributes:
         kernel: What computes it; another one may be put there.
         linear: Whether it is a fully connected layer, whose input may have any number of dimensions.
+        weight: Empty; networks such as vision transformers ask a layer's weight for its type.
 
     Args:
         kernel: See above.
@@ -49,10 +50,12 @@ class BitSerialModule(nn.Module):
     """
 
     kernel: Kernel
+    weight: Tensor
 
     def __init__(self, kernel: Kernel, linear: bool, device: str = "cpu") -> None:
         super().__init__()
         self.kernel, self.linear, self._watch = kernel, linear, get_stopwatch(device)
+        self.register_buffer("weight", torch.empty(0, device=device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the fake-quantized layer gives, up to rounding in float32."""

@@ -40,7 +40,7 @@ def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
         ModelError: The forward pass cannot be traced.
     """
     with evaluating(model):
-        graph = trace_graph(model, "planning memory")
+        graph = trace_graph(model, "planning memory", sample)
         ShapeProp(graph).propagate(sample)
     return _Planner(graph).plan()
 

@@ -130,7 +130,7 @@ def compare_agents(
         import ray
 
         float_score = evaluate(problem.model, problem.data.val, "float")
-        workload = make_workload(config, problem, choose_rank_by(config, float_score, observer), observer)
+        workload = make_workload(config, problem, choose_rank_by(config, problem.data, float_score, observer), observer)
         measured = None
         if set(agents) & INFORMED:
             measured = sensitivity_of(config, problem, workload, folder / "sensitivity.json", observer)

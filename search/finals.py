@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from haq.data import Images
+from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
@@ -73,7 +73,9 @@ def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int
     yield Finalist(policy, model.state_dict(), score)
 
 
-def test_all(networks: Mapping[str, nn.Module], test: Images, progress: Callable[[int, int], None]) -> dict[str, float]:
+def test_all(
+    networks: Mapping[str, nn.Module], test: Samples, progress: Callable[[int, int], None]
+) -> dict[str, float]:
     """Returns the top-1 of every network on the test images, in parallel on Ray's workers."""
     import ray
 
@@ -90,6 +92,6 @@ def test_all(networks: Mapping[str, nn.Module], test: Images, progress: Callable
     return {name: top1[name] for name in networks}
 
 
-def _test_top1(network: nn.Module, test: Images) -> float:
+def _test_top1(network: nn.Module, test: Samples) -> float:
     torch.set_num_threads(1)
     return evaluate(network, test, "float").top1

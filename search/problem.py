@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
 from haq.constraints import METRICS, Constraint
 from haq.data import ImageData, get_data
 from haq.envs import Budget
-from haq.errors import ConfigError, ConstraintError, DataError, ModelError
+from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.pricing import Prices, is_table, price
-from haq.layers import LayerSpec, evaluating, trace
+from haq.layers import LayerSpec, trace
 from haq.models import open_model
 from haq.policy import LayerBits
 from haq.quant.schemes import Scheme, get_scheme
@@ -66,13 +65,12 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     if not is_table(config.hardware):
         get_hardware(config.hardware)  # a wrong name is known before the data is read
     scheme = _scheme(config, observer)
-    data = get_data(config.data, config.val_images, config.seed)
+    data = get_data(config.data, config.val_images, config.seed, config.model)
     model = open_model(
         config.model, config.weights, data, lambda done, total: observer.progress("train float", done, total)
     )
     sample = data.train.batch([0])[0]
     layers = trace(model, sample)
-    _check_classes(model, sample, data)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     prices = (
@@ -142,16 +140,3 @@ def _scheme(config: SearchConfig, observer: Observer) -> Scheme:
         kinds = ", ".join(scheme.kernels)
         observer.say(f"note: no bit-serial kernel runs {scheme.name} ({kinds}); costs are those of linear widths")
     return scheme
-
-
-def _check_classes(model: nn.Module, sample: Tensor, data: ImageData) -> None:
-    with evaluating(model):
-        logits = model(sample)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
-        what = f"an output of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"the data has {data.num_classes} classes, but the model gives {what} for one image; "
-            f"it must give (1, {data.num_classes}) or more classes"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise DataError("the model gives NaN or infinite outputs for a training image; check its weights and the data")

@@ -87,7 +87,7 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
 def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     float_score = evaluate(problem.model, problem.data.val, "float")
-    rank_by = choose_rank_by(config, float_score, observer)
+    rank_by = choose_rank_by(config, problem.data, float_score, observer)
     with ray_workers(config.workers):
         workload = make_workload(config, problem, rank_by, observer)
         baselines = _baselines(problem, workload, float_score)
@@ -140,7 +140,7 @@ def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer
             metric = "latency" if "latency_ms" in baseline.cost else "size"
             cost = format_cost(METRICS[metric].field, baseline.cost[METRICS[metric].field])
             label = name if name == "float" else f"uniform {baseline.bits} bits"
-            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation images, {metric} {cost}")
+            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples, {metric} {cost}")
 
 
 def _budget_text(problem: Problem) -> str:

@@ -134,7 +134,7 @@ def sensitivity_of(
     budget = problem.budget
     free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
     weights, inputs = (budget.widths(field) if field in budget.fields else () for field in ("w_bits", "a_bits"))
-    images = workload.train.subset(range(min(_IMAGES, len(workload.train))))
+    images = workload.train.subset(range(min(workload.train.fitting(_IMAGES), len(workload.train))))
     inputs = inputs if len(inputs) > 1 else ()  # where there is no choice, all policies lose the same
 
     def measure() -> dict[str, Sensitivity]:

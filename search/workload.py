@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
-from haq.data import Images
+from haq.data import ImageData, Samples, Tokens
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
-from haq.quant.evaluation import logits_of
+from haq.quant.evaluation import teacher_of
 from haq.quant.preparation import prepare
 from haq.quant.qat import Finetuning
 from haq.quant.schemes import get_scheme
@@ -31,18 +31,18 @@ class Workload:
     Attributes:
         model: The float network; batch norms stay, because fine-tuning trains them.
         calibration: Scales for every candidate width.
-        train: Images to fine-tune on.
-        teacher: The float network's outputs for them, `(N, classes)`.
-        val: Images to score on.
+        train: Samples to fine-tune on.
+        teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`.
+        val: Samples to score on.
         rank_by: What the objective is; see `Score.objective`.
-        seed: Decides the order of training images, the same for every trial.
+        seed: Decides the order of training samples, the same for every trial.
     """
 
     model: nn.Module
     calibration: Calibration
-    train: Images
-    teacher: Tensor
-    val: Images
+    train: Samples
+    teacher: Tensor | nn.Module
+    val: Samples
     rank_by: RankBy
     seed: int
 
@@ -55,21 +55,27 @@ class Workload:
         return Finetuning(model, self.train, self.teacher, steps, self.seed)
 
 
-def choose_rank_by(config: SearchConfig, score: Score, observer: Observer) -> RankBy:
+def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer) -> RankBy:
     """Returns what policies are ranked by: as asked for, or what still tells them apart.
 
     Args:
         config: Options.
-        score: Of the float network, on the validation images.
+        data: Pictures or texts.
+        score: Of the float network, on the validation samples.
         observer: Is told the reason.
     """
     if config.rank_by != "auto":
         return config.rank_by
+    if isinstance(data.val, Tokens):
+        observer.say(
+            f"policies are ranked by loss, as is usual for language models: {score.loss:.3f} nats in floating point"
+        )
+        return "loss"
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
-        f"float top-1 on the validation images is {score.top1:.1%}: the network fits them (or was trained on them), so "
-        "policies are ranked by loss, which still tells them apart"
+        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), "
+        "so policies are ranked by loss, which still tells them apart"
     )
     return "loss"
 
@@ -83,6 +89,6 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
     calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
     observer.progress("calibrate", 1, 2)
-    teacher = logits_of(problem.model, train)
+    teacher = teacher_of(problem.model, train)
     observer.progress("calibrate", 2, 2)
     return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)

@@ -221,7 +221,7 @@ def _opened(model: str, weights: str | None, data: str) -> tuple[nn.Module, Tens
     from haq.data import get_data
     from haq.models import open_untrained
 
-    images = get_data(data, DEFAULTS.val_images, _SEED)
+    images = get_data(data, DEFAULTS.val_images, _SEED, model)
     return open_untrained(model, weights, images), images.train.batch([0])[0]
 
 

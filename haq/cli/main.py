@@ -18,6 +18,7 @@ from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 from haq.exports.formats import FORMATS
+from haq.sources import short_name
 
 __all__ = ["cli", "main"]
 
@@ -67,6 +68,7 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
         "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
         "haq search --scheme kmeans --weights-only --constraint size=20%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
+        "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
         "haq search --resume runs/digits-resnet-edge",
     )
 )
@@ -209,7 +211,7 @@ def _search(config: SearchConfig | None, path: Path) -> None:
 
 def _free_folder(config: SearchConfig) -> Path:
     """Returns `runs/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
-    model = Path(config.model.partition(":")[0]).stem
+    model = short_name(config.model)
     limits = [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
     name = "-".join([model, Path(config.hardware).stem, *limits])
     base = Path("runs") / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name)

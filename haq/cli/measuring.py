@@ -16,6 +16,7 @@ from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits
 from haq.constraints import format_cost
 from haq.errors import ConfigError, HardwareError
+from haq.sources import short_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +61,7 @@ def measure(
     Layers run on bit-serial kernels, on one core or on the GPU, inside the network; packing and rescaling are part of
     the time. Keep the machine quiet meanwhile. After Ctrl-C the same command goes on with what was measured.
     """
-    path = output or Path(f"{Path(model.partition(':')[0]).stem}-{device}.parquet")
+    path = output or Path(f"{short_name(model)}-{device}.parquet")
     _check(path, device, batch, repeats)
     widths = parse_bits(bits)
     if widths[-1] > 8:
@@ -72,7 +73,7 @@ def measure(
         from haq.layers import trace
         from haq.models import open_untrained
 
-        images = get_data(data, DEFAULTS.val_images, 0)
+        images = get_data(data, DEFAULTS.val_images, 0, model)
         sample = images.train.batch([0])[0]
         network = open_untrained(model, weights, images)
         plan = Plan(trace(network, sample), widths, widths, batch, repeats, device=device)
@@ -161,7 +162,7 @@ def _open(folder: RunFolder, observer: TerminalObserver) -> tuple[nn.Module, nn.
     from haq.quant import load_quantized
 
     config = folder.read_config()
-    images = get_data(config.data, config.val_images, config.seed)
+    images = get_data(config.data, config.val_images, config.seed, config.model)
     model = open_model(config.model, config.weights, images, lambda d, n: observer.progress("train float", d, n))
     if not folder.model.is_file():
         raise ConfigError(f"{folder.path} has no model.pt; finish it with `haq search --resume {folder.path}`")

@@ -25,8 +25,8 @@ _NETWORK = (
         default=DEFAULTS.model,
         show_default=True,
         metavar="MODEL",
-        help="Built-in name, file.py:function or package.module:function that returns a torch.nn.Module. The code that "
-        "you name is run.",
+        help="Built-in name; hf:NAME_OR_FOLDER, timm:NAME or torchvision:NAME; or file.py:function or "
+        "package.module:function that returns a torch.nn.Module. The code that you name so is run.",
     ),
     click.option("--weights", metavar="FILE", help="State dict to load into the model (read without running code)."),
     click.option(
@@ -34,7 +34,8 @@ _NETWORK = (
         default=DEFAULTS.data,
         show_default=True,
         metavar="DATA",
-        help="digits, npz:FOLDER with train.npz and test.npz, or file.py:function. The code that you name is run.",
+        help="digits; npz:FOLDER with train.npz and test.npz; imagefolder:DIR; hf:NAME_OR_FOLDER; text:FILE for a "
+        "language model; or file.py:function. The code that you name so is run.",
     ),
 )
 

@@ -164,7 +164,7 @@ def compare(
     """
     _at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     with TerminalObserver() as observer:
-        from haq.quant.evaluation import logits_of
+        from haq.quant.evaluation import teacher_of
         from haq.quant.pipeline import Recipe, apply_policy, uniform_policy
         from haq.quant.schemes import get_scheme, list_schemes
 
@@ -175,7 +175,7 @@ def compare(
             for w_bits in ([width for width in parse_bits(bits) if width in scheme.widths] or scheme.widths[:1])
         ]
         network, images = _open(model, weights, data, seed, observer)
-        teacher = logits_of(network, images.train) if qat_steps else None
+        teacher = teacher_of(network, images.train) if qat_steps else None
         table = _table("scheme", "weights/activations", "calibrated", *(["fine-tuned"] if qat_steps else []), "size")
         for done, (scheme, w_bits, a_bits) in enumerate(cases):
             observer.progress("compare", done, len(cases), scheme.name)
@@ -195,7 +195,7 @@ def _open(
     from haq.data import get_data
     from haq.models import open_model
 
-    images = get_data(data, _VAL_IMAGES, seed)
+    images = get_data(data, _VAL_IMAGES, seed, model)
     return open_model(model, weights, images, lambda d, t: observer.progress("train float", d, t)), images
 
 

@@ -142,7 +142,7 @@ def _measured(
     from haq.search.sensitivity import cached, fingerprint, measure_sensitivity
     from haq.search.sensitivity.threads import one_thread
 
-    split = get_data(data, images, seed)
+    split = get_data(data, images, seed, model)
     network = open_model(model, weights, split, lambda done, total: observer.progress("train float", done, total))
     names = [layer.name for layer in trace(network, split.train.batch([0])[0])]
     held = split.val.subset(range(min(images, len(split.val))))

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import ImageData, Images
-from haq.errors import ModelError
+from haq.data import ImageData, Samples
+from haq.errors import DataError, ModelError
 from haq.files import replacing
-from haq.loading import is_reference
-from haq.models.registry import get_model, load_model, load_weights
+from haq.layers import run_sample
+from haq.models.registry import get_model, list_models, load_model, load_weights
 
 __all__ = ["open_model", "open_untrained", "pretrained_digits", "train_digits"]
 
@@ -31,7 +31,7 @@ _TURN, _SLANT, _STRETCH = 0.175, 0.15, 0.1  # 10 degrees; the rest as shares of 
 Progress = Callable[[int, int], None]
 
 
-def pretrained_digits(train: Images, progress: Progress) -> nn.Module:
+def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
     """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
 
     The cache lies in `platformdirs.user_cache_dir("haq")`, or in the folder that the variable `HAQ_CACHE` names. Where
@@ -69,11 +69,14 @@ def open_model(spec: str, weights: str | None, data: ImageData, progress: Progre
         progress: Is told epochs done and in all while the embedded network is trained.
 
     Raises:
-        ModelError: The model or its weights cannot be loaded.
+        DataError: The model's outputs do not go with the labels.
+        ModelError: The model or its weights cannot be loaded, or it fails on the data.
     """
     if (spec, data.name, weights) == ("digits-resnet", "digits", None):
         return pretrained_digits(data.train, progress)
-    return load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
+    model = load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
+    _check_outputs(model, data)
+    return model
 
 
 def open_untrained(spec: str, weights: str | None, data: ImageData) -> nn.Module:
@@ -83,12 +86,25 @@ def open_untrained(spec: str, weights: str | None, data: ImageData) -> nn.Module
         ModelError: The model or its weights cannot be loaded.
     """
     channels = data.train.batch([0])[0].shape[1]
-    if weights is None and not is_reference(spec):
+    if weights is None and spec in list_models():
         return get_model(spec, data.num_classes, channels).eval()
     return load_model(spec, weights, data.num_classes, channels)
 
 
-def train_digits(train: Images, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:
+def _check_outputs(model: nn.Module, data: ImageData) -> None:
+    x, y = data.train.batch([0])
+    logits = run_sample(model, x)
+    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape or logits.shape[-1] < data.num_classes:
+        what = f"an output of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise DataError(
+            f"the data has {data.num_classes} classes, but the model gives {what} for one sample; "
+            f"it must give {(*y.shape, data.num_classes)} or more classes"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise DataError("the model gives NaN or infinite outputs for a training sample; check its weights and the data")
+
+
+def train_digits(train: Samples, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:
     """Trains `digits-resnet` with AdamW, a one-cycle rate and slightly moved images, on one thread.
 
     The caller's random streams and thread count are as before when it returns.

@@ -12,8 +12,11 @@ from torch.nn.parameter import is_lazy
 
 from haq.errors import ModelError, did_you_mean
 from haq.loading import call_named, is_reference
+from haq.models.huggingface import load_transformers
 from haq.models.mobilenet import MobileNetV1, MobileNetV2
 from haq.models.resnet import cifar_resnet, digits_resnet
+from haq.models.zoos import load_timm, load_torchvision
+from haq.sources import MODEL_SOURCES, source_of
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
 
@@ -25,6 +28,10 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet32": partial(cifar_resnet, 32),
     "resnet56": partial(cifar_resnet, 56),
 }
+
+_SOURCES: dict[str, Callable[[str], nn.Module]] = dict(
+    zip(MODEL_SOURCES, (load_transformers, load_timm, load_torchvision), strict=True)
+)
 
 _SHOWN = 3  # names in a message about weights that do not fit
 
@@ -46,7 +53,7 @@ def get_model(name: str, num_classes: int | None = None, in_channels: int | None
         ModelError: The name is unknown.
     """
     if name not in _MODELS:
-        known = ", ".join(list_models())
+        known = ", ".join([*list_models(), *(f"{source}:NAME" for source in MODEL_SOURCES)])
         raise ModelError(
             f"unknown model {name!r}{did_you_mean(name, _MODELS)}; use {known}, file.py:function or module:function"
         )
@@ -58,7 +65,8 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
     """Returns a network in evaluation mode.
 
     Args:
-        spec: A built-in name, `file.py:function` or `package.module:function`; code that it names is run.
+        spec: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; or `file.py:function` or
+            `package.module:function`, whose code is run.
         weights: A state dict to load; a built-in network needs one.
         num_classes: Outputs of a built-in network.
         in_channels: Image channels of a built-in network.
@@ -66,7 +74,10 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
     Raises:
         ModelError: The model or its weights cannot be loaded, or hold NaN or infinite values.
     """
-    if is_reference(spec):
+    source, name = source_of(spec)
+    if source in _SOURCES:
+        model = _SOURCES[source](name)
+    elif is_reference(spec):
         model = call_named(spec, "model", ModelError)
         if not isinstance(model, nn.Module):
             raise ModelError(f"model function {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
@@ -78,9 +89,9 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
             raise ModelError(f"model {spec!r} has no weights yet; give --weights FILE")
     if weights is not None:
         load_weights(model, Path(weights).expanduser())
-    for name, values in model.state_dict().items():
+    for key, values in model.state_dict().items():
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
-            raise ModelError(f"weight {name!r} of {spec!r} has NaN or infinite values; train or load it again")
+            raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
     return model.eval()
 
 

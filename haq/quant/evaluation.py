@@ -1,4 +1,4 @@
-"""Scoring a network on labelled images."""
+"""Scoring a network on labelled samples."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Images
+from haq.data import Samples
 from haq.layers import evaluating
 from haq.scores import Fidelity, Score
 
-__all__ = ["evaluate", "logits_of"]
+__all__ = ["evaluate", "logits_of", "teacher_of"]
 
 _BATCH = 50  # what a layer computes for so few images stays in the cache
+_TEACHER_BYTES = 2**28
 
 
-def logits_of(model: nn.Module, images: Images) -> Tensor:
-    """Returns the network's outputs for all images in evaluation mode, `(N, classes)`."""
+def logits_of(model: nn.Module, samples: Samples) -> Tensor:
+    """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`."""
     with evaluating(model):
-        return torch.cat([model(x) for x, _ in images.batches(_BATCH)])
+        return torch.cat([model(x) for x, _ in samples.batches(_BATCH)])
 
 
-def evaluate(model: nn.Module, images: Images, fidelity: Fidelity, steps: int = 0) -> Score:
+def teacher_of(model: nn.Module, samples: Samples) -> Tensor | nn.Module:
+    """Returns the network's outputs for all samples, or, where they would take much memory, the network itself."""
+    taken = logits_of(model, samples.subset([0])).nbytes * len(samples)
+    return logits_of(model, samples) if taken <= _TEACHER_BYTES else model
+
+
+def evaluate(model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int = 0) -> Score:
     """Scores the network in evaluation mode.
 
     Args:
-        model: Maps `(N, C, H, W)` to `(N, classes)`.
-        images: What to score on.
+        model: Maps `(N, C, H, W)` to `(N, classes)`, or tokens `(N, T)` to `(N, T, words)`, all of which count.
+        samples: What to score on.
         fidelity: How the network was made; kept in the score.
         steps: Fine-tuning steps behind it; kept in the score.
     """
     start = time.perf_counter()
     correct, loss = 0, 0.0
     with evaluating(model):
-        for x, y in images.batches(_BATCH):
-            logits = model(x)
+        for x, y in samples.batches(_BATCH):
+            logits, y = model(x).flatten(0, -2), y.flatten()
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
-    count = len(images)
+    count = samples.y.size
     return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps)

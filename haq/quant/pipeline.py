@@ -12,7 +12,7 @@ from haq.data import ImageData
 from haq.layers import quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
-from haq.quant.evaluation import evaluate, logits_of
+from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.preparation import prepare
 from haq.quant.ptq import apply_passes
@@ -77,7 +77,7 @@ def apply_policy(
     data: ImageData,
     recipe: Recipe,
     progress: Progress = lambda task, done, total: None,
-    teacher: Tensor | None = None,
+    teacher: Tensor | nn.Module | None = None,
 ) -> Result:
     """Quantizes `model` by `policy` and scores it on the test images.
 
@@ -87,7 +87,7 @@ def apply_policy(
         data: Training images for calibration and fine-tuning, test images for the score.
         recipe: How.
         progress: Is told what is done.
-        teacher: The float network's outputs for the training images, when they are known already.
+        teacher: The float network's outputs for the training samples, when they are known already; or the network.
 
     Raises:
         ConfigError: The policy does not fit the model, or a pass is unknown.
@@ -108,7 +108,7 @@ def apply_policy(
     top1 = {"calibrated": evaluate(quantized, data.test, "ptq").top1}
     if recipe.qat_steps:
         if teacher is None:
-            teacher = logits_of(model, data.train)
+            teacher = teacher_of(model, data.train)
         torch.manual_seed(recipe.seed)  # stochastic rounding
         finetuning = Finetuning(quantized, data.train, teacher, recipe.qat_steps, recipe.seed, recipe.batch)
         for part in range(1, _REPORTS + 1):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from haq.data import Images
+from haq.data import Samples
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer
@@ -26,7 +26,7 @@ _WEIGHT_RATE = 8e-3  # divided by 2^bits; chosen on validation images of CIFAR-1
 _QUANTIZER_RATE = 5e-3  # of a parameter's own magnitude
 _FLOAT_BITS = 8
 _BROKEN = 0.5
-_AGREEMENT_IMAGES = 256
+_AGREEMENT_SAMPLES = 256
 
 
 class Finetuning:
@@ -39,22 +39,28 @@ class Finetuning:
     layer, because coarser grids need larger moves. Dropout stays off.
 
     Batch norms keep the float network's statistics, of which a few hundred small batches would only make noisier ones,
-    unless quantization broke the network, so that it disagrees with the float one on most images: then the statistics
+    unless quantization broke the network, so that it disagrees with the float one on most samples: then the statistics
     are wrong, and follow the quantized activations. Their scales and shifts are trained either way.
 
     Args:
         model: A prepared network; it is trained in place.
-        images: Training images.
-        teacher: The float network's outputs for them, `(N, classes)`.
+        samples: To train on.
+        teacher: The float network's outputs for them, `(N, classes)` or `(N, T, words)`; or the float network.
         steps: Length of the whole run.
-        seed: Decides the order of the images.
-        batch: Images a step.
+        seed: Decides the order of the samples.
+        batch: Images a step; fewer texts, see `Samples.fitting`.
     """
 
     def __init__(
-        self, model: nn.Module, images: Images, teacher: Tensor, steps: int, seed: int, batch: int = BATCH_SIZE
+        self,
+        model: nn.Module,
+        samples: Samples,
+        teacher: Tensor | nn.Module,
+        steps: int,
+        seed: int,
+        batch: int = BATCH_SIZE,
     ) -> None:
-        self.model, self.images, self.teacher, self.steps = model, images, teacher, steps
+        self.model, self.samples, self.teacher, self.steps = model, samples, teacher, steps
         self.done = 0
         self._quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
         self._penalised = [
@@ -72,9 +78,11 @@ class Finetuning:
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
         )
         self._fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, _DropoutNd)]
-        if _agreement(model, images, teacher) > _BROKEN:
-            self._fixed += [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        self._batches = _endless_batches(len(images), min(batch, len(images)), np.random.default_rng(seed))
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        if norms and self._agreement() > _BROKEN:
+            self._fixed += norms
+        size = min(samples.fitting(batch), len(samples))
+        self._batches = _endless_batches(len(samples), size, np.random.default_rng(seed))
 
     def run(self, steps: int) -> float:
         """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
@@ -86,10 +94,11 @@ class Finetuning:
             for quantizer in self._quantizers:
                 quantizer.advance(self.done / self.steps)
             chosen = next(self._batches)
-            x, _ = self.images.batch(chosen)
-            target = F.log_softmax(self.teacher[torch.from_numpy(chosen)], dim=1)
+            x, _ = self.samples.batch(chosen)
+            target = F.log_softmax(self._taught(chosen, x), dim=1)
             self._optimizer.zero_grad(set_to_none=True)
-            loss = F.kl_div(F.log_softmax(self.model(x), dim=1), target, reduction="batchmean", log_target=True)
+            output = self.model(x).flatten(0, -2)
+            loss = F.kl_div(F.log_softmax(output, dim=1), target, reduction="batchmean", log_target=True)
             total = loss + sum(self._penalties())
             total.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -97,6 +106,22 @@ class Finetuning:
             self.done += 1
         self.model.eval()
         return float(loss.detach())
+
+    def _taught(self, chosen: NDArray[np.int64], x: Tensor) -> Tensor:
+        """Returns the float network's outputs, `(answers, classes)`."""
+        if isinstance(self.teacher, Tensor):
+            return self.teacher[torch.from_numpy(chosen)].flatten(0, -2)
+        with evaluating(self.teacher):
+            outputs: Tensor = self.teacher(x).flatten(0, -2)
+        return outputs
+
+    def _agreement(self) -> float:
+        """Returns the share of samples on which the network's answer is the teacher's."""
+        shown = np.arange(min(_AGREEMENT_SAMPLES, len(self.samples)))
+        x, _ = self.samples.batch(shown)
+        with evaluating(self.model):
+            answers = self.model(x).flatten(0, -2).argmax(1)
+        return float((answers == self._taught(shown, x).argmax(1)).float().mean())
 
     def _penalties(self) -> Iterator[Tensor]:
         weights = {id(quantizer): weight for quantizer, weight in self._penalised}
@@ -108,23 +133,15 @@ class Finetuning:
 
 def finetune(
     model: nn.Module,
-    images: Images,
-    teacher: Tensor,
+    samples: Samples,
+    teacher: Tensor | nn.Module,
     steps: int,
     seed: int = 0,
     batch: int = BATCH_SIZE,
 ) -> nn.Module:
     """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Finetuning`."""
-    Finetuning(model, images, teacher, steps, seed, batch).run(steps)
+    Finetuning(model, samples, teacher, steps, seed, batch).run(steps)
     return model
-
-
-def _agreement(model: nn.Module, images: Images, teacher: Tensor) -> float:
-    """Returns the share of images on which the network's answer is the teacher's."""
-    shown = np.arange(min(_AGREEMENT_IMAGES, len(images)))
-    with evaluating(model):
-        answers = model(images.batch(shown)[0]).argmax(1)
-    return float((answers == teacher[torch.from_numpy(shown)].argmax(1)).float().mean())
 
 
 def _median_bits(model: nn.Module) -> float:
@@ -137,7 +154,7 @@ def _median_bits(model: nn.Module) -> float:
 
 
 def _endless_batches(count: int, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Yields index arrays; every image is seen once before any is seen again."""
+    """Yields index arrays; every sample is seen once before any is seen again."""
     while True:
         order = rng.permutation(count)
         for start in range(0, count - size + 1, size):

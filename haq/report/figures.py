@@ -84,9 +84,9 @@ def scatter_figure(summary: Summary, quality: Quality) -> go.Figure:
     per_batch = f", batch of {summary.batch}" if axis in ("latency_ms", "energy_mj") else ""
     figure.update_xaxes(title=metric.name.capitalize() + per_batch, rangemode="tozero", **_TICKS[axis])
     if quality == "top1":
-        figure.update_yaxes(title="Top-1 on the validation images", tickformat="~%")
+        figure.update_yaxes(title="Top-1 on the validation samples", tickformat="~%")
     else:
-        figure.update_yaxes(title="Loss on the validation images", autorange="reversed")
+        figure.update_yaxes(title="Loss on the validation samples", autorange="reversed")
     _style_axes(figure)
     return figure
 

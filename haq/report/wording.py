@@ -159,16 +159,16 @@ def mean_bits(point: Point) -> str:
 
 def _about_test(summary: Summary) -> str:
     if not summary.finished:
-        return "Test top-1: the test images have not been used yet."
+        return "Test top-1: the test samples have not been used yet."
     tuned = "two networks were" if summary.uniform_bits is not None else "network was"
     return (
-        f"Test top-1: on the test images, which were used once, at the end. The last {tuned} fine-tuned for "
+        f"Test top-1: on the test samples, which were used once, at the end. The last {tuned} fine-tuned for "
         f"{summary.finetune_steps} steps before it, the others not at all."
     )
 
 
 def _about_validation(summary: Summary) -> str:
-    note = "Val. top-1: on the validation images, before any fine-tuning, in every row."
+    note = "Val. top-1: on the validation samples, before any fine-tuning, in every row."
     if summary.tuned_val_top1 is None:
         return note
     return f"{note} Fine-tuned, the last network reaches {percent(summary.tuned_val_top1)} on them."

@@ -79,14 +79,14 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
         raise ModelError("the float network gives NaN or infinite outputs; check its weights and the data")
     variables = [layer.weight for layer in modules.values()] + [zeros for _, zeros in shifts]
     owners = [(name, 0) for name in modules] + [(name, 1) for name, _ in shifts]
-    p = outputs.detach().softmax(1)
+    p = outputs.detach().softmax(-1)
     row = {name: number for number, name in enumerate(layers)}
     traces = np.zeros((len(layers), 2))
     for _ in range(probes):
         z = torch.randint(0, 2, p.shape, generator=rng, dtype=p.dtype).mul_(2).sub_(1)
         root = p.sqrt() * z  # A = diag(√p) − p·√pᵀ
         products = torch.autograd.grad(
-            outputs, variables, root - p * root.sum(1, keepdim=True), retain_graph=True, materialize_grads=True
+            outputs, variables, root - p * root.sum(-1, keepdim=True), retain_graph=True, materialize_grads=True
         )
         for (name, which), product in zip(owners, products, strict=True):
             traces[row[name], which] += float(product.square().sum(dtype=torch.float64)) / probes

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Images
+from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.calibration import Calibration
@@ -53,7 +53,7 @@ _PROBE_PASSES = 2.5  # a probe of the Hessian takes as long as so many forward p
 def measure_sensitivity(
     model: nn.Module,
     calibration: Calibration,
-    images: Images,
+    images: Samples,
     layers: Sequence[str],
     widths: Sequence[int],
     measures: Sequence[str] = MEASURES,
@@ -121,7 +121,7 @@ def measure_sensitivity(
 class _Task:
     model: nn.Module
     quantizers: Quantizers
-    images: Images
+    images: Samples
     layers: tuple[str, ...]
     widths: tuple[int, ...]
 
@@ -149,7 +149,7 @@ class _Task:
 
     def batches(self, kept_bytes: float) -> list[range]:
         """Cuts the images so that a batch keeps no more than it may."""
-        size = int(min(_BATCH, max(1.0, _BATCH_BYTES / kept_bytes)))
+        size = int(min(self.images.fitting(_BATCH), max(1.0, _BATCH_BYTES / kept_bytes)))
         count = len(self.images)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -185,13 +185,14 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
     ratio = np.divide(sum(signals), noise, out=np.full_like(noise, math.inf), where=noise > 0)
     with np.errstate(divide="ignore"):
         sqnr = 10 * np.log10(ratio)
+    answers = task.images.y.size
     # Rounding may leave a divergence of nothing at −1e-17
-    return {"kl": np.maximum(kl, 0) / len(task.images), "loss": loss / len(task.images), "sqnr": sqnr}
+    return {"kl": np.maximum(kl, 0) / answers, "loss": loss / answers, "sqnr": sqnr}
 
 
 def _differences(exact: Tensor, output: Tensor, y: Tensor) -> tuple[float, float, float]:
     """Returns divergence, rise of the loss, and squared error, each summed over the images, in double precision."""
-    exact, output = exact.double(), output.double()
+    exact, output, y = exact.double().flatten(0, -2), output.double().flatten(0, -2), y.flatten()
     log_p, log_q = exact.log_softmax(1), output.log_softmax(1)
     divergence = (log_p.exp() * (log_p - log_q)).sum()
     rise = F.nll_loss(log_q, y, reduction="sum") - F.nll_loss(log_p, y, reduction="sum")
@@ -269,15 +270,15 @@ def _allowed(threads: int, kept: float, batches: Sequence[range]) -> int:
     return max(1, min(threads, len(batches), int(_TOTAL_BYTES / (kept * len(batches[0])))))
 
 
-def fingerprint(*parts: nn.Module | Images) -> str:
+def fingerprint(*parts: nn.Module | Samples) -> str:
     """Returns a digest of weights and images for the key of `cached`: what they are, not what they are called.
 
     Of code only a module's printed form counts; a forward pass that is written anew is not noticed.
     """
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Images):
-            values: dict[str, Any] = {"x": part.x, "y": part.y, "normalisation": (part.mean, part.std)}
+        if isinstance(part, Samples):
+            values: dict[str, Any] = dict(vars(part))
         else:
             digest.update(f"{type(part).__qualname__} {part} ".encode())
             values = part.state_dict()

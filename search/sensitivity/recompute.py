@@ -172,7 +172,7 @@ class _Graph:
 
     def __init__(self, model: nn.Module, layers: Sequence[str], sample: Tensor, channels_last: bool) -> None:
         names = {module: name for name, module in quantizable_layers(model)}
-        self._module = _without_shared_writes(trace_graph(model, "running parts of a network"), sample)
+        self._module = _without_shared_writes(trace_graph(model, "running parts of a network", sample), sample)
         self._channels_last = channels_last and sample.dim() == 4
         self._modules = dict(self._module.named_modules(remove_duplicate=False))
         self._calls: dict[fx.Node, _Call] = {}

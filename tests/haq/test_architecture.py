@@ -70,7 +70,7 @@ def test_heavy_packages_stay_where_they_belong() -> None:
 
 @pytest.mark.parametrize("code", ["import haq.cli", "import haq.exports, haq.runs", "from haq.layers import LayerSpec"])
 def test_quick_commands_import_nothing_heavy(code: str) -> None:
-    heavy = "{'torch', 'ray', 'stable_baselines3', 'plotly', 'pandas'} & set(sys.modules)"
+    heavy = "{'torch', 'ray', 'stable_baselines3', 'plotly', 'pandas', 'transformers', 'datasets'} & set(sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
     )

@@ -71,8 +71,8 @@ def test_it_says_what_the_terminal_says(summary: Summary) -> None:
     for words in (
         "Beats the uniform 4-bit network at equal budget by +1.8 points (93.1 % against 91.3 % test top-1).",
         "3 × OutOfMemoryError: no memory left",
-        "Test top-1: on the test images, which were used once, at the end.",
-        "Val. top-1: on the validation images, before any fine-tuning, in every row.",
+        "Test top-1: on the test samples, which were used once, at the end.",
+        "Val. top-1: on the validation samples, before any fine-tuning, in every row.",
         "mixed precision (haq)",
     ):
         assert words in text
@@ -94,7 +94,7 @@ def test_every_scored_policy_is_drawn_with_its_trial(summary: Summary) -> None:
 
 def test_axes_and_budget_are_labelled(summary: Summary) -> None:
     layout = json.loads(scatter_figure(summary, "top1").to_json())["layout"]
-    assert layout["yaxis"]["title"]["text"] == "Top-1 on the validation images"
+    assert layout["yaxis"]["title"]["text"] == "Top-1 on the validation samples"
     assert layout["xaxis"]["title"]["text"] == "Latency, batch of 16"
     assert layout["shapes"][0]["x0"] == summary.limits["latency_ms"]
     assert layout["annotations"][0]["text"] == "budget 2.00 ms"
@@ -108,9 +108,9 @@ def test_the_line_of_the_front_climbs(summary: Summary) -> None:
 
 def test_loss_is_drawn_too_when_the_search_ranked_by_it(summary: Summary) -> None:
     page = own(render_html(replace(summary, ranked_by_loss=True)))
-    assert "Loss on the validation images" in page
-    assert "Top-1 on the validation images" in page
-    assert "Loss on the validation images" not in own(render_html(summary))
+    assert "Loss on the validation samples" in page
+    assert "Top-1 on the validation samples" in page
+    assert "Loss on the validation samples" not in own(render_html(summary))
 
 
 @pytest.mark.parametrize("axis", ["energy_mj", "size_bytes", "bops"])

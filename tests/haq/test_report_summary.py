@@ -115,7 +115,7 @@ def test_an_interrupted_run_shows_its_best_so_far(make_run: MakeRun, written: bo
         f"The search has not ended; its best policy so far is that of trial {summary.chosen}, not yet tested."
     )
     assert {row[1] for row in comparison(summary).rows} == {"–"}
-    assert comparison(summary).notes[0] == "Test top-1: the test images have not been used yet."
+    assert comparison(summary).notes[0] == "Test top-1: the test samples have not been used yet."
     assert len(summary.layers) == 24
 
 

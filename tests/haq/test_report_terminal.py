@@ -35,8 +35,8 @@ def test_80_columns_hold_every_table_without_colour(make_run: MakeRun) -> None:
 
 def test_validation_and_test_are_told_apart(make_run: MakeRun) -> None:
     text = " ".join(text_of(summarize(make_run())).split())
-    assert "Test top-1: on the test images, which were used once, at the end." in text
-    assert "Val. top-1: on the validation images, before any fine-tuning, in every row." in text
+    assert "Test top-1: on the test samples, which were used once, at the end." in text
+    assert "Val. top-1: on the validation samples, before any fine-tuning, in every row." in text
     assert "Of the policies fine-tuned for 24 steps, those that no other beats in all of validation top-1" in text
 
 

@@ -1,0 +1,146 @@
+"""Labelled pictures that Hugging Face's `datasets` reads: from the hub, a saved folder, or folders of image files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haq.data.arrays import checked_images
+from haq.data.preprocessing import Preprocessing, preprocessing_of
+from haq.data.samples import Images
+from haq.data.splitting import VAL_SHARE, Splits, hold_out
+from haq.errors import DataError
+from haq.sources import hugging_face, one_line, source_of
+
+__all__ = ["read_pictures"]
+
+logger = logging.getLogger(__name__)
+
+_NAMES = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
+_MOST_BYTES = 2**31  # of a split in memory
+_CHUNK = 64
+
+
+def read_pictures(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
+    """Reads `hf:NAME_OR_FOLDER` or `imagefolder:DIR` into memory, prepared as the model's configuration says.
+
+    Splits are taken as found. Where there is no labelled test split, half of the validation images become one, or,
+    where there are none either, a fifth of the training images, the same whatever the seed. Of a split that does not
+    fit 2 GiB a random part is read.
+
+    Args:
+        spec: What to read.
+        val_images: About how many images of a validation split to use.
+        seed: Decides which of them.
+        model: What the images are for.
+
+    Raises:
+        DataError: The data or the model's preprocessing cannot be read, or there are no images or labels.
+    """
+    name = source_of(spec)[1]
+    preprocessing = preprocessing_of(model)
+    found = _found(spec, name)
+    columns = next(iter(found.values())).features
+    if not (image := [key for key, kind in columns.items() if type(kind).__name__ == "Image"]):
+        raise DataError(f"data {spec!r} has no column of images, only {', '.join(columns)}; give another data set")
+    label, classes = _label(spec, columns)
+    parts = {part: _images(spec, split, image[0], label, preprocessing) for part, split in _parts(spec, found, label)}
+    train, val, test = parts["train"], parts.get("val"), parts.get("test")
+    classes = classes or int(max(part.y.max() for part in parts.values())) + 1
+    if preprocessing is None:
+        height, width = train.x.shape[1:3]
+        logger.warning(
+            "model %r brings no preprocessing: images keep their size, %d × %d, and are normalised with %s",
+            model, height, width, "ImageNet's statistics" if len(train.mean) == 3 else "0.5",
+        )  # fmt: skip
+    if test is None and val is not None:
+        val, test = hold_out(val, len(val) // 2, seed=0)
+        logger.warning("data %r has no labelled test split: %d of the validation images are it", spec, len(test))
+    elif test is None:
+        train, test = hold_out(train, int(VAL_SHARE * len(train)), seed=0)
+        logger.warning("data %r has no labelled test split: %d of the training images are it", spec, len(test))
+    if not len(test):
+        raise DataError(f"{spec}: no class has two images, so none can be held out for testing; add some")
+    if val is not None and len(val) > val_images:
+        val = hold_out(val, val_images, seed)[1]
+    return Splits(train, val, test, classes)
+
+
+def _found(spec: str, name: str) -> Mapping[str, Any]:
+    """Returns the splits by name."""
+    folder = Path(name)
+    mend = "give folders of images by class, train/CLASS/… and test/CLASS/…"
+    if spec.startswith("imagefolder:"):
+        if not folder.is_dir():
+            raise DataError(f"data folder {name!r} does not exist; {mend}")
+        with hugging_face("datasets", f"data {spec!r}", name, DataError, mend) as datasets:
+            found: Mapping[str, Any] = datasets.load_dataset("imagefolder", data_dir=name)
+        return found
+    mend = "give the hub name or folder of a data set with images and labels"
+    with hugging_face("datasets", f"data {spec!r}", name, DataError, mend) as datasets:
+        saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+        read = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+        return read if isinstance(read, Mapping) else {"train": read}
+
+
+def _label(spec: str, columns: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Returns the column of class indices, and how many classes there are, where that is known."""
+    named = [key for key, kind in columns.items() if type(kind).__name__ == "ClassLabel"]
+    numbered = [key for key in ("label", "labels") if "int" in str(getattr(columns.get(key), "dtype", ""))]
+    if not (chosen := sorted(named, key=lambda key: key not in ("label", "labels")) or numbered):
+        raise DataError(
+            f"data {spec!r} has no column of class labels, only {', '.join(columns)}; name one 'label', of integers"
+        )
+    if len(named) > 1:
+        logger.warning("data %r has labels %s: %r is used", spec, ", ".join(named), chosen[0])
+    return chosen[0], getattr(columns[chosen[0]], "num_classes", None)
+
+
+def _parts(spec: str, found: Mapping[str, Any], label: str) -> Iterable[tuple[str, Any]]:
+    """Yields what serves as `train`, `val` and `test`; test labels that are kept secret, −1, are no labels."""
+    for part, names in _NAMES.items():
+        split = next((found[name] for name in names if name in found), None)
+        if split is not None and (part == "train" or (len(split) and min(split[label]) >= 0)):
+            yield part, split
+        elif part == "train":
+            raise DataError(f"data {spec!r} has no split 'train', only {', '.join(found)}; rename one")
+
+
+def _images(spec: str, split: Any, image: str, label: str, preprocessing: Preprocessing | None) -> Images:
+    where = f"{spec} ({split.split or 'train'})"
+    if not len(split):
+        raise DataError(f"{where} is empty; add images")
+
+    def opened(rows: Any) -> list[Any]:
+        try:
+            pictures: list[Any] = split[rows][image]
+        except Exception as failure:  # PIL raises many kinds
+            raise DataError(f"{where}: {one_line(failure)}; remove that image") from None
+        return pictures
+
+    (first,) = opened(slice(1))
+    grey = len(preprocessing.mean) == 1 if preprocessing is not None else first.mode in ("1", "L", "I", "I;16", "F")
+    mode = "L" if grey else "RGB"
+
+    def pixels(pictures: list[Any]) -> Any:
+        converted = [picture.convert(mode) for picture in pictures]
+        if preprocessing is not None:
+            return preprocessing.shape(converted)
+        if len({picture.size for picture in (first, *converted)}) > 1:
+            raise DataError(
+                f"{where}: images are of several sizes, and the model brings no preprocessing; resize them, or give a "
+                "model hf:… with preprocessor_config.json"
+            )
+        return np.stack([np.asarray(picture).reshape(picture.height, picture.width, -1) for picture in converted])
+
+    most = max(1, _MOST_BYTES // pixels([first]).nbytes)
+    if len(split) > most:
+        logger.warning("%s: %d of %d images are read, which is what 2 GiB of memory hold", where, most, len(split))
+        split = split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:most]))
+    chunks = [pixels(opened(slice(start, start + _CHUNK))) for start in range(0, len(split), _CHUNK)]
+    mean, std = (None, None) if preprocessing is None else (preprocessing.mean, preprocessing.std)
+    return checked_images(np.concatenate(chunks), np.asarray(split[label]), mean, std, where)

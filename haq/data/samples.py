@@ -1,0 +1,102 @@
+"""Labelled samples in memory, and what one data set consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["ImageData", "Images", "Samples", "Tokens"]
+
+_TOKENS_A_BATCH = 1024  # every one has a score for each word of the vocabulary, which may be a hundred thousand
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One split.
+
+    Attributes:
+        x: What the network reads, one entry a sample.
+        y: int64 class indices, `(N,)`, or `(N, T)` where a sample has an answer at every position.
+    """
+
+    x: NDArray[Any]
+    y: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Returns these samples as the network reads them, and their labels."""
+        chosen = np.asarray(indices)  # indexing copies: arrays in Ray's object store are read-only
+        return torch.from_numpy(self.x[chosen]), torch.from_numpy(self.y[chosen])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields all samples in order, `fitting(size)` at a time."""
+        step = self.fitting(size)
+        for start in range(0, len(self), step):
+            yield self.batch(np.arange(start, min(start + step, len(self))))
+
+    def fitting(self, size: int) -> int:
+        """Returns how many samples make a batch where `size` images would."""
+        return size
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:
+        """Returns the split with only these samples."""
+        chosen = np.asarray(indices)
+        return replace(self, x=self.x[chosen], y=self.y[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Images(Samples):
+    """Pictures.
+
+    Attributes:
+        x: uint8 `(N, H, W, C)`, or float32 `(N, C, H, W)` that is normalised already.
+        y: int64 `(N,)`, class indices.
+        mean: `(C,)`, subtracted from uint8 images after division by 255.
+        std: `(C,)`, by which they are then divided.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Returns normalised float32 images `(B, C, H, W)` and int64 labels `(B,)`."""
+        x, y = super().batch(indices)
+        if x.dtype != torch.uint8:
+            return x, y
+        pixels = x.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return pixels.div_(255).sub_(mean).div_(std), y
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens(Samples):
+    """Pieces of a text; the label of every token is the one that follows it.
+
+    Attributes:
+        x: int64 `(N, T)`.
+        y: int64 `(N, T)`.
+    """
+
+    def fitting(self, size: int) -> int:
+        """Returns how many pieces make a batch: fewer than images, for every token has a score for every word."""
+        length: int = self.y.shape[1]
+        return max(1, min(size, _TOKENS_A_BATCH // length))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: `val` is held out of the training samples, `test` is looked at once, at the end."""
+
+    name: str
+    train: Samples
+    val: Samples
+    test: Samples
+    num_classes: int

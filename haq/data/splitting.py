@@ -1,0 +1,40 @@
+"""Which samples are held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from haq.data.samples import Samples
+
+__all__ = ["VAL_SHARE", "Splits", "hold_out"]
+
+VAL_SHARE = 0.2
+"""The most of the training samples that are held out."""
+
+S = TypeVar("S", bound=Samples)
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """What a source of data has; without `val`, validation samples are held out of `train`."""
+
+    train: Samples
+    val: Samples | None
+    test: Samples
+    num_classes: int
+
+
+def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
+    """Splits off about `count` samples, the same share of every class, at least one of each that has several."""
+    rng = np.random.default_rng(seed)
+    share = count / len(samples)
+    held: list[int] = []
+    for label in np.unique(samples.y):
+        members = rng.permutation(np.flatnonzero(samples.y == label))
+        held.extend(members[: max(1, round(share * len(members)))] if len(members) > 1 else [])
+    chosen = np.zeros(len(samples), bool)
+    chosen[held] = True
+    return samples.subset(np.flatnonzero(~chosen)), samples.subset(np.flatnonzero(chosen))

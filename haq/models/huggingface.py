@@ -1,0 +1,81 @@
+"""Networks of Hugging Face's `transformers`: image classifiers and causal language models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from haq.errors import ModelError
+from haq.sources import hugging_face
+
+__all__ = ["load_transformers"]
+
+_SHOWN = 3
+
+
+def load_transformers(name: str) -> nn.Module:
+    """Returns a pretrained network that maps a tensor to a tensor, under its own names of layers.
+
+    An image classifier maps `(N, C, H, W)` to `(N, classes)`, a language model tokens `(N, T)` to `(N, T, words)`.
+    Weights are read from safetensors, or with `weights_only=True`; code that a repository brings is never run.
+
+    Args:
+        name: Of a folder, or on the hub.
+
+    Raises:
+        ModelError: It cannot be loaded, is another kind of network, or lacks weights.
+    """
+    asked = f"model 'hf:{name}'"
+    mend = "give the folder or hub name of an image classifier or causal language model that save_pretrained wrote"
+    with hugging_face("transformers", asked, name, ModelError, mend) as transformers:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+            reads, kind = "pixel_values", transformers.AutoModelForImageClassification
+        elif type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+            reads, kind = "input_ids", transformers.AutoModelForCausalLM
+        else:
+            raise ModelError(f"{asked} is of type {config.model_type!r}; {mend}")
+        for key, value in vars(config).items():  # in attention it is a function, which fine-tuning cannot turn off
+            if "drop" in key and isinstance(value, float):
+                setattr(config, key, 0.0)
+        model, info = kind.from_pretrained(
+            name, config=config, dtype=torch.float32, weights_only=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+    if missing := sorted(info["missing_keys"]):
+        some = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        raise ModelError(f"{asked} lacks {len(missing)} weights: {some}; {mend}")
+    assert isinstance(model, nn.Module)
+    for path, module in list(model.named_modules()):
+        if type(module).__name__ == "Conv1D":
+            model.set_submodule(path, _linear(module))
+    return _between_tensors(model, reads)
+
+
+def _linear(layer: Any) -> nn.Linear:
+    """GPT-2's linear layers hold their weights the other way round."""
+    features_in, features_out = layer.weight.shape
+    linear = nn.Linear(features_in, features_out, device="meta")
+    linear.weight = nn.Parameter(layer.weight.detach().T.contiguous())
+    linear.bias = layer.bias
+    return linear
+
+
+def _between_tensors(model: nn.Module, reads: str) -> nn.Module:
+    """Lets the network take and give plain tensors.
+
+    Its class becomes a subclass, instead of being wrapped in a module that would prefix the name of every layer.
+    """
+    kind: Any = type(model)
+    options = {"return_dict": True} | ({"use_cache": False} if reads == "input_ids" else {})
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        logits: Tensor = kind.forward(self, **{reads: x}, **options).logits
+        return logits
+
+    model.__class__ = type(
+        kind.__name__, (kind,), {"forward": forward, "__module__": __name__, "__doc__": kind.__doc__}
+    )
+    return model

@@ -1,0 +1,46 @@
+"""Pretrained networks of `timm` and `torchvision`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from haq.errors import ModelError, did_you_mean
+from haq.sources import need, one_line
+
+__all__ = ["load_timm", "load_torchvision"]
+
+
+def load_timm(name: str) -> nn.Module:
+    """Returns a pretrained image classifier of `timm`.
+
+    Raises:
+        ModelError: It is unknown, or cannot be downloaded.
+    """
+    asked = f"model 'timm:{name}'"
+    timm = need("timm", "timm", asked, ModelError)
+    return _made(asked, name, timm.list_models(pretrained=True), lambda: timm.create_model(name, pretrained=True))
+
+
+def load_torchvision(name: str) -> nn.Module:
+    """Returns a pretrained image classifier of `torchvision`, with its best weights.
+
+    Raises:
+        ModelError: It is unknown, or cannot be downloaded.
+    """
+    asked = f"model 'torchvision:{name}'"
+    models = need("torchvision", "torchvision", asked, ModelError).models
+    return _made(asked, name, models.list_models(module=models), lambda: models.get_model(name, weights="DEFAULT"))
+
+
+def _made(asked: str, name: str, known: list[str], make: Any) -> nn.Module:
+    if name.partition(".")[0] not in {other.partition(".")[0] for other in known}:  # timm: architecture.weights
+        raise ModelError(f"{asked} is unknown{did_you_mean(name, known)}; give one of its pretrained image classifiers")
+    try:
+        model: nn.Module = make()
+    except Exception as failure:  # whatever the download raises
+        raise ModelError(
+            f"cannot load {asked}: {one_line(failure)}; go online once: what was loaded then stays in its cache"
+        ) from None
+    return model
