@@ -17,7 +17,7 @@ from haq.search.projection import Projection
 from haq.search.searcher import Agent
 from haq.search.sensitivity import Sensitivity
 
-__all__ = ["AGENTS", "INFORMED", "First", "Task", "make_agent", "penalties_of"]
+__all__ = ["AGENTS", "INFORMED", "SEEDLESS", "First", "Task", "make_agent", "penalties_of"]
 
 First = Sequence[tuple[str, BitPolicy]]
 """Policies to score before the agent is asked, with their origin."""
@@ -126,6 +126,9 @@ AGENTS: dict[str, Callable[[Task], tuple[Agent, First]]] = {
 
 INFORMED = {"predictor", "ddpg", "ilp"}
 """Agents that need sensitivities."""
+
+SEEDLESS = {"ilp", "uniform"}
+"""Agents that draw nothing at random."""
 
 
 def penalties_of(sensitivity: Sensitivity, budget: Budget) -> Penalties:

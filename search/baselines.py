@@ -17,7 +17,7 @@ from haq.search.programme import Penalties, allocate
 
 __all__ = ["Listed", "Programme", "Random", "uniform_policies"]
 
-_DRAWS = 1000
+_DRAWS = 400
 
 
 def uniform_policies(budget: Budget) -> list[BitPolicy]:
@@ -101,5 +101,6 @@ class Random(Stateless):
 
     def _draws(self, number: int) -> Iterator[BitPolicy]:
         rng = np.random.default_rng([self._seed, 5, number])
-        for _ in range(_DRAWS):
-            yield self._lattice.wandered(self._lattice.random(rng)[0], rng)
+        for draw in range(_DRAWS):
+            spend = draw < _DRAWS // 2  # small problems have few policies that leave nothing to spend
+            yield self._lattice.wandered(self._lattice.random(rng)[0], rng, spend)

@@ -92,7 +92,7 @@ class Lattice:
                 policy[row] = self.steps[up, field, policy[row]]
         return moved
 
-    def wandered(self, indices: Indices, rng: np.random.Generator) -> BitPolicy:
+    def wandered(self, indices: Indices, rng: np.random.Generator, spend: bool = True) -> BitPolicy:
         """Fits a policy, `(F,)`, to the budget, whatever its layers are: random steps down, then random steps up."""
         current = indices[None].copy()
         fields, free = self.steps.shape[1], len(self.free)
@@ -103,7 +103,7 @@ class Lattice:
                 break
             field, row = movable[rng.integers(len(movable))]
             current[0, row] = lower[field, row]
-        raised = True
+        raised = spend
         while raised:
             raised = False
             for step in rng.permutation(fields * free):

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from haq import __version__
+from haq.cli.comparing import compare_agents
 from haq.cli.hardware import hardware, profile, table
 from haq.cli.measuring import bench, measure
-from haq.cli.options import DEFAULTS, examples, network_options
+from haq.cli.options import DEFAULTS, examples, search_options, searched
 from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.sensitivity import sensitivity
-from haq.config import SearchConfig, parse_bits
+from haq.config import SearchConfig
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 from haq.exports.formats import FORMATS
@@ -47,6 +48,7 @@ def main() -> None:
         "haq quantize --policy bits.json --qat-steps 300  apply a policy without a search",
         "haq compare --schemes linear,lsq --bits 2,3,4    schemes side by side",
         "haq sensitivity                                  which layers need their bits",
+        "haq compare-agents --constraint latency=50%      ways of searching, side by side",
         "haq hardware edge                                an accelerator's parameters and sources",
         "haq profile --hardware edge                      what each layer costs, and what binds it",
         "haq measure --model resnet20 --data npz:cifar10  a cost table of this machine",
@@ -57,7 +59,7 @@ def cli() -> None:
     """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
 
 
-for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench, sensitivity):
+for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench, sensitivity, compare_agents):
     cli.add_command(_command)
 
 
@@ -72,49 +74,7 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
         "haq search --resume runs/digits-resnet-edge",
     )
 )
-@click.option(
-    "--constraint",
-    "constraints",
-    multiple=True,
-    metavar="METRIC=LIMIT",
-    help="Budget to keep: latency, energy, size or bops, as in latency=10ms, size=200kB, or relative to the uniform "
-    "8-bit network, latency=60%. May be given several times.",
-)
-@network_options
-@click.option(
-    "--hardware",
-    default=DEFAULTS.hardware,
-    show_default=True,
-    metavar="NAME",
-    help="What prices the layers: a name that haq hardware lists, a .yaml file, or a cost table, .parquet or .csv.",
-)
-@click.option(
-    "--batch", type=int, help="Batch size that costs are for.  [default: the usual one of the hardware, 16 for edge]"
-)
-@click.option(
-    "--bits",
-    default="2-8",
-    show_default=True,
-    metavar="WIDTHS",
-    help="Candidate widths, such as 2,3,4,6,8 or 2-8.",
-)
-@click.option(
-    "--a-bits", metavar="WIDTHS", help="Candidate widths of activations, such as 8.  [default: those of weights]"
-)
-@click.option(
-    "--scheme",
-    default=DEFAULTS.scheme,
-    show_default=True,
-    metavar="NAME",
-    help="What realises the widths; haq schemes lists them.",
-)
-@click.option("--weights-only", is_flag=True, help="Search weights alone, for size budgets; activations stay float.")
-@click.option(
-    "--pin-ends/--free-ends",
-    default=DEFAULTS.pin_ends,
-    show_default=True,
-    help="Hold the first and last layer at 8 bits, or search them too.",
-)
+@search_options
 @click.option("--trials", default=DEFAULTS.trials, show_default=True, help="Policies to score.")
 @click.option(
     "--qat-steps",
@@ -129,19 +89,6 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     help="Fine-tuning steps of the finalists and of the uniform network that they are compared with.",
 )
 @click.option(
-    "--val-images",
-    default=DEFAULTS.val_images,
-    show_default=True,
-    help="Training images held out to score policies on (a fifth of them at most).",
-)
-@click.option(
-    "--rank-by",
-    default=DEFAULTS.rank_by,
-    show_default=True,
-    metavar="auto|top1|loss",
-    help="What to rank policies by; auto takes the loss when the float network makes almost no mistake.",
-)
-@click.option(
     "--agent",
     default=DEFAULTS.agent,
     show_default=True,
@@ -149,10 +96,6 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's), evolution, ilp, "
     "random or uniform; haq compare-agents shows them side by side.",
 )
-@click.option(
-    "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
-)
-@click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
 @click.option(
     "--resume",
@@ -167,9 +110,6 @@ def search(
     /,
     out: Path | None,
     resumed: Path | None,
-    bits: str,
-    a_bits: str | None,
-    batch: int | None,
     **options: Any,
 ) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
@@ -182,12 +122,7 @@ def search(
             raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
         _search(None, resumed)
         return
-    if batch is None:
-        from haq.hwmodels.pricing import default_batch
-
-        batch = default_batch(options["hardware"])
-    inputs = parse_bits(a_bits) if a_bits is not None else None
-    config = SearchConfig(bits=parse_bits(bits), a_bits=inputs, batch=batch, **options)
+    config = searched(**options)
     _search(config, out or _free_folder(config))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from haq.config import SearchConfig
+from haq.config import SearchConfig, parse_bits
 
-__all__ = ["DEFAULTS", "examples", "network_options"]
+__all__ = ["DEFAULTS", "examples", "network_options", "search_options", "searched"]
 
 DEFAULTS = SearchConfig(constraints=("latency=10ms",))
 
@@ -45,3 +45,94 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_NETWORK):
         command = option(command)
     return command
+
+
+_PROBLEM = (
+    click.option(
+        "--constraint",
+        "constraints",
+        multiple=True,
+        metavar="METRIC=LIMIT",
+        help="Budget to keep: latency, energy, size or bops, as in latency=10ms, size=200kB, or relative to the "
+        "uniform 8-bit network, latency=60%. May be given several times.",
+    ),
+    click.option(
+        "--hardware",
+        default=DEFAULTS.hardware,
+        show_default=True,
+        metavar="NAME",
+        help="What prices the layers: a name that haq hardware lists, a .yaml file, or a cost table, .parquet or .csv.",
+    ),
+    click.option(
+        "--batch",
+        type=int,
+        help="Batch size that costs are for.  [default: the usual one of the hardware, 16 for edge]",
+    ),
+    click.option(
+        "--bits",
+        default="2-8",
+        show_default=True,
+        metavar="WIDTHS",
+        help="Candidate widths, such as 2,3,4,6,8 or 2-8.",
+    ),
+    click.option(
+        "--a-bits", metavar="WIDTHS", help="Candidate widths of activations, such as 8.  [default: those of weights]"
+    ),
+    click.option(
+        "--scheme",
+        default=DEFAULTS.scheme,
+        show_default=True,
+        metavar="NAME",
+        help="What realises the widths; haq schemes lists them.",
+    ),
+    click.option(
+        "--weights-only", is_flag=True, help="Search weights alone, for size budgets; activations stay float."
+    ),
+    click.option(
+        "--pin-ends/--free-ends",
+        default=DEFAULTS.pin_ends,
+        show_default=True,
+        help="Hold the first and last layer at 8 bits, or search them too.",
+    ),
+    click.option(
+        "--val-images",
+        default=DEFAULTS.val_images,
+        show_default=True,
+        help="Training images held out to score policies on (a fifth of them at most).",
+    ),
+    click.option(
+        "--rank-by",
+        default=DEFAULTS.rank_by,
+        show_default=True,
+        metavar="auto|top1|loss",
+        help="What to rank policies by; auto takes the loss when the float network makes almost no mistake.",
+    ),
+    click.option(
+        "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
+    ),
+    click.option(
+        "--seed", default=DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run."
+    ),
+)
+
+
+def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what poses a search: the budget, the network, the hardware, the widths, and how policies are scored."""
+    constraint, *others = _PROBLEM
+    for option in reversed(others):
+        command = option(command)
+    return constraint(network_options(command))
+
+
+def searched(*, bits: str, a_bits: str | None, batch: int | None, hardware: str, **options: Any) -> SearchConfig:
+    """Returns the options of `search_options`, and others of the same names, as a configuration.
+
+    Raises:
+        HaqError: A value is wrong.
+    """
+    if batch is None:
+        from haq.hwmodels.pricing import default_batch
+
+        batch = default_batch(hardware)
+    inputs = parse_bits(a_bits) if a_bits is not None else None
+    return SearchConfig(bits=parse_bits(bits), a_bits=inputs, batch=batch, hardware=hardware, **options)

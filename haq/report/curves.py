@@ -1,0 +1,79 @@
+"""Best-so-far curves of several agents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from haq.files import replacing
+
+__all__ = ["draw_curves"]
+
+_STYLES = (("#2f81d6", "-"), ("#1c2127", "--"), ("#8b95a1", "-."), ("#d98c1f", "-"), ("#4d8c57", ":"), ("#b05c8f", "-"))
+
+
+class Course(Protocol):
+    """What one agent reached with one seed."""
+
+    @property
+    def agent(self) -> str:
+        """Its name."""
+
+    def best(self, evaluations: int) -> float:
+        """Returns the best objective of the first evaluations."""
+
+
+class Courses(Protocol):
+    """Runs of several agents under one budget."""
+
+    @property
+    def courses(self) -> tuple[Course, ...]:
+        """Of all agents and seeds."""
+
+    @property
+    def evaluations(self) -> int:
+        """Of each course."""
+
+    @property
+    def rank_by(self) -> str:
+        """What objectives are made of."""
+
+    @property
+    def budget(self) -> str:
+        """For people."""
+
+    def shown(self, objective: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Returns objectives as top-1 or as losses."""
+
+
+def draw_curves(found: Courses, path: Path) -> None:
+    """Draws each agent's mean over the seeds, with the range of the seeds behind it, as PNG.
+
+    Args:
+        found: What to draw.
+        path: File to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    counts = np.arange(1, found.evaluations + 1)
+    for number, agent in enumerate(dict.fromkeys(course.agent for course in found.courses)):
+        curves = np.array(
+            [found.shown([c.best(int(count)) for count in counts]) for c in found.courses if c.agent == agent]
+        )
+        color, style = _STYLES[number % len(_STYLES)]
+        axes.plot(counts, curves.mean(axis=0), style, color=color, label=agent, linewidth=1.8)
+        axes.fill_between(counts, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.12, linewidth=0)
+    axes.set_xlabel("policies scored")
+    axes.set_ylabel("best top-1 so far" if found.rank_by == "top1" else "best loss so far (nats)")
+    if found.rank_by == "loss":
+        axes.set_yscale("log")
+    axes.set_title(found.budget, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
