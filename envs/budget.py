@@ -51,6 +51,7 @@ class Budget:
         a_bits: Sequence[int] | None = None,
     ) -> None:
         self.table, self.scheme = table, scheme
+        self._given = (tuple(bits), dict(pinned), scheme, weights_only, a_bits)
         self.pinned = {name: LayerBits(b.w_bits, None) if weights_only else b for name, b in pinned.items()}
         self.fields: tuple[Field, ...] = ("w_bits",) if weights_only else ("w_bits", "a_bits")
         inputs = {None, *(bits if a_bits is None else a_bits)}
@@ -58,7 +59,7 @@ class Budget:
         self._lower = {(pair, field): self._next(pair, field, -1) for pair in self.pairs for field in self.fields}
         self._higher = {(pair, field): self._next(pair, field, 1) for pair in self.pairs for field in self.fields}
         whole = BitPolicy(dict.fromkeys(table.layers, self._nearest_pair(8, table.pairs)), scheme)
-        uniform8 = table.cost(whole)
+        self._uniform8 = uniform8 = table.cost(whole)
         resolved = [constraint.resolve(uniform8[constraint.field]) for constraint in constraints]
         self.constraints = tuple(
             min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
@@ -98,6 +99,20 @@ class Budget:
             totals = {pair: sum(share(name, pair, constraint) for constraint in constraints) for pair in self.pairs}
             chosen[name] = min(self.pairs, key=totals.__getitem__)
         return BitPolicy({**lowest, **chosen}, self.scheme)
+
+    def reachable(self, metric: str) -> float:
+        """Returns the smallest cost that any policy has, in the metric's kept unit."""
+        limit = Constraint(metric, 1.0)
+        return self.table.cost(self._cheapest([limit]))[limit.field]
+
+    def limit(self, metric: str) -> float:
+        """Returns the limit on a metric, or the uniform 8-bit network's cost where there is none."""
+        limits = {constraint.metric: constraint.limit for constraint in self.constraints}
+        return limits.get(metric, self._uniform8[Constraint(metric, 1.0).field])
+
+    def tightened(self, constraints: Sequence[Constraint]) -> Budget:
+        """Returns a budget that keeps these limits as well; raises like the constructor."""
+        return Budget(self.table, [*self.constraints, *constraints], *self._given)
 
     # Candidates
 

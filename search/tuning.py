@@ -15,6 +15,7 @@ from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
 from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
+from haq.search.sweep import make_sweep
 from haq.search.trainable import CHUNKS, QuantizationTrial
 from haq.search.workload import Workload
 
@@ -59,7 +60,7 @@ def search(
         trials=config.trials,
         seed=config.seed,
     )
-    agent, first = make_agent(config.agent, task)
+    agent, first = make_sweep(config.agent, task, config.pareto) if config.pareto else make_agent(config.agent, task)
     trials = folder.read_trials()
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
@@ -101,7 +102,10 @@ def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trial
         time_attr="training_iteration", metric=METRIC, mode="max", max_t=1 + CHUNKS, grace_period=1, reduction_factor=2
     )
     tuner = tune.Tuner(
-        tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps),
+        tune.with_resources(
+            tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps),
+            {"cpu": 1, "gpu": config.gpus_per_trial},
+        ),
         tune_config=tune.TuneConfig(
             search_alg=tune.search.ConcurrencyLimiter(searcher, config.workers),
             scheduler=scheduler,
