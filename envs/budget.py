@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from haq.constraints import Constraint, format_cost
 from haq.errors import ConstraintError, HardwareError
 from haq.hwmodels import CostTable
@@ -14,6 +17,9 @@ from haq.policy import BitPolicy, LayerBits
 __all__ = ["Budget"]
 
 Field = Literal["w_bits", "a_bits"]
+Costs = npt.NDArray[np.float64]
+
+_ROUNDING = 1e-9
 
 
 class Budget:
@@ -65,6 +71,8 @@ class Budget:
             min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
             for metric in dict.fromkeys(constraint.metric for constraint in resolved)
         )
+        self._sums = [constraint for constraint in self.constraints if constraint.field in table.metrics]
+        self._cells: dict[tuple[str, LayerBits], Costs] = {}
         self._check_reachable()
 
     def _check_reachable(self) -> None:
@@ -182,18 +190,20 @@ class Budget:
         Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
         activations; this gives them back.
         """
-        layers, raised = dict(policy), True
+        layers, totals, raised = dict(policy), self._totals(policy), True
         while raised:
             raised = False
             for name in (name for name in layers if name not in self.pinned):
                 for field in self.fields:
                     before, higher = layers[name], self._higher.get((layers[name], field))
-                    if higher is not None:
-                        layers[name] = higher
-                        if self.allows(BitPolicy(layers, policy.scheme)):
-                            raised = True
-                        else:
-                            layers[name] = before
+                    if higher is None:
+                        continue
+                    tried = totals + self._cell(name, higher) - self._cell(name, before)
+                    layers[name] = higher
+                    if self._may_fit(tried) and self.allows(BitPolicy(layers, policy.scheme)):
+                        totals, raised = tried, True
+                    else:
+                        layers[name] = before
         return BitPolicy(layers, policy.scheme)
 
     def decrease(self, policy: BitPolicy) -> BitPolicy:
@@ -203,19 +213,34 @@ class Budget:
         over and over, until all limits hold. A policy that fits comes back unchanged. Where costs do not fall with the
         widths, that may end at the lowest widths without a fit; then the cheapest policy is returned.
         """
-        layers = dict(policy)
+        if self.allows(policy):
+            return policy
+        layers, totals, lowered = dict(policy), self._totals(policy), True
         free = [name for name in reversed(layers) if name not in self.pinned]
-        candidate = policy
-        while not self.allows(candidate):
-            before = candidate
+        while lowered:
+            lowered = False
             for name in free:
                 for field in self.fields:
-                    lower = self._lower.get((layers[name], field))
-                    if lower is not None:
-                        layers[name] = lower
-                        candidate = BitPolicy(layers, policy.scheme)
-                        if self.allows(candidate):
-                            return candidate
-            if candidate == before:
-                return self._fallback
-        return candidate
+                    before, lower = layers[name], self._lower.get((layers[name], field))
+                    if lower is None:
+                        continue
+                    layers[name], lowered = lower, True
+                    totals = totals + self._cell(name, lower) - self._cell(name, before)
+                    if self._may_fit(totals) and self.allows(candidate := BitPolicy(layers, policy.scheme)):
+                        return candidate
+        return self._fallback
+
+    def _cell(self, name: str, pair: LayerBits) -> Costs:
+        """Returns what a layer costs in units of the limits that are sums over layers, `(limits,)`."""
+        key = name, pair
+        if key not in self._cells:
+            self._cells[key] = np.array([self.table.layer_cost(name, pair, c.field) / c.limit for c in self._sums])
+        return self._cells[key]
+
+    def _totals(self, policy: BitPolicy) -> Costs:
+        totals: Costs = np.sum([self._cell(name, pair) for name, pair in policy.items()], axis=0)
+        return totals
+
+    def _may_fit(self, totals: Costs) -> bool:
+        """Whether running totals, which are off by rounding, leave it to the table to say that a policy fits."""
+        return bool((totals <= 1 + _ROUNDING).all())

@@ -83,7 +83,7 @@ def _table(found: Comparison) -> Table:
     rivals = found.of(_RIVAL)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("agent")
-    for count in shown[-4:]:
+    for count in shown[-3:]:
         table.add_column(f"best\nof {count}", justify="right")
     if rivals:
         table.add_column(f"matches\n{_RIVAL}", justify="right")
@@ -93,7 +93,7 @@ def _table(found: Comparison) -> Table:
     for agent in dict.fromkeys(course.agent for course in found.courses):
         courses = found.of(agent)
         cells = []
-        for count in shown[-4:]:
+        for count in shown[-3:]:
             values = found.shown([course.best(count) for course in courses])
             cells.append(f"{values.mean():.4f}" + (f"\n±{values.std():.4f}" if len(courses) > 1 else ""))
         if rivals:
