@@ -63,7 +63,6 @@ class SearchConfig:
     """
 
     constraints: tuple[str, ...] = ()
-    pareto: tuple[str, ...] = ()
     model: str = "digits-resnet"
     weights: str | None = None
     data: str = "digits"
@@ -83,6 +82,7 @@ class SearchConfig:
     workers: int = os.cpu_count() or 1
     address: str | None = None
     gpus_per_trial: float = 0.0
+    pareto: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -68,6 +68,7 @@ def _start(workers: int, gpus: float) -> None:
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(
+        "local",  # not a cluster that happens to run on this machine
         num_cpus=workers,
         num_gpus=torch.cuda.device_count() if gpus else 0,
         include_dashboard=False,

@@ -55,7 +55,7 @@ def compare_agents(
     for option, value in (("--evaluations", evaluations), ("--seeds", seeds)):
         if value < 1:
             raise ConfigError(f"{option} {value}: must be at least 1")
-    if out.exists():
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")
     config = searched(trials=evaluations, qat_steps=0, **options)
     with TerminalObserver() as observer:
