@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -10,20 +12,23 @@ from rich.text import Text
 
 from haq.policy import Width
 from haq.report import wording
+from haq.report.details import Details
+from haq.report.overlay import Compared, comparison
 from haq.report.summary import LayerWidths, Summary
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]
 
 _COMPACT_FROM = 61
 _BAR = 8
 
 
-def render(summary: Summary, console: Console) -> None:
+def render(summary: Summary, console: Console, details: Details | None = None) -> None:
     """Prints the whole report.
 
     Args:
         summary: What to print.
         console: Where to; its width is respected, and without colour nothing is lost.
+        details: Likewise: what was measured, and how to repeat the search.
     """
     console.print(Text(f"Run {summary.name}", style="bold"))
     console.print(_facts(summary))
@@ -40,11 +45,31 @@ def render(summary: Summary, console: Console) -> None:
     if summary.layers:
         _heading(console, "Bits per layer", wording.layers(summary))
         console.print(_layers(summary.layers))
+    if summary.points:
+        _said(console, "Progress", wording.progress(summary))
+    if details is not None:
+        if details.bench is not None:
+            _said(console, "Latency", wording.benched(details.bench))
+        _said(console, "Repeat it", details.command)
+        console.print(Text(", ".join(f"{key} {value}" for key, value in details.environment.items()), style="dim"))
+
+
+def render_comparison(runs: Sequence[Compared], console: Console) -> None:
+    """Prints a table of runs, a row each."""
+    content = comparison(runs)
+    console.print(_table(content, left=2))
+    for note in content.notes:
+        console.print(Text(note, style="dim"))
 
 
 def _heading(console: Console, title: str, content: wording.Table) -> None:
     console.print()
     console.print(Text.assemble((title, "bold"), "  ", (" ".join(content.notes), "dim")))
+
+
+def _said(console: Console, title: str, text: str) -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), "  ", text, overflow="fold"))
 
 
 def _facts(summary: Summary) -> Padding:

@@ -1,0 +1,317 @@
+// The report of one run: a policy that is chosen in the scatter plot or in the list fills the chart of bits.
+"use strict";
+
+const { policies, scores, levels, layers, costs } = DATA;
+const FLOAT_HEIGHT = 32;
+const HATCH = { fillmode: "overlay", fgcolor: "rgba(255, 255, 255, 0.75)", size: 6, solidity: 0.25 };
+const last = levels.length - 1;
+const state = {
+  field: DATA.axis,
+  quality: DATA.by_loss ? "loss" : "top1",
+  time: "trial",
+  map: 0,
+  picked: DATA.chosen ?? (DATA.front.length ? DATA.front[0] : null),
+};
+const letters = new Map([...DATA.alphabet].map((letter, index) => [letter, index]));
+const every = scores.policy.map((policy, row) => ({
+  policy, level: scores.level[row], top1: scores.top1[row], loss: scores.loss[row],
+}));
+const best = new Map(); // policy → its longest-trained score
+for (const point of every) {
+  if (!best.has(point.policy) || best.get(point.policy).level < point.level) best.set(point.policy, point);
+}
+
+const origin = (policy) => DATA.origins[policies.origin[policy]];
+const isUniform = (policy) => origin(policy).startsWith("uniform");
+const price = (policy, field) => policies.cost[field]?.[policy] ?? null;
+const title = (policy) =>
+  policies.number[policy] == null ? capital(origin(policy)) : `Trial ${policies.number[policy]} · ${origin(policy)}`;
+const metricName = (field) => DATA.metrics.find((metric) => metric.field === field).name;
+
+// For each layer the place of its pair of widths in DATA.pairs; null where the run folder does not tell
+function pairsOf(policy) {
+  const word = policies.bits[policy];
+  return word == null ? null : [...word].map((letter) => letters.get(letter));
+}
+
+function meanBits(policy) {
+  const pairs = pairsOf(policy);
+  if (!pairs) return "–";
+  return [0, 1].map((side) => {
+    const widths = pairs.map((pair) => DATA.pairs[pair][side]).filter((width) => width != null);
+    return widths.length ? (widths.reduce((a, b) => a + b) / widths.length).toFixed(1) : "float";
+  }).join(" / ");
+}
+
+function described(point) {
+  return `${levels[point.level].name}: top-1 ${percent(point.top1)}, loss ${point.loss?.toFixed(3) ?? "–"}`;
+}
+
+function priced(policy) {
+  return DATA.metrics.map(({ field, name }) => `${name} ${formatted(field, price(policy, field))}`).join(", ");
+}
+
+function hover(point) {
+  const costs = DATA.metrics.map(({ field, name }) => `${name} ${formatted(field, price(point.policy, field))}`);
+  const rows = [];
+  while (costs.length) rows.push(costs.splice(0, 3).join(", "));
+  return [
+    `<b>${shown(title(point.policy))}</b>`, described(point), ...rows,
+    `mean bits ${meanBits(point.policy)} (weights / activations)`,
+  ].join("<br>");
+}
+
+// Accuracy and cost
+
+function drawScatter() {
+  const { field, quality } = state, node = byId("scatter");
+  const sign = quality === "top1" ? 1 : -1;
+  const points = every
+    .map((point) => ({ ...point, x: price(point.policy, field), y: point[quality] }))
+    .filter((point) => point.x != null && point.y != null);
+  const traces = [];
+  const add = (name, chosen, symbol, color, size) => {
+    if (!chosen.length) return;
+    traces.push({
+      type: "scatter", mode: "markers", name,
+      x: chosen.map((point) => point.x), y: chosen.map((point) => point.y),
+      customdata: chosen.map((point) => point.policy), hovertext: chosen.map(hover), hoverinfo: "text",
+      marker: { symbol, color, size, line: { color, width: 1.5 } },
+    });
+  };
+  const width = node.clientWidth;
+  const searched = points.filter((point) => !isUniform(point.policy));
+  const drawn = thinned(searched.filter((point) => point.level === last), (p) => p.x, (p) => p.y, width, 400);
+  let left = searched.filter((point) => point.level === last).length - drawn.length;
+  levels.forEach((level, index) => {
+    let at = index === last ? drawn : searched.filter((point) => point.level === index);
+    if (index !== last) {
+      const kept = thinned(at, (p) => p.x, (p) => p.y, width, 400);
+      left += at.length - kept.length;
+      at = kept;
+    }
+    const symbol = index === last ? "circle" : level.steps === 0 ? "circle-open" : "triangle-up-open";
+    add(level.name, at, symbol, NEUTRAL, 7);
+  });
+  levels.forEach((level, index) => {
+    const at = points.filter((point) => point.level === index && isUniform(point.policy));
+    add(`uniform widths, ${level.name}`, at, level.steps ? "diamond" : "diamond-open", UNIFORM, 11);
+  });
+  const fronted = new Set(DATA.front);
+  const front = points.filter((point) => fronted.has(point.policy) && point.level === last);
+  const steps = staircase(front, sign);
+  traces.push({
+    type: "scatter", mode: "lines", x: steps.map((p) => p.x), y: steps.map((p) => p.y), hoverinfo: "skip",
+    line: { color: ACCENT, width: 2, shape: "hv" }, showlegend: false,
+  });
+  add("Pareto front", front, "circle", ACCENT, 9);
+  const chosen = points.filter((point) => point.policy === DATA.chosen && point === bestAt(points, point.policy));
+  if (chosen.length) add(`chosen, trial ${policies.number[DATA.chosen]}`, chosen, "star", ACCENT, 19);
+  const full = DATA.float.cost[field];
+  if (full != null && DATA.float[quality] != null) {
+    traces.push({
+      type: "scatter", mode: "markers", name: "floating point", x: [full], y: [DATA.float[quality]], hoverinfo: "text",
+      hovertext: [`<b>Floating point</b><br>top-1 ${percent(DATA.float.top1)}<br>${formatted(field, full)}`],
+      marker: { symbol: "square-open", color: NEUTRAL, size: 11, line: { color: NEUTRAL, width: 2 } },
+    });
+  }
+  const metric = DATA.metrics.find((found) => found.field === field);
+  const rows = narrow() ? traces.length : Math.ceil(traces.length / 4);
+  draw(node, traces, layout(440 + 21 * rows, {
+    xaxis: costAxis(field, metric.name, DATA.batch), yaxis: qualityAxis(quality),
+    shapes: marks(), annotations: notes(metric),
+  }));
+  byId("drawn").textContent = left
+    ? `${left} of ${points.length} points are not drawn, because others lie on them; all policies are in the list.`
+    : "";
+}
+
+function bestAt(points, policy) {
+  return points.filter((point) => point.policy === policy).sort((a, b) => b.level - a.level)[0];
+}
+
+// The budget, floating point, and a ring around the policy that is picked
+function marks() {
+  const { field, quality } = state, found = [];
+  const limit = DATA.metrics.find((metric) => metric.field === field).limit;
+  const line = { color: NEUTRAL, width: 1.5, dash: "dash" };
+  if (limit != null) found.push({ type: "line", x0: limit, x1: limit, y0: 0, y1: 1, yref: "paper", line });
+  if (DATA.float[quality] != null) {
+    const y = DATA.float[quality];
+    found.push({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { ...line, width: 1, dash: "dot" } });
+  }
+  const point = best.get(state.picked);
+  const x = point && price(point.policy, field);
+  if (x != null && point[quality] != null) {
+    found.push({
+      type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: point[quality], x0: -13, x1: 13,
+      y0: -13, y1: 13, line: { color: PICKED, width: 2.5 },
+    });
+  }
+  return found;
+}
+
+function notes(metric) {
+  const found = [];
+  if (metric.limit != null) {
+    found.push({
+      x: metric.limit, y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+      text: `budget ${formatted(metric.field, metric.limit)}`,
+    });
+  }
+  const y = DATA.float[state.quality];
+  if (y != null) {
+    const text = "float " + (state.quality === "top1" ? percent(y) : y.toFixed(3));
+    found.push({ x: 0, xref: "paper", xanchor: "left", y, yanchor: "bottom", showarrow: false, text, font: { size: 12 } });
+  }
+  return found;
+}
+
+// The policy that is picked
+
+function pick(policy) {
+  state.picked = policy;
+  const list = byId("policy");
+  if (list.value !== String(policy)) list.value = String(policy);
+  if (byId("scatter").data) Plotly.relayout(byId("scatter"), { shapes: marks() });
+  if (byId("sensitivity")?.data) drawMap();
+  drawPicked();
+}
+
+function drawPicked() {
+  if (state.picked == null) return;
+  const own = every.filter((point) => point.policy === state.picked);
+  const box = byId("picked");
+  box.textContent = "";
+  element("strong", title(state.picked), box);
+  element("span", own.map(described).join("; "), box);
+  element("span", `${priced(state.picked)}; mean bits ${meanBits(state.picked)}`, box);
+  drawLayers();
+}
+
+function drawLayers() {
+  const pairs = pairsOf(state.picked), node = byId("layers");
+  byId("unknown").hidden = Boolean(pairs);
+  byId("bits").hidden = !pairs;
+  if (!pairs) return;
+  const widths = pairs.map((pair) => DATA.pairs[pair]);
+  const field = costs && (costs.by[state.field] ? state.field : Object.keys(costs.by)[0]);
+  const each = field && pairs.map((pair, row) => costs.by[field][row][pair]);
+  const total = each && each.reduce((a, b) => a + b, costs.rest[field] || 0);
+  const share = total ? each.map((value) => value / total) : null;
+  const bound = costs?.memory_bound && pairs.map((pair, row) => ["compute", "memory"][costs.memory_bound[row][pair]]);
+  const x = layers.map((_, index) => index + 1);
+  const widest = Math.max(...widths.flat().map((width) => width ?? FLOAT_HEIGHT));
+  const traces = [0, 1].filter((side) => widths.some((pair) => pair[side] != null)).map((side) => {
+    const name = ["weights", "activations"][side];
+    return {
+      type: "bar", name, x, y: widths.map((pair) => pair[side] ?? FLOAT_HEIGHT),
+      text: widths.map((pair) => pair[side] ?? "fp"), textposition: "outside", textangle: 0, constraintext: "none",
+      cliponaxis: false, textfont: { size: 10 }, hoverinfo: "text",
+      hovertext: widths.map((pair, row) => {
+        const more = bound?.[row] ? `<br>${bound[row]} binds it` : "";
+        return `${shown(layers[row])}<br>${name}: ${pair[side] == null ? "float" : pair[side] + " bits"}${more}`;
+      }),
+      marker: { color: side ? NEUTRAL : ACCENT, pattern: { shape: side ? "/" : "", ...HATCH } },
+    };
+  });
+  if (share) traces.push(...shareBars(x, share, bound, each, field));
+  const name = field && metricName(field);
+  const look = {
+    barmode: "group", bargap: 0.25, bargroupgap: 0.05,
+    xaxis: axis({
+      showgrid: false, tickvals: x, ticktext: layers.map((layer) => shown(brief(layer))), tickangle: -90,
+      anchor: share ? "y2" : "y", range: [0.4, layers.length + 0.6],
+    }),
+    yaxis: axis({
+      title: titled("Bits"), dtick: widest <= 8 ? 2 : 8, domain: share ? [0.44, 1] : [0, 1], range: [0, 1.1 * widest],
+    }),
+    ...(share && { yaxis2: axis({ title: titled(`Share of ${name}`), tickformat: "~%", domain: [0, 0.36], rangemode: "tozero", nticks: 4 }) }),
+    legend: { orientation: "h", x: 0, y: 1, yref: "container", yanchor: "top", itemsizing: "constant" },
+  };
+  draw(node, traces, layout(share ? 470 : 330, look));
+  fillTable(widths, share, bound, name);
+}
+
+function shareBars(x, share, bound, each, field) {
+  const kinds = bound ? ["compute", "memory"].filter((kind) => bound.includes(kind)) : [null];
+  return kinds.map((kind) => {
+    const rows = share.map((_, row) => row).filter((row) => kind == null || bound[row] === kind);
+    return {
+      type: "bar", yaxis: "y2", name: kind ? `${kind} binds` : "", showlegend: Boolean(kind),
+      x: rows.map((row) => x[row]), y: rows.map((row) => share[row]), width: 0.62, offset: -0.31, hoverinfo: "text",
+      hovertext: rows.map((row) => {
+        const more = kind ? `<br>${kind} binds it` : "";
+        return `${shown(layers[row])}<br>${formatted(field, each[row])}, ${percent(share[row])} of ${metricName(field)}${more}`;
+      }),
+      marker: {
+        color: kind === "memory" ? UNIFORM : "#2a9d78",
+        pattern: { shape: kind === "memory" ? "x" : "", ...HATCH },
+      },
+    };
+  });
+}
+
+function brief(name) {
+  return name.length <= 24 ? name : name.slice(0, 11) + "…" + name.slice(-12);
+}
+
+function fillTable(widths, share, bound, name) {
+  const table = byId("layer-table");
+  table.textContent = "";
+  const header = ["#", "layer", "w", "a", ...(share ? [name] : []), ...(bound ? ["bound by"] : [])];
+  const head = element("tr", null, element("thead", null, table));
+  header.forEach((cell) => (element("th", cell, head).scope = "col"));
+  const body = element("tbody", null, table);
+  widths.forEach(([w, a], row) => {
+    const cells = [row + 1, layers[row], w ?? "float", a ?? "float"];
+    if (share) cells.push(percent(share[row]));
+    if (bound) cells.push(bound[row] ?? "–");
+    const line = element("tr", null, body);
+    cells.forEach((cell) => element("td", cell, line));
+  });
+}
+
+function fillList() {
+  const list = byId("policy");
+  const option = (group, policy) => {
+    const point = best.get(policy);
+    const score = state.quality === "top1" ? percent(point.top1) : `loss ${point.loss?.toFixed(3) ?? "–"}`;
+    const item = element("option", `${title(policy)} · ${score} · ${formatted(DATA.axis, price(policy, DATA.axis))}`, group);
+    item.value = String(policy);
+  };
+  const group = (label, members) => {
+    if (!members.length) return;
+    const made = element("optgroup", null, list);
+    made.label = label;
+    members.forEach((policy) => option(made, policy));
+  };
+  const scored = [...best.keys()].sort((a, b) => a - b);
+  const trials = scored.filter((policy) => policies.number[policy] != null);
+  const fronted = new Set(DATA.front);
+  if (DATA.chosen != null) group("Chosen", [DATA.chosen]);
+  group("Pareto front", DATA.front.filter((policy) => policy !== DATA.chosen));
+  group("Uniform baselines", scored.filter((policy) => policies.number[policy] == null));
+  group("Other trials", trials.filter((policy) => !fronted.has(policy) && policy !== DATA.chosen));
+  list.addEventListener("change", () => pick(Number(list.value)));
+}
+
+if (every.length) {
+  choice("controls", "axis", "Cost", DATA.metrics.map(({ field, name }) => [field, capital(name)]), state.field, (field) => {
+    state.field = field;
+    drawScatter();
+    drawPicked();
+  });
+  choice("controls", "quality", "Quality", [["top1", "Top-1"], ["loss", "Loss"]], state.quality, (quality) => {
+    state.quality = quality;
+    drawScatter();
+    if (byId("progress").data) drawProgress();
+  });
+  fillList();
+  drawScatter();
+  byId("scatter").on("plotly_click", (event) => {
+    const policy = event.points[0].customdata;
+    if (policy != null) pick(policy);
+  });
+  if (state.picked != null) pick(state.picked);
+}
