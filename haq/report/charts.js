@@ -29,7 +29,7 @@ const NEAR = 2.5; // pixels; of points closer than that one would hide the other
 // Plotly takes some markup in texts; it knows entities for these three signs, but not for quotes
 const shown = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const percent = (fraction) => (fraction == null ? "–" : (100 * fraction).toFixed(1) + " %");
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
+const capital = (text) => ({ ram: "RAM", bops: "Bit operations" })[text] ?? text[0].toUpperCase() + text.slice(1);
 const byId = (id) => document.getElementById(id);
 const narrow = () => window.innerWidth < 600;
 
@@ -110,15 +110,16 @@ function staircase(points, sign) {
   });
 }
 
+// Losses differ by orders of magnitude, and less is better: higher up
 function qualityAxis(quality) {
   const look = { title: titled(quality === "top1" ? "Top-1 on the validation samples" : "Loss on the validation samples") };
-  return axis(quality === "top1" ? { ...look, tickformat: "~%" } : { ...look, autorange: "reversed" });
+  return axis(quality === "top1" ? { ...look, tickformat: "~%" } : { ...look, type: "log", autorange: "reversed", dtick: "D2", tickformat: "~g" });
 }
 
 function costAxis(field, name, batch) {
   const timed = field === "latency_ms" || field === "energy_mj";
   const title = capital(name) + (timed && batch ? `, batch of ${batch}` : "");
-  return axis({ title: titled(title), rangemode: "tozero", nticks: narrow() ? 5 : 10, ...TICKS[field] });
+  return axis({ title: titled(title), nticks: narrow() ? 5 : 10, ...TICKS[field] });
 }
 
 // A group of radio buttons: arrow keys move, as the browser does it

@@ -45,11 +45,12 @@ _NOSCRIPT = '<noscript><p class="note">The charts need JavaScript; the tables do
 
 def render_html(summary: Summary, details: Details) -> str:
     """Returns the whole page; it makes no request, and everything from the user is escaped."""
+    content = wording.comparison(summary)
     sections = [
         _head(summary),
         _section("Accuracy and cost", *_accuracy(summary)),
         *_layers(summary),
-        _section("Comparison", table(content := wording.comparison(summary)), *_notes(content)),
+        _section("Comparison", table(content), *_notes(content)),
         *_progress(summary),
         *_heat_map(details),
         *_bench(details.bench),
@@ -138,7 +139,9 @@ def _heat_map(details: Details) -> list[str]:
         '<p class="note">What each layer loses when it alone is quantized, on a logarithmic scale. Framed: the widths '
         "of the policy above.</p>"
     )
-    return [_section("Sensitivity", note, _controls("map-controls"), _chart("sensitivity", "Sensitivity of each layer"))]
+    return [
+        _section("Sensitivity", note, _controls("map-controls"), _chart("sensitivity", "Sensitivity of each layer"))
+    ]
 
 
 def _bench(bench: Bench | None) -> list[str]:
@@ -155,7 +158,9 @@ def _bench(bench: Bench | None) -> list[str]:
 
 
 def _repeat(details: Details) -> str:
-    return f'<pre tabindex="0" id="command">{escape(details.command)}</pre>\n{_facts(list(details.environment.items()))}'
+    return (
+        f'<pre tabindex="0" id="command">{escape(details.command)}</pre>\n{_facts(list(details.environment.items()))}'
+    )
 
 
 def _section(title: str, *parts: str) -> str:

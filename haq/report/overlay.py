@@ -65,11 +65,15 @@ def comparison(runs: Sequence[Compared]) -> wording.Table:
         ours = next((network for network in run.summary.networks if network.key == "ours"), None)
         costs = (format_cost(field, ours.cost.get(field) if ours else None) for field in fields)
         trials = f"{run.summary.trials_done} of {run.summary.trials_asked}"
-        budget = ", ".join(run.summary.constraints)
+        budget = ", ".join(
+            f"{names[field]} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
+        )
         rows.append((run.name, run.agent, budget, trials, wording.percent(ours.test_top1 if ours else None), *costs))
     tested = [run.summary.networks[-1].test_top1 for run in runs]
     best = max((top1 for top1 in tested if top1 is not None), default=None)
-    notes = ["Test top-1: of each run's mixed-precision network, on the test samples; a dash where a search has not ended."]
+    notes = [
+        "Test top-1: of each run's mixed-precision network, on the test samples; a dash where a search has not ended."
+    ]
     if len({(run.summary.model, run.summary.data) for run in runs}) > 1:
         notes.append("These runs are of different models or data: their scores are not comparable.")
     if len({(run.summary.hardware, run.summary.batch) for run in runs}) > 1:
@@ -90,11 +94,13 @@ def render_overlay(runs: Sequence[Compared]) -> str:
         f'<p class="note">{escape(run.name)}</p><pre tabindex="0">{escape(run.details.command)}</pre>' for run in runs
     )
     body = (
-        f'<p class="run">haq</p>\n<h1>{len(runs)} searches compared</h1>\n{table(content)}{notes}\n'
+        f'<p class="run">haq</p>\n<h1>{len(runs)} searches compared</h1>\n'
+        f'<div class="runs">{table(content)}</div>{notes}\n'
         '<section><h2>Accuracy and cost</h2><div class="controls" id="controls"></div>'
         '<div class="chart"><div id="scatter" role="figure" aria-label="Policies of all runs: accuracy against cost">'
         "</div></div>"
-        '<p class="note">Lines join the policies of a run that no cheaper one of it beats. Stars are chosen policies.</p>'
+        '<p class="note">Lines join the policies of a run that no cheaper one of it beats. Stars are chosen policies.'
+        "</p>"
         f"</section>\n<section><h2>Repeat them</h2>{commands}</section>"
     )
     return page(", ".join(run.name for run in runs), body, {"runs": [_drawn(run) for run in runs]}, "overlay.js")

@@ -9,6 +9,7 @@ const state = {
   field: DATA.axis,
   quality: DATA.by_loss ? "loss" : "top1",
   time: "trial",
+  view: "close",
   map: 0,
   picked: DATA.chosen ?? (DATA.front.length ? DATA.front[0] : null),
 };
@@ -79,8 +80,10 @@ function drawScatter() {
       marker: { symbol, color, size, line: { color, width: 1.5 } },
     });
   };
+  const window = state.view === "close" ? closeUp(points) : null;
+  const seen = window ? points.filter((point) => inside(point, window)) : points;
   const width = node.clientWidth;
-  const searched = points.filter((point) => !isUniform(point.policy));
+  const searched = seen.filter((point) => !isUniform(point.policy));
   const drawn = thinned(searched.filter((point) => point.level === last), (p) => p.x, (p) => p.y, width, 400);
   let left = searched.filter((point) => point.level === last).length - drawn.length;
   levels.forEach((level, index) => {
@@ -94,11 +97,11 @@ function drawScatter() {
     add(level.name, at, symbol, NEUTRAL, 7);
   });
   levels.forEach((level, index) => {
-    const at = points.filter((point) => point.level === index && isUniform(point.policy));
+    const at = seen.filter((point) => point.level === index && isUniform(point.policy));
     add(`uniform widths, ${level.name}`, at, level.steps ? "diamond" : "diamond-open", UNIFORM, 11);
   });
   const fronted = new Set(DATA.front);
-  const front = points.filter((point) => fronted.has(point.policy) && point.level === last);
+  const front = seen.filter((point) => fronted.has(point.policy) && point.level === last);
   const steps = staircase(front, sign);
   traces.push({
     type: "scatter", mode: "lines", x: steps.map((p) => p.x), y: steps.map((p) => p.y), hoverinfo: "skip",
@@ -108,29 +111,62 @@ function drawScatter() {
   const chosen = points.filter((point) => point.policy === DATA.chosen && point === bestAt(points, point.policy));
   if (chosen.length) add(`chosen, trial ${policies.number[DATA.chosen]}`, chosen, "star", ACCENT, 19);
   const full = DATA.float.cost[field];
-  if (full != null && DATA.float[quality] != null) {
+  if (full != null && DATA.float[quality] != null && (!window || inside({ x: full, y: DATA.float[quality] }, window))) {
     traces.push({
       type: "scatter", mode: "markers", name: "floating point", x: [full], y: [DATA.float[quality]], hoverinfo: "text",
       hovertext: [`<b>Floating point</b><br>top-1 ${percent(DATA.float.top1)}<br>${formatted(field, full)}`],
       marker: { symbol: "square-open", color: NEUTRAL, size: 11, line: { color: NEUTRAL, width: 2 } },
     });
   }
+  traces.push({
+    type: "scatter", mode: "markers", name: "policy shown below", ...ring(), hoverinfo: "skip",
+    marker: { symbol: "circle-open", color: PICKED, size: 26, line: { color: PICKED, width: 2.5 } },
+  });
   const metric = DATA.metrics.find((found) => found.field === field);
   const rows = narrow() ? traces.length : Math.ceil(traces.length / 4);
   draw(node, traces, layout(440 + 21 * rows, {
-    xaxis: costAxis(field, metric.name, DATA.batch), yaxis: qualityAxis(quality),
+    xaxis: { ...costAxis(field, metric.name, DATA.batch), ...(window && { range: window.x }) },
+    yaxis: { ...qualityAxis(quality), ...(window && { range: window.y.map(placed), autorange: false }) },
     shapes: marks(), annotations: notes(metric),
   }));
-  byId("drawn").textContent = left
-    ? `${left} of ${points.length} points are not drawn, because others lie on them; all policies are in the list.`
-    : "";
+  node.shownWindow = window;
+  const outside = points.length - seen.length;
+  byId("drawn").textContent = [
+    outside ? `${outside} of ${points.length} scores lie outside this view; “All” shows them.` : "",
+    left ? `${left} points are not drawn, because others lie on them; all policies are in the list.` : "",
+  ].join(" ").trim();
+}
+
+// Where most of what was searched lies: one bad score, or a network far off the budget, would squeeze all others
+function closeUp(points) {
+  const searched = points.filter((point) => policies.number[point.policy] != null);
+  if (searched.length < 8) return null;
+  const limit = DATA.metrics.find((metric) => metric.field === state.field).limit;
+  const [left, right] = extent([...searched, ...(limit == null ? [] : [{ x: limit }])], (point) => point.x);
+  const sign = state.quality === "top1" ? 1 : -1;
+  const values = [...searched].sort((a, b) => sign * (a.y - b.y)).map((point) => point.y);
+  const worst = values[Math.floor(0.15 * values.length)], reference = DATA.float[state.quality] ?? values.at(-1);
+  const best = sign > 0 ? Math.max(values.at(-1), reference) : Math.min(values.at(-1), reference);
+  const [low, high] = [placed(worst), placed(best)];
+  const aside = 0.06 * (right - left || right || 1), up = 0.1 * (high - low || 0.1);
+  return { x: [Math.max(0, left - aside), right + aside], y: [low - up, high + up].map((y) => (sign > 0 ? y : 10 ** y)) };
+}
+
+// Where a value stands on the axis of quality: that of losses is logarithmic
+function placed(value) {
+  return state.quality === "top1" ? value : Math.log10(value);
+}
+
+function inside(point, window) {
+  const [low, high] = extent(window.y, Number);
+  return point.x >= window.x[0] && point.x <= window.x[1] && point.y >= low && point.y <= high;
 }
 
 function bestAt(points, policy) {
   return points.filter((point) => point.policy === policy).sort((a, b) => b.level - a.level)[0];
 }
 
-// The budget, floating point, and a ring around the policy that is picked
+// The budget, and floating point
 function marks() {
   const { field, quality } = state, found = [];
   const limit = DATA.metrics.find((metric) => metric.field === field).limit;
@@ -140,28 +176,28 @@ function marks() {
     const y = DATA.float[quality];
     found.push({ type: "line", x0: 0, x1: 1, xref: "paper", y0: y, y1: y, line: { ...line, width: 1, dash: "dot" } });
   }
-  const point = best.get(state.picked);
-  const x = point && price(point.policy, field);
-  if (x != null && point[quality] != null) {
-    found.push({
-      type: "circle", xsizemode: "pixel", ysizemode: "pixel", xanchor: x, yanchor: point[quality], x0: -13, x1: 13,
-      y0: -13, y1: 13, line: { color: PICKED, width: 2.5 },
-    });
-  }
   return found;
+}
+
+// Where the policy that is picked stands, at its longest training
+function ring() {
+  const point = best.get(state.picked);
+  const x = point ? price(point.policy, state.field) : null;
+  return x == null || point[state.quality] == null ? { x: [], y: [] } : { x: [x], y: [point[state.quality]] };
 }
 
 function notes(metric) {
   const found = [];
   if (metric.limit != null) {
     found.push({
-      x: metric.limit, y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+      x: metric.limit, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
       text: `budget ${formatted(metric.field, metric.limit)}`,
     });
   }
-  const y = DATA.float[state.quality];
-  if (y != null) {
-    const text = "float " + (state.quality === "top1" ? percent(y) : y.toFixed(3));
+  const score = DATA.float[state.quality];
+  if (score != null) {
+    const text = "float " + (state.quality === "top1" ? percent(score) : score.toFixed(3));
+    const y = placed(score); // of a logarithmic axis annotations give the logarithm, shapes the value
     found.push({ x: 0, xref: "paper", xanchor: "left", y, yanchor: "bottom", showarrow: false, text, font: { size: 12 } });
   }
   return found;
@@ -173,7 +209,14 @@ function pick(policy) {
   state.picked = policy;
   const list = byId("policy");
   if (list.value !== String(policy)) list.value = String(policy);
-  if (byId("scatter").data) Plotly.relayout(byId("scatter"), { shapes: marks() });
+  const node = byId("scatter");
+  const place = ring();
+  const [x, y] = [place.x[0], place.y[0]];
+  if (node.shownWindow && x != null && !inside({ x, y }, node.shownWindow)) {
+    document.querySelector('input[name="view"][value="all"]').click(); // or the ring would be out of sight
+  } else {
+    Plotly.restyle(node, { x: [place.x], y: [place.y] }, [node.data.length - 1]);
+  }
   if (byId("sensitivity")?.data) drawMap();
   drawPicked();
 }
@@ -296,7 +339,7 @@ function fillList() {
   list.addEventListener("change", () => pick(Number(list.value)));
 }
 
-if (every.length) {
+if (layers.length) {
   choice("controls", "axis", "Cost", DATA.metrics.map(({ field, name }) => [field, capital(name)]), state.field, (field) => {
     state.field = field;
     drawScatter();
@@ -306,6 +349,10 @@ if (every.length) {
     state.quality = quality;
     drawScatter();
     if (byId("progress").data) drawProgress();
+  });
+  choice("controls", "view", "View", [["close", "Close up"], ["all", "All"]], state.view, (view) => {
+    state.view = view;
+    drawScatter();
   });
   fillList();
   drawScatter();

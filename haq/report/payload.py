@@ -67,7 +67,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
             "loss": [_short(point.loss) for _, point in points],
         },
         "front": [place[point.number] for point in summary.front if point.number in place],
-        "chosen": place.get(summary.chosen),
+        "chosen": None if summary.chosen is None else place.get(summary.chosen),
         "float": {"cost": details.float_cost, "top1": details.float_top1, "loss": details.float_loss},
         "costs": _costs(details.table, details.names, pairs),
         "heat_maps": [vars(heat_map) for heat_map in details.heat_maps],

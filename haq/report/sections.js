@@ -23,11 +23,11 @@ function drawProgress() {
     DATA.origins.forEach((who, index) => {
       const own = thinned(points.filter((p) => origin(p.policy) === who), (p) => p.x, (p) => p.y, node.clientWidth, 240);
       if (!own.length) return;
-      const [symbol, color] = SERIES[index % SERIES.length];
+      const [symbol, color] = SERIES[1 + (index % (SERIES.length - 1))]; // the first is that of the line
       traces.push({
         type: "scatter", mode: "markers", name: shown(who), legendgroup: who, showlegend: !named.has(who),
         x: own.map((p) => p.x), y: own.map((p) => p.y), customdata: own.map((p) => p.policy), hovertext: own.map(hover),
-        hoverinfo: "text", xaxis: "x", yaxis: "y" + suffix, marker: { symbol, color, size: 7, opacity: 0.75 },
+        hoverinfo: "text", xaxis: "x", yaxis: "y" + suffix, marker: { symbol, color, size: 7 },
       });
       named.add(who);
     });
@@ -133,7 +133,7 @@ function drawBench() {
 
 const signed = (share) => (share < 0 ? "−" : "+") + (100 * Math.abs(share)).toFixed(1) + " %";
 
-if (every.length) {
+if (layers.length) {
   choice("progress-controls", "time", "Over", [["trial", "Trials"], ["time", "Time"]], state.time, (time) => {
     state.time = time;
     drawProgress();

@@ -35,13 +35,13 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
     console.print(Text(wording.verdict(summary), style="bold"))
     console.print()
     comparison = wording.comparison(summary)
-    console.print(_table(comparison, left=0))
+    console.print(_table(comparison))
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
     front = wording.front(summary)
     _heading(console, "Pareto front", front)
     if front.rows:
-        console.print(_table(front, left=len(front.header) - 1))
+        console.print(_table(front, len(front.header) - 1))
     if summary.layers:
         _heading(console, "Bits per layer", wording.layers(summary))
         console.print(_layers(summary.layers))
@@ -57,7 +57,7 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
 def render_comparison(runs: Sequence[Compared], console: Console) -> None:
     """Prints a table of runs, a row each."""
     content = comparison(runs)
-    console.print(_table(content, left=2))
+    console.print(_table(content, 1, 2))
     for note in content.notes:
         console.print(Text(note, style="dim"))
 
@@ -79,14 +79,14 @@ def _facts(summary: Summary) -> Padding:
     return Padding(grid, (0, 0, 1, 0))
 
 
-def _table(content: wording.Table, left: int) -> RichTable:
-    """Lays out a table whose column `left` is text; a sign marks the chosen row, for terminals without bold."""
+def _table(content: wording.Table, *left: int) -> RichTable:
+    """Lays out a table whose columns `left` are text; a sign marks the chosen row, for terminals without bold."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for index, title in enumerate(content.header):
         indent = "  " if index == 0 else ""
         table.add_column(
             indent + title.replace(" ", "\n" + indent, 1),
-            justify="left" if index in (0, left) else "right",
+            justify="left" if index in (0, *left) else "right",
             vertical="bottom",
             overflow="fold",
         )
