@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from haq.constraints import Constraint, format_cost
 from haq.errors import ConstraintError, HardwareError
 from haq.hwmodels import CostTable
@@ -14,6 +17,9 @@ from haq.policy import BitPolicy, LayerBits
 __all__ = ["Budget"]
 
 Field = Literal["w_bits", "a_bits"]
+Costs = npt.NDArray[np.float64]
+
+_ROUNDING = 1e-9
 
 
 class Budget:
@@ -51,6 +57,7 @@ class Budget:
         a_bits: Sequence[int] | None = None,
     ) -> None:
         self.table, self.scheme = table, scheme
+        self._given = (tuple(bits), dict(pinned), scheme, weights_only, a_bits)
         self.pinned = {name: LayerBits(b.w_bits, None) if weights_only else b for name, b in pinned.items()}
         self.fields: tuple[Field, ...] = ("w_bits",) if weights_only else ("w_bits", "a_bits")
         inputs = {None, *(bits if a_bits is None else a_bits)}
@@ -58,12 +65,14 @@ class Budget:
         self._lower = {(pair, field): self._next(pair, field, -1) for pair in self.pairs for field in self.fields}
         self._higher = {(pair, field): self._next(pair, field, 1) for pair in self.pairs for field in self.fields}
         whole = BitPolicy(dict.fromkeys(table.layers, self._nearest_pair(8, table.pairs)), scheme)
-        uniform8 = table.cost(whole)
+        self._uniform8 = uniform8 = table.cost(whole)
         resolved = [constraint.resolve(uniform8[constraint.field]) for constraint in constraints]
         self.constraints = tuple(
             min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
             for metric in dict.fromkeys(constraint.metric for constraint in resolved)
         )
+        self._sums = [constraint for constraint in self.constraints if constraint.field in table.metrics]
+        self._cells: dict[tuple[str, LayerBits], Costs] = {}
         self._check_reachable()
 
     def _check_reachable(self) -> None:
@@ -98,6 +107,20 @@ class Budget:
             totals = {pair: sum(share(name, pair, constraint) for constraint in constraints) for pair in self.pairs}
             chosen[name] = min(self.pairs, key=totals.__getitem__)
         return BitPolicy({**lowest, **chosen}, self.scheme)
+
+    def reachable(self, metric: str) -> float:
+        """Returns the smallest cost that any policy has, in the metric's kept unit."""
+        limit = Constraint(metric, 1.0)
+        return self.table.cost(self._cheapest([limit]))[limit.field]
+
+    def limit(self, metric: str) -> float:
+        """Returns the limit on a metric, or the uniform 8-bit network's cost where there is none."""
+        limits = {constraint.metric: constraint.limit for constraint in self.constraints}
+        return limits.get(metric, self._uniform8[Constraint(metric, 1.0).field])
+
+    def tightened(self, constraints: Sequence[Constraint]) -> Budget:
+        """Returns a budget that keeps these limits as well; raises like the constructor."""
+        return Budget(self.table, [*self.constraints, *constraints], *self._given)
 
     # Candidates
 
@@ -167,18 +190,20 @@ class Budget:
         Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
         activations; this gives them back.
         """
-        layers, raised = dict(policy), True
+        layers, totals, raised = dict(policy), self._totals(policy), True
         while raised:
             raised = False
             for name in (name for name in layers if name not in self.pinned):
                 for field in self.fields:
                     before, higher = layers[name], self._higher.get((layers[name], field))
-                    if higher is not None:
-                        layers[name] = higher
-                        if self.allows(BitPolicy(layers, policy.scheme)):
-                            raised = True
-                        else:
-                            layers[name] = before
+                    if higher is None:
+                        continue
+                    tried = totals + self._cell(name, higher) - self._cell(name, before)
+                    layers[name] = higher
+                    if self._may_fit(tried) and self.allows(BitPolicy(layers, policy.scheme)):
+                        totals, raised = tried, True
+                    else:
+                        layers[name] = before
         return BitPolicy(layers, policy.scheme)
 
     def decrease(self, policy: BitPolicy) -> BitPolicy:
@@ -188,19 +213,34 @@ class Budget:
         over and over, until all limits hold. A policy that fits comes back unchanged. Where costs do not fall with the
         widths, that may end at the lowest widths without a fit; then the cheapest policy is returned.
         """
-        layers = dict(policy)
+        if self.allows(policy):
+            return policy
+        layers, totals, lowered = dict(policy), self._totals(policy), True
         free = [name for name in reversed(layers) if name not in self.pinned]
-        candidate = policy
-        while not self.allows(candidate):
-            before = candidate
+        while lowered:
+            lowered = False
             for name in free:
                 for field in self.fields:
-                    lower = self._lower.get((layers[name], field))
-                    if lower is not None:
-                        layers[name] = lower
-                        candidate = BitPolicy(layers, policy.scheme)
-                        if self.allows(candidate):
-                            return candidate
-            if candidate == before:
-                return self._fallback
-        return candidate
+                    before, lower = layers[name], self._lower.get((layers[name], field))
+                    if lower is None:
+                        continue
+                    layers[name], lowered = lower, True
+                    totals = totals + self._cell(name, lower) - self._cell(name, before)
+                    if self._may_fit(totals) and self.allows(candidate := BitPolicy(layers, policy.scheme)):
+                        return candidate
+        return self._fallback
+
+    def _cell(self, name: str, pair: LayerBits) -> Costs:
+        """Returns what a layer costs in units of the limits that are sums over layers, `(limits,)`."""
+        key = name, pair
+        if key not in self._cells:
+            self._cells[key] = np.array([self.table.layer_cost(name, pair, c.field) / c.limit for c in self._sums])
+        return self._cells[key]
+
+    def _totals(self, policy: BitPolicy) -> Costs:
+        totals: Costs = np.sum([self._cell(name, pair) for name, pair in policy.items()], axis=0)
+        return totals
+
+    def _may_fit(self, totals: Costs) -> bool:
+        """Whether running totals, which are off by rounding, leave it to the table to say that a policy fits."""
+        return bool((totals <= 1 + _ROUNDING).all())

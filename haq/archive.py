@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from haq.runs import Trial
 
-__all__ = ["best_first", "pareto_front"]
+__all__ = ["best_first", "hypervolume", "pareto_front"]
 
 
 def _comparable(trials: Sequence[Trial]) -> list[Trial]:
@@ -40,6 +42,25 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     kept = set(front)
     chosen = [trial for trial, point in zip(trials, points, strict=True) if point in kept]
     return sorted(chosen, key=_costs)
+
+
+def hypervolume(trials: Sequence[Trial], reference: Mapping[str, float]) -> float:
+    """Returns how much of objective and costs the trials that trained longest beat, 0 to 1.
+
+    Each axis runs from 0 to 1: 1 − objective, and each cost in units of its reference; the volume is that of all points
+    that some trial is at least as good as (Zitzler and Thiele 1998).
+
+    Args:
+        trials: Of one search.
+        reference: Cost field → what counts as 1, such as the uniform 8-bit network's cost.
+    """
+    from moocore import hypervolume as dominated
+
+    points = [
+        [1.0 - trial.objective, *((trial.cost.get(field) or 0.0) / limit for field, limit in reference.items())]
+        for trial in _comparable(trials)
+    ]
+    return float(dominated(np.array(points), ref=np.ones(1 + len(reference)))) if points else 0.0
 
 
 def _costs(trial: Trial) -> tuple[float, ...]:

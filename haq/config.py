@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from haq.constraints import Constraint, parse_constraint
+from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
 from haq.policy import WIDTHS
 from haq.sources import source_of
@@ -62,7 +62,7 @@ class SearchConfig:
         ConstraintError: A constraint cannot be read.
     """
 
-    constraints: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
     model: str = "digits-resnet"
     weights: str | None = None
     data: str = "digits"
@@ -80,11 +80,18 @@ class SearchConfig:
     scheme: str = "linear"
     weights_only: bool = False
     workers: int = os.cpu_count() or 1
+    address: str | None = None
+    gpus_per_trial: float = 0.0
+    pareto: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.constraints:
+        if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
+        for metric in self.pareto:
+            if metric not in METRICS or METRICS[metric].name == "ram":
+                sums = [name for name in METRICS if name != "ram"]
+                raise ConfigError(f"--pareto {metric}{did_you_mean(metric, sums)}: use some of {', '.join(sums)}")
         self.parsed_constraints()
         if not self.bits:
             raise ConfigError("no widths to search: give some, such as --bits 2-8")
@@ -97,6 +104,8 @@ class SearchConfig:
             if getattr(self, name) < least:
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
+        if not 0 <= self.gpus_per_trial <= 64:
+            raise ConfigError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be between 0 and 64, such as 0.25")
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
         if self.agent not in get_args(AgentOption):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -82,23 +82,30 @@ class Baseline:
     """A network to compare with; an entry of `baselines.json`.
 
     Attributes:
-        bits: The uniform width of its layers (pinned ones apart), `None` for the float network.
+        bits: The uniform width of its weights (pinned layers apart), `None` for the float network.
         score: On the validation images, after calibration and without fine-tuning.
         cost: As the cost table prices it.
+        a_bits: The uniform width of its activations; `None` for floating point.
     """
 
     bits: int | None
     score: Score
     cost: Cost
+    a_bits: int | None = None
+
+    @property
+    def widths(self) -> str:
+        """The widths for people: `4`, or `4/2` where activations have others."""
+        return f"{self.bits}" if self.a_bits in (None, self.bits) else f"{self.bits}/{self.a_bits}"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types."""
-        return {"bits": self.bits, "score": self.score.to_dict(), "cost": dict(self.cost)}
+        return {"bits": self.bits, "a_bits": self.a_bits, "score": self.score.to_dict(), "cost": dict(self.cost)}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Baseline:
         """Restores what `to_dict` gave."""
-        return cls(data["bits"], Score.from_dict(data["score"]), data["cost"])
+        return cls(data["bits"], Score.from_dict(data["score"]), data["cost"], data.get("a_bits", data["bits"]))
 
 
 BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
@@ -257,7 +264,8 @@ class RunFolder:
             raise ConfigError(
                 f"run {str(self.path)!r} has no result yet; finish it with `haq search --resume {self.path}`"
             )
-        return self._read(self._best, Best.from_dict)
+        best = self._read(self._best, Best.from_dict)
+        return replace(best, policy=best.policy.with_scheme(self.read_config().scheme))
 
     def write_front(self, front: list[Trial]) -> None:
         """Writes `pareto.json`: the trials that no other trial beats in objective and cost at once."""

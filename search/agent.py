@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import truncnorm
+from scipy.special import ndtr, ndtri
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import configure
@@ -96,10 +96,11 @@ class DDPGAgent:
         """Returns an exploring action, or one that is uniformly random, `(1,)` in [−1, 1]."""
         if random:
             return self._rng.uniform(-1, 1, 1).astype(np.float32)
-        mean, _ = self._ddpg.predict(observation, deterministic=True)
+        with torch.no_grad():
+            mean = float(self._ddpg.actor(torch.from_numpy(observation)[None]))
         sigma = 2 * _SIGMA * _SIGMA_DECAY ** max(self.episodes - self.warmup, 0)  # twice, for a range twice as wide
-        low, high = (-1 - mean) / sigma, (1 - mean) / sigma
-        return np.asarray(truncnorm.rvs(low, high, mean, sigma, random_state=self._rng), np.float32).reshape(1)
+        share = self._rng.uniform(ndtr((-1 - mean) / sigma), ndtr((1 - mean) / sigma))
+        return np.clip(np.array([mean + sigma * ndtri(share)], np.float32), -1, 1)
 
     def observe(self, episode: Transitions, reward: float) -> None:
         """Stores an episode with its reward, and after the warm-up learns from as many batches as it had steps."""

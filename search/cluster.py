@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from haq.errors import ConfigError
 
 __all__ = ["ray_workers"]
 
@@ -20,34 +23,83 @@ _QUIET = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",  # a policy is proposed when a worker is free, with all that was learnt by then
 }
 
+_ANSWER_S = 5.0
+_ENVIRONMENT = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+
 
 @contextmanager
-def ray_workers(workers: int) -> Iterator[None]:
-    """Runs its block with a Ray instance of `workers` CPUs on this machine, or inside one that is already running.
+def ray_workers(workers: int, address: str | None = None, gpus: float = 0.0) -> Iterator[None]:
+    """Runs its block with Ray: of its own on this machine, on a cluster, or inside one that is already running.
 
-    Ray listens on the loopback address only, and its dashboard is off.
+    A Ray of its own has `workers` CPUs, listens on the loopback address only, and its dashboard is off.
+
+    Args:
+        workers: Tasks at a time.
+        address: Of a cluster's head, `HOST:PORT`, or `auto` for the one that this machine belongs to.
+        gpus: GPUs that each task takes, such as a quarter.
+
+    Raises:
+        ConfigError: No cluster answers, or there is no GPU.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
+        _check_gpus(gpus)
         yield
         return
+    if address is None:
+        _start(workers, gpus)
+    else:
+        _connect(address)
+    try:
+        _check_gpus(gpus)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(workers: int, gpus: float) -> None:
+    import ray
+    import torch
+
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
+        "local",  # not a cluster that happens to run on this machine
         num_cpus=workers,
-        num_gpus=0,
+        num_gpus=torch.cuda.device_count() if gpus else 0,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         configure_logging=True,
         _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        runtime_env=_ENVIRONMENT,
     )
+
+
+def _connect(address: str) -> None:
+    import ray
+
     try:
-        yield
-    finally:
-        ray.shutdown()
+        if address != "auto":  # Ray itself tries for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), _ANSWER_S).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_ENVIRONMENT)
+    except (ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(
+            f"--address {address}: no Ray cluster answers ({reason}); start one with `ray start --head` and give its "
+            "HOST:PORT, or leave the option out"
+        ) from None
+
+
+def _check_gpus(gpus: float) -> None:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    there = resources.get("GPU", 0.0)
+    if gpus > there:
+        raise ConfigError(f"--gpus-per-trial {gpus:g}: Ray finds {there:g} GPUs; leave the option out to use CPUs")

@@ -126,7 +126,7 @@ def compare_agents(
         observer: Receives progress.
     """
     problem = pose(config, observer)
-    with ray_workers(config.workers):
+    with ray_workers(config.workers, config.address, config.gpus_per_trial):
         import ray
 
         float_score = evaluate(problem.model, problem.data.val, "float")
@@ -135,7 +135,7 @@ def compare_agents(
         if set(agents) & INFORMED:
             measured = sensitivity_of(config, problem, workload, folder / "sensitivity.json", observer)
         archive, shared = ray.remote(num_cpus=0)(_Archive).remote(), ray.put(workload)
-        setting = ray.put((problem.layers, problem.budget, measured, float_score, config.trials))
+        setting: Any = ray.put((problem.layers, problem.budget, measured, float_score, config.trials))
         run = ray.remote(num_cpus=1, num_returns="streaming")(_course)
         keys = [(agent, seed) for agent in agents for seed in (seeds[:1] if agent in SEEDLESS else seeds)]
         streams = {run.remote(agent, seed, setting, shared, archive): (agent, seed) for agent, seed in keys}

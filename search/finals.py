@@ -14,7 +14,7 @@ from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
 from haq.search.streams import gather
-from haq.search.workload import Workload
+from haq.search.workload import Workload, worker_device
 
 __all__ = ["Finalist", "finetune_all", "test_all"]
 
@@ -43,7 +43,11 @@ class Finalist:
 
 
 def finetune_all(
-    workload: Workload, policies: Mapping[str, BitPolicy], steps: int, progress: Callable[[int, int], None]
+    workload: Workload,
+    policies: Mapping[str, BitPolicy],
+    steps: int,
+    progress: Callable[[int, int], None],
+    gpus: float = 0.0,
 ) -> dict[str, Finalist]:
     """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers.
 
@@ -52,10 +56,11 @@ def finetune_all(
         policies: Name → policy.
         steps: Fine-tuning steps for each.
         progress: Called with steps taken and steps in all.
+        gpus: That each takes.
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_returns="streaming", max_retries=1)(_finetune)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=1)(_finetune)
     shared = ray.put(workload)
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
     return gather(streams, lambda taken: progress(sum(taken.values()), steps * len(policies)))
@@ -64,13 +69,13 @@ def finetune_all(
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:
     """Yields the number of steps taken, time and again, and at last the network."""
     torch.set_num_threads(1)
-    model = workload.quantized(policy)
+    model = workload.quantized(policy).to(worker_device())
     finetuning = workload.finetuning(model, steps)
     for part in range(1, _REPORTS + 1 if steps else 1):
         finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
         yield finetuning.done
     score = evaluate(model, workload.val, "qat" if steps else "ptq", finetuning.done)
-    yield Finalist(policy, model.state_dict(), score)
+    yield Finalist(policy, model.cpu().state_dict(), score)
 
 
 def test_all(

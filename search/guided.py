@@ -81,8 +81,7 @@ class Guide:
 
     def _candidates(self) -> Iterator[tuple[str, Indices]]:
         """Yields policies, the most promising first; where all were seen, random ones, at last without spending."""
-        best = sorted(self._scored.values(), key=lambda scored: scored[1])[:_PARENTS]
-        predictor, parents = self._predictor(), np.array([indices for indices, _ in best])
+        predictor, parents = self._predictor(), self._parents()
         inspired = self.inspired(parents[0], predictor)
         known = {policy.tobytes() for policy in inspired}
         for indices in self._neighbours(parents, inspired, predictor):
@@ -90,6 +89,12 @@ class Guide:
         for spend in (True, False):
             for indices in self.projection.fit_all(self.projection.random(self._rng, _CANDIDATES), spend):
                 yield "random", indices
+
+    def _parents(self) -> Indices:
+        """Returns the best policies that fit, or, where none does yet, the best of all, `(P, F)`."""
+        ordered = np.array([indices for indices, _ in sorted(self._scored.values(), key=lambda scored: scored[1])])
+        fitting = ordered[~self.projection.over(ordered).any(axis=0)]
+        return (fitting if len(fitting) else ordered)[:_PARENTS]
 
     def inspired(self, base: Indices, predictor: Predictor) -> Indices:
         """Returns candidates from elsewhere, `(P, F)`, fitted to the budget; a guide alone has none."""

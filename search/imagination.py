@@ -26,6 +26,9 @@ _NOISE, _NOISE_DECAY, _LEAST_NOISE = 0.6, 0.97, 0.15  # of actions; it falls wit
 _KEPT = 4096  # episodes
 
 
+Singles = NDArray[np.float32]
+
+
 class Dreamer(Guide):
     """Adds an agent's proposals to the guide's candidates; the prediction decides between them.
 
@@ -74,7 +77,7 @@ class Dreamer(Guide):
         policies = self._walk(base, _EPISODES, _LEAST_NOISE)[2]
         return np.unique(policies, axis=0)
 
-    def _walk(self, base: Indices, episodes: int, noise: float) -> tuple[Floats, Floats, Indices]:
+    def _walk(self, base: Indices, episodes: int, noise: float) -> tuple[Singles, Singles, Indices]:
         """Returns what the agent saw and did, `(F, episodes, n)`, and the policies that came of it."""
         seen = self._seen(base)
         actions = np.zeros((len(base), episodes, 2), np.float32)
@@ -100,7 +103,7 @@ class Dreamer(Guide):
                     indices = np.where(wanted, steps[up, field, indices], indices)
         return indices
 
-    def _keep(self, observations: Floats, actions: Floats, rewards: Floats) -> None:
+    def _keep(self, observations: Singles, actions: Singles, rewards: Floats) -> None:
         buffer = self._ddpg.replay_buffer
         assert buffer is not None
         for observed, acted in zip(observations, actions, strict=True):
@@ -114,7 +117,7 @@ class Dreamer(Guide):
                     [{}],
                 )
 
-    def _seen(self, base: Indices) -> NDArray[np.float32]:
+    def _seen(self, base: Indices) -> Singles:
         """Returns what the agent is shown of each layer, `(F, n)`."""
         projection, rows = self.projection, np.arange(len(base))
         parts = [self._shapes, self._widths[base]]
@@ -129,12 +132,14 @@ class Dreamer(Guide):
         return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-class _Spaces(gymnasium.Env[Floats, Floats]):
+class _Spaces(gymnasium.Env[Singles, Singles]):
     """The spaces alone: episodes are walked many at a time, which no environment does."""
 
     def __init__(self, observation: int, action: int) -> None:
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (action,), np.float32)
+        self.observation_space: gymnasium.spaces.Space[Singles] = gymnasium.spaces.Box(
+            -np.inf, np.inf, (observation,), np.float32
+        )
+        self.action_space: gymnasium.spaces.Space[Singles] = gymnasium.spaces.Box(-1.0, 1.0, (action,), np.float32)
 
 
 def _width_numbers(projection: Projection) -> Floats:

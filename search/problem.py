@@ -81,6 +81,8 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     table = prices.table
     held = (Constraint(key, limit, origin=f"{table.hardware} holds no more") for key, limit in prices.limits.items())
     constraints = [*config.parsed_constraints(), *held]
+    constrained = {constraint.metric for constraint in constraints}
+    constraints += [Constraint(name, 1.0, relative=True) for name in config.pareto if name not in constrained]
     for constraint in constraints:
         if constraint.field not in table.fields:
             known = " or ".join(name for name, metric in METRICS.items() if metric.field in table.fields)

@@ -61,4 +61,10 @@ def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] 
     chosen = solved.x.reshape(len(free), len(pairs)).argmax(axis=1)
     layers = {**fixed, **{name: pairs[index] for name, index in zip(free, chosen, strict=True)}}
     policy = BitPolicy({name: layers[name] for name in table.layers}, budget.scheme)
-    return policy if budget.allows(policy) else budget.decrease(policy)
+    if budget.allows(policy):
+        return policy
+    # The solver takes a limit for kept that is exceeded by a hair; that policy is then one of those not wanted
+    over = [constraint for constraint in budget.constraints if constraint.field in table.metrics]
+    if any(table.cost(policy)[c.field] > c.limit for c in over) and policy not in (unwanted := [*without]):
+        return allocate(budget, penalties, [*unwanted, policy])
+    return budget.decrease(policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from haq.envs import Budget
 from haq.policy import BitPolicy
@@ -80,8 +81,8 @@ class Projection(Lattice):
         """Makes the worthiest move of each policy, `(fields, P, F)`; returns the policies that had one."""
         flat = worth.transpose(1, 0, 2).reshape(len(busy), -1)
         best = flat.argmax(axis=1)
-        going = np.isfinite(flat[np.arange(len(busy)), best])
+        going: npt.NDArray[np.bool_] = np.isfinite(flat[np.arange(len(busy)), best])
         fields, rows = np.divmod(best[going], len(self.free))
-        chosen = busy[going]
+        chosen: Indices = busy[going]
         current[chosen, rows] = moved[fields, np.flatnonzero(going), rows]
         return chosen

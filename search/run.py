@@ -17,16 +17,15 @@ from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
-from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.quant.preparation import save_quantized
 from haq.runs import Baseline, Best, RunFolder, Trial
-from haq.scores import Score
 from haq.search.cluster import ray_workers
-from haq.search.finals import finetune_all, test_all
+from haq.search.finals import Finalist, finetune_all, test_all
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
+from haq.search.references import references, uniform_rivals
 from haq.search.tuning import search
 from haq.search.workload import Workload, choose_rank_by, make_workload
 
@@ -55,11 +54,12 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
     with _one_thread():
         problem = pose(config, observer)
         folder = RunFolder(out)
-        out.mkdir(parents=True)
-        folder.write_config(config, _environment())
-        folder.write_layers(problem.layers)
-        problem.table.save(folder.costs)
-        _complete(config, problem, folder, observer)
+        with ray_workers(config.workers, config.address, config.gpus_per_trial):
+            out.mkdir(parents=True)
+            folder.write_config(config, _environment())
+            folder.write_layers(problem.layers)
+            problem.table.save(folder.costs)
+            _complete(config, problem, folder, observer)
     return folder
 
 
@@ -80,7 +80,9 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
     with _one_thread():
-        _complete(config, pose(config, observer), folder, observer)
+        problem = pose(config, observer)
+        with ray_workers(config.workers, config.address, config.gpus_per_trial):
+            _complete(config, problem, folder, observer)
     return folder
 
 
@@ -88,48 +90,28 @@ def _complete(config: SearchConfig, problem: Problem, folder: RunFolder, observe
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     float_score = evaluate(problem.model, problem.data.val, "float")
     rank_by = choose_rank_by(config, problem.data, float_score, observer)
-    with ray_workers(config.workers):
-        workload = make_workload(config, problem, rank_by, observer)
-        baselines = _baselines(problem, workload, float_score)
-        folder.write_baselines(baselines)
-        _introduce(problem, baselines, observer)
+    workload = make_workload(config, problem, rank_by, observer)
+    rivals = uniform_rivals(problem, workload)
+    baselines = references(problem, workload, float_score, rivals)
+    folder.write_baselines(baselines)
+    _introduce(problem, baselines, observer)
 
-        def on_trial(trials: list[Trial]) -> None:
-            best = best_first(trials)
-            note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
-            observer.progress("search", len(trials), config.trials, note)
+    def on_trial(trials: list[Trial]) -> None:
+        best = best_first(trials)
+        note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
+        observer.progress("search", len(trials), config.trials, note)
 
-        trials = search(config, problem, workload, float_score, folder, observer, on_trial)
-        ranked = best_first(trials)
-        if not ranked:
-            reasons = sorted({trial.error or "unknown" for trial in trials})
-            raise HaqError(f"no policy could be scored: all {len(trials)} trials failed ({'; '.join(reasons)[:300]})")
-        folder.write_front(pareto_front(trials))
-        if len(trials) < config.trials:
-            observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
-            folder.write_best(_untested(problem, ranked[0], baselines))
-            return
-        _finish(config, problem, workload, ranked, baselines, folder, observer)
-
-
-def _baselines(problem: Problem, workload: Workload, float_score: Score) -> dict[Any, Baseline | None]:
-    """Scores the networks to compare with, on the validation images and without fine-tuning."""
-
-    def uniform(bits: int | None) -> Baseline | None:
-        if bits is None:
-            return None
-        policy = problem.budget.uniform(bits)
-        score = evaluate(workload.quantized(policy), workload.val, "ptq")
-        return Baseline(bits, score, problem.table.cost(policy))
-
-    float_policy = BitPolicy.uniform([layer.name for layer in problem.layers], None)
-    float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers)
-    float_cost = {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}
-    return {
-        "float": Baseline(None, float_score, float_cost),
-        "uniform8": uniform(8),
-        "uniform_same_budget": uniform(problem.budget.largest_uniform()),
-    }
+    trials = search(config, problem, workload, float_score, folder, observer, on_trial)
+    ranked = best_first(trials)
+    if not ranked:
+        reasons = sorted({trial.error or "unknown" for trial in trials})
+        raise HaqError(f"no policy could be scored: all {len(trials)} trials failed ({'; '.join(reasons)[:300]})")
+    folder.write_front(pareto_front(trials))
+    if len(trials) < config.trials:
+        observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
+        folder.write_best(_untested(problem, ranked[0], baselines))
+        return
+    _finish(config, problem, workload, ranked, baselines, rivals, folder, observer)
 
 
 def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer: Observer) -> None:
@@ -139,7 +121,7 @@ def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer
         if baseline is not None:
             metric = "latency" if "latency_ms" in baseline.cost else "size"
             cost = format_cost(METRICS[metric].field, baseline.cost[METRICS[metric].field])
-            label = name if name == "float" else f"uniform {baseline.bits} bits"
+            label = name if name == "float" else f"uniform {baseline.widths} bits"
             observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples, {metric} {cost}")
 
 
@@ -153,27 +135,36 @@ def _finish(
     workload: Workload,
     ranked: list[Trial],
     baselines: dict[Any, Baseline | None],
+    rivals: list[tuple[BitPolicy, Baseline]],
     folder: RunFolder,
     observer: Observer,
 ) -> None:
     """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time."""
-    policies: dict[str, BitPolicy] = {}
-    same_budget = baselines["uniform_same_budget"]
-    if same_budget is not None and same_budget.bits is not None:
-        policies["uniform"] = problem.budget.uniform(same_budget.bits)
+    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:_FINALISTS])}
     searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
     policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:_FINALISTS], 1)}
     finalists = finetune_all(
-        workload, policies, config.finetune_steps, lambda done, total: observer.progress("fine-tune", done, total)
+        workload,
+        policies,
+        config.finetune_steps,
+        lambda done, total: observer.progress("fine-tune", done, total),
+        config.gpus_per_trial,
     )
-    chosen = max(finalists.values(), key=lambda finalist: finalist.score.objective(workload.rank_by))
+
+    def objective(finalist: Finalist) -> float:
+        return finalist.score.objective(workload.rank_by)
+
+    chosen = max(finalists.values(), key=objective)
     networks = {
         "float": problem.model,
         "uniform8": workload.quantized(problem.budget.uniform(8)),
         "ours": chosen.network(workload),
     }
-    if "uniform" in finalists:
-        networks["uniform_same_budget"] = finalists["uniform"].network(workload)
+    if rivals:
+        strongest = max(range(len(rivals[:_FINALISTS])), key=lambda number: objective(finalists[f"uniform {number}"]))
+        networks["uniform_same_budget"] = finalists[f"uniform {strongest}"].network(workload)
+        baselines["uniform_same_budget"] = rivals[strongest][1]
+        folder.write_baselines(baselines)
     top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
     save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample)
     folder.write_best(

@@ -14,7 +14,7 @@ from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
 from haq.search.searcher import METRIC
-from haq.search.workload import Workload
+from haq.search.workload import Workload, worker_device
 
 __all__ = ["CHUNKS", "QuantizationTrial", "scores_of"]
 
@@ -25,7 +25,7 @@ CHUNKS = 3
 def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator[Score]:
     """Yields the score after calibration, then after each chunk of fine-tuning; stops early when it diverges."""
     start = time.perf_counter()
-    model = workload.quantized(policy)
+    model = workload.quantized(policy).to(worker_device())
     score = evaluate(model, workload.val, "ptq")
     yield replace(score, seconds=time.perf_counter() - start)
     finetuning = workload.finetuning(model, qat_steps)

@@ -15,10 +15,11 @@ from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
 from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
+from haq.search.sweep import make_sweep
 from haq.search.trainable import CHUNKS, QuantizationTrial
 from haq.search.workload import Workload
 
-__all__ = ["search", "sensitivity_of"]
+__all__ = ["run_trials", "search", "sensitivity_of"]
 
 _MEASURE = "kl"
 _IMAGES = 512
@@ -59,7 +60,7 @@ def search(
         trials=config.trials,
         seed=config.seed,
     )
-    agent, first = make_agent(config.agent, task)
+    agent, first = make_sweep(config.agent, task, config.pareto) if config.pareto else make_agent(config.agent, task)
     trials = folder.read_trials()
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
@@ -88,11 +89,27 @@ def search(
             objective = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
             searcher.learn(trial.number, trial.policy, objective)
     if len(trials) < config.trials:
-        _tune(config, workload, searcher, config.trials - len(trials), folder)
+        from ray import tune
+
+        trainable = tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps)
+        missing = config.trials - len(trials)
+        run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial)
     return trials
 
 
-def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trials: int, folder: RunFolder) -> None:
+def run_trials(
+    trainable: Any, searcher: BitSearcher, trials: int, folder: RunFolder, workers: int, gpus: float = 0.0
+) -> None:
+    """Runs trials that the searcher proposes, as many at a time as there are workers; ASHA stops the less promising.
+
+    Args:
+        trainable: What a worker does with a policy; see `QuantizationTrial`.
+        searcher: Proposes and learns.
+        trials: How many.
+        folder: Keeps Tune's files.
+        workers: Trials at a time, each with a CPU.
+        gpus: That each trial takes.
+    """
     from ray import tune
     from ray.tune.logger import TBXLoggerCallback
     from ray.tune.schedulers import ASHAScheduler
@@ -101,9 +118,9 @@ def _tune(config: SearchConfig, workload: Workload, searcher: BitSearcher, trial
         time_attr="training_iteration", metric=METRIC, mode="max", max_t=1 + CHUNKS, grace_period=1, reduction_factor=2
     )
     tuner = tune.Tuner(
-        tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps),
+        tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=tune.search.ConcurrencyLimiter(searcher, config.workers),
+            search_alg=tune.search.ConcurrencyLimiter(searcher, workers),
             scheduler=scheduler,
             num_samples=trials,
             reuse_actors=True,

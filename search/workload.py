@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
@@ -18,7 +19,7 @@ from haq.scores import RankBy, Score
 from haq.search.observer import Observer
 from haq.search.problem import Problem
 
-__all__ = ["Workload", "choose_rank_by", "make_workload"]
+__all__ = ["Workload", "choose_rank_by", "make_workload", "worker_device"]
 
 _CALIBRATION_IMAGES = 512
 _SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
@@ -53,6 +54,11 @@ class Workload:
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
         """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
         return Finetuning(model, self.train, self.teacher, steps, self.seed)
+
+
+def worker_device() -> torch.device:
+    """Returns where a worker computes: on the GPU that Ray gave it; Ray hides GPUs from those that asked for none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer) -> RankBy:

@@ -55,7 +55,7 @@ def compare_agents(
     for option, value in (("--evaluations", evaluations), ("--seeds", seeds)):
         if value < 1:
             raise ConfigError(f"{option} {value}: must be at least 1")
-    if out.exists():
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")
     config = searched(trials=evaluations, qat_steps=0, **options)
     with TerminalObserver() as observer:
@@ -83,7 +83,7 @@ def _table(found: Comparison) -> Table:
     rivals = found.of(_RIVAL)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     table.add_column("agent")
-    for count in shown[-4:]:
+    for count in shown[-3:]:
         table.add_column(f"best\nof {count}", justify="right")
     if rivals:
         table.add_column(f"matches\n{_RIVAL}", justify="right")
@@ -93,7 +93,7 @@ def _table(found: Comparison) -> Table:
     for agent in dict.fromkeys(course.agent for course in found.courses):
         courses = found.of(agent)
         cells = []
-        for count in shown[-4:]:
+        for count in shown[-3:]:
             values = found.shown([course.best(count) for course in courses])
             cells.append(f"{values.mean():.4f}" + (f"\n±{values.std():.4f}" if len(courses) > 1 else ""))
         if rivals:

@@ -71,10 +71,17 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
         "haq search --scheme kmeans --weights-only --constraint size=20%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
         "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
+        "haq search --pareto latency,size --trials 200",
         "haq search --resume runs/digits-resnet-edge",
     )
 )
 @search_options
+@click.option(
+    "--pareto",
+    metavar="METRICS",
+    help="Sweep budgets of these metrics in one run, such as latency,size, up to the constraints or to the uniform "
+    "8-bit network's cost; evaluations are shared between the budgets.",
+)
 @click.option("--trials", default=DEFAULTS.trials, show_default=True, help="Policies to score.")
 @click.option(
     "--qat-steps",
@@ -110,6 +117,7 @@ def search(
     /,
     out: Path | None,
     resumed: Path | None,
+    pareto: str | None,
     **options: Any,
 ) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
@@ -122,7 +130,8 @@ def search(
             raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
         _search(None, resumed)
         return
-    config = searched(**options)
+    metrics = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
+    config = searched(pareto=metrics, **options)
     _search(config, out or _free_folder(config))
 
 
@@ -147,7 +156,8 @@ def _search(config: SearchConfig | None, path: Path) -> None:
 def _free_folder(config: SearchConfig) -> Path:
     """Returns `runs/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
     model = short_name(config.model)
-    limits = [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
+    limits = [f"pareto-{metric}" for metric in config.pareto]
+    limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
     name = "-".join([model, Path(config.hardware).stem, *limits])
     base = Path("runs") / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name)
     path, number = base, 1

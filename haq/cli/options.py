@@ -111,6 +111,17 @@ _PROBLEM = (
         "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."
     ),
     click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Head of a Ray cluster to run the trials on, or auto; give --workers as well.  [default: this machine]",
+    ),
+    click.option(
+        "--gpus-per-trial",
+        default=DEFAULTS.gpus_per_trial,
+        show_default=True,
+        help="GPUs of each trial; 0.25 lets four share one.",
+    ),
+    click.option(
         "--seed", default=DEFAULTS.seed, show_default=True, help="Same seed, same machine, one worker: same run."
     ),
 )

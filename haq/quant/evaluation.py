@@ -12,16 +12,21 @@ from haq.data import Samples
 from haq.layers import evaluating
 from haq.scores import Fidelity, Score
 
-__all__ = ["evaluate", "logits_of", "teacher_of"]
+__all__ = ["device_of", "evaluate", "logits_of", "teacher_of"]
 
 _BATCH = 50  # what a layer computes for so few images stays in the cache
 _TEACHER_BYTES = 2**28
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Returns where the network computes."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 def logits_of(model: nn.Module, samples: Samples) -> Tensor:
     """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`."""
     with evaluating(model):
-        return torch.cat([model(x) for x, _ in samples.batches(_BATCH)])
+        return torch.cat([model(x.to(device_of(model))) for x, _ in samples.batches(_BATCH)])
 
 
 def teacher_of(model: nn.Module, samples: Samples) -> Tensor | nn.Module:
@@ -41,9 +46,10 @@ def evaluate(model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int 
     """
     start = time.perf_counter()
     correct, loss = 0, 0.0
+    device = device_of(model)
     with evaluating(model):
         for x, y in samples.batches(_BATCH):
-            logits, y = model(x).flatten(0, -2), y.flatten()
+            logits, y = model(x.to(device)).flatten(0, -2), y.to(device).flatten()
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
     count = samples.y.size

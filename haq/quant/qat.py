@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from haq.data import Samples
 from haq.layers import evaluating, quantizable_layers
+from haq.quant.evaluation import device_of
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer
 
@@ -61,7 +62,7 @@ class Finetuning:
         batch: int = BATCH_SIZE,
     ) -> None:
         self.model, self.samples, self.teacher, self.steps = model, samples, teacher, steps
-        self.done = 0
+        self.done, self._device = 0, device_of(model)
         self._quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
         self._penalised = [
             (layer.weight_quantizer, layer.weight)
@@ -94,7 +95,7 @@ class Finetuning:
             for quantizer in self._quantizers:
                 quantizer.advance(self.done / self.steps)
             chosen = next(self._batches)
-            x, _ = self.samples.batch(chosen)
+            x = self.samples.batch(chosen)[0].to(self._device)
             target = F.log_softmax(self._taught(chosen, x), dim=1)
             self._optimizer.zero_grad(set_to_none=True)
             output = self.model(x).flatten(0, -2)
@@ -110,15 +111,15 @@ class Finetuning:
     def _taught(self, chosen: NDArray[np.int64], x: Tensor) -> Tensor:
         """Returns the float network's outputs, `(answers, classes)`."""
         if isinstance(self.teacher, Tensor):
-            return self.teacher[torch.from_numpy(chosen)].flatten(0, -2)
+            return self.teacher[torch.from_numpy(chosen)].to(self._device).flatten(0, -2)
         with evaluating(self.teacher):
-            outputs: Tensor = self.teacher(x).flatten(0, -2)
-        return outputs
+            outputs: Tensor = self.teacher(x.to(device_of(self.teacher))).flatten(0, -2)
+        return outputs.to(self._device)
 
     def _agreement(self) -> float:
         """Returns the share of samples on which the network's answer is the teacher's."""
         shown = np.arange(min(_AGREEMENT_SAMPLES, len(self.samples)))
-        x, _ = self.samples.batch(shown)
+        x = self.samples.batch(shown)[0].to(self._device)
         with evaluating(self.model):
             answers = self.model(x).flatten(0, -2).argmax(1)
         return float((answers == self._taught(shown, x).argmax(1)).float().mean())

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from haq.archive import best_first, pareto_front
+from haq.archive import best_first, hypervolume, pareto_front
 from haq.config import SearchConfig
-from haq.constraints import Constraint
+from haq.constraints import METRICS, Constraint
 from haq.errors import HardwareError
 from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, Width
@@ -57,12 +57,13 @@ def summarize(run: RunFolder) -> Summary:
         finished=best is not None,
         finetune_steps=config.finetune_steps,
         networks=tuple(_networks(baselines, best, chosen)),
-        uniform_bits=same.bits if same else None,
+        uniform_bits=same.widths if same else None,
         chosen=chosen.number if chosen else None,
         tuned_val_top1=best.top1 if best else None,
         points=tuple(_points(scored)),
         baselines=tuple(_baseline_points(baselines)),
         front=tuple(_point(trial, trial.scores[-1]) for trial in pareto_front(scored)),
+        hypervolume=_hypervolume(scored, config, baselines),
         layers=_layers(run, policy) if policy else (),
     )
 
@@ -87,6 +88,19 @@ def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str
     return f"{Constraint(constraint.metric, limit)} ({constraint.limit:.4g} of uniform 8-bit)"
 
 
+def _hypervolume(
+    scored: Sequence[Trial], config: SearchConfig, baselines: Baselines
+) -> tuple[float, tuple[str, ...]] | None:
+    """Measures the front in units of the uniform 8-bit network's costs, for the metrics that were asked for."""
+    uniform8 = baselines.get("uniform8")
+    metrics = dict.fromkeys((*config.pareto, *(constraint.metric for constraint in config.parsed_constraints())))
+    costs = {METRICS[name].field: uniform8.cost.get(METRICS[name].field) if uniform8 else None for name in metrics}
+    reference = {field: cost for field, cost in costs.items() if cost}
+    if not scored or len(reference) < len(metrics):
+        return None
+    return hypervolume(scored, reference), tuple(metrics)
+
+
 def _reason(trial: Trial) -> str:
     return printable(((trial.error or "").strip() or "no score").splitlines()[0])
 
@@ -101,7 +115,7 @@ def _networks(baselines: Baselines, best: Best | None, chosen: Trial | None) -> 
     names: dict[BaselineName, str] = {"float": "float", "uniform8": "uniform 8-bit"}
     same = baselines.get("uniform_same_budget")
     names["uniform_same_budget"] = (
-        f"uniform {same.bits}-bit, same budget" if same else "uniform, same budget: none fits"
+        f"uniform {same.widths}-bit, same budget" if same else "uniform, same budget: none fits"
     )
     for key, name in names.items():
         before, after = baselines.get(key), tested.get(key)
@@ -150,14 +164,12 @@ def _baseline_points(baselines: Baselines) -> Iterator[Point]:
     names: tuple[BaselineName, ...] = ("uniform8", "uniform_same_budget")
     seen = set()
     for baseline in (baselines.get(name) for name in names):
-        if baseline is None or baseline.bits is None or baseline.bits in seen:
+        if baseline is None or baseline.bits is None or baseline.widths in seen:
             continue
-        seen.add(baseline.bits)
-        score, bits = baseline.score, float(baseline.bits)
+        seen.add(baseline.widths)
+        score, bits = baseline.score, (float(baseline.bits), float(baseline.a_bits) if baseline.a_bits else None)
         loss = score.loss if score.finite else None
-        yield Point(
-            None, f"uniform {baseline.bits}-bit", (bits, bits), Level.of(score), score.top1, loss, baseline.cost
-        )
+        yield Point(None, f"uniform {baseline.widths}-bit", bits, Level.of(score), score.top1, loss, baseline.cost)
 
 
 def _mean(widths: Iterator[Width]) -> float | None:

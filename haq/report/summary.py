@@ -101,13 +101,14 @@ class Summary:
         finished: Whether the comparison on the test images was made.
         finetune_steps: Steps that ours and the uniform network at the same budget were fine-tuned for before it.
         networks: Float, uniform and ours, in this order.
-        uniform_bits: Width of the uniform network at the same budget; `None` when none fits.
+        uniform_bits: Widths of the best uniform network that fits, such as `4` or `4/2`; `None` when none does.
         chosen: Trial of the best policy, or of the best so far.
         tuned_val_top1: Validation top-1 of the best policy after its final fine-tuning.
         points: Each trial's score after calibration and its last one.
         baselines: The uniform networks' scores after calibration.
         front: Of the longest-trained policies those that no other beats in objective, latency, energy and size at once,
             the fastest first.
+        hypervolume: What the front beats, 0 to 1, and the metrics beside the objective; see `haq.archive.hypervolume`.
         layers: The best policy.
     """
 
@@ -129,12 +130,13 @@ class Summary:
     finished: bool
     finetune_steps: int
     networks: tuple[Network, ...]
-    uniform_bits: int | None
+    uniform_bits: str | None
     chosen: int | None
     tuned_val_top1: float | None
     points: tuple[Point, ...]
     baselines: tuple[Point, ...]
     front: tuple[Point, ...]
+    hypervolume: tuple[float, tuple[str, ...]] | None
     layers: tuple[LayerWidths, ...]
 
 

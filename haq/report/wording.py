@@ -211,10 +211,15 @@ def _about_validation(summary: Summary) -> str:
 def _about_front(summary: Summary) -> str:
     if not summary.front:
         return "No trial has been scored yet."
-    return (
+    quality = "loss" if summary.ranked_by_loss else "top-1"
+    note = (
         f"Of the policies {training(summary.front[0].level.steps)}, those that no other beats in all of validation "
-        f"{'loss' if summary.ranked_by_loss else 'top-1'}, latency, energy and size."
+        f"{quality}, latency, energy and size."
     )
+    if summary.hypervolume is None:
+        return note
+    volume, metrics = summary.hypervolume
+    return f"{note} Hypervolume of {quality} and {' and '.join(metrics)}, against uniform 8-bit: {volume:.3f}."
 
 
 def _duration(seconds: float) -> str:

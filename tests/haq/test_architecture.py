@@ -53,14 +53,15 @@ def test_imports_run_one_way() -> None:
 def test_heavy_packages_stay_where_they_belong() -> None:
     allowed = {
         "ray": ("haq.search.", "haq.loading"),
-        "stable_baselines3": ("haq.search.agent",),
+        "stable_baselines3": ("haq.search.agent", "haq.search.imagination"),
+        "pymoo": ("haq.search.evolution",),
         "plotly": ("haq.report.",),
         "numba": ("haq.hwmodels.bitserial.",),
         "llvmlite": ("haq.hwmodels.bitserial.",),
         "onnx": ("haq.exports.",),
         "safetensors": ("haq.exports.",),
         "torchao": ("haq.exports.",),
-        "matplotlib": ("haq.hwmodels.roofline", "haq.cli.sensitivity"),
+        "matplotlib": ("haq.hwmodels.roofline", "haq.cli.sensitivity", "haq.report.curves"),
     }
     for name, path in sources():
         for target in imported(path):

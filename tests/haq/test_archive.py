@@ -1,4 +1,10 @@
-from haq.archive import best_first, pareto_front
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moocore import is_nondominated
+
+from haq.archive import best_first, hypervolume, pareto_front
 from haq.policy import BitPolicy
 from haq.runs import Trial
 from haq.scores import Score
@@ -28,3 +34,18 @@ def test_only_scores_of_the_same_training_are_compared() -> None:
     assert pareto_front([untrained, A]) == [A]
     assert best_first([untrained]) == [untrained]
     assert best_first([]) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.7]), st.sampled_from([1.0, 2.0, 3.0])), min_size=1, max_size=12))
+def test_the_front_is_exact(points: list[tuple[float, float]]) -> None:
+    trials = [trial(number, objective, latency) for number, (objective, latency) in enumerate(points)]
+    kept = is_nondominated(np.array([[-objective, latency] for objective, latency in points]), keep_weakly=True)
+    assert {t.number for t in pareto_front(trials)} == set(np.flatnonzero(kept).tolist())
+
+
+def test_hypervolume_of_known_points() -> None:
+    reference = {"latency_ms": 10.0}
+    assert hypervolume([A], reference) == pytest.approx(0.9 * 0.5)
+    assert hypervolume([A, B, C], reference) == pytest.approx(0.8 * 0.7 + 0.1 * 0.5)
+    assert hypervolume([trial(7, 0.9, 11.0)], reference) == 0.0
+    assert hypervolume([], reference) == 0.0

@@ -95,7 +95,7 @@ def test_a_wrong_constraint_is_refused_at_once() -> None:
     ("data", "message"),
     [
         ({"constraints": BUDGET, "trails": 3}, "unknown option 'trails' in the configuration (did you mean 'trials'?)"),
-        ({}, "the configuration cannot be read"),
+        ({}, "no constraint: give at least one"),
         ({"constraints": BUDGET, "batch": "many"}, "the configuration cannot be read"),
     ],
 )

@@ -171,5 +171,5 @@ def test_agents_search(tiny: Path, tmp_path: Path, agent: str, origins: set[str]
 
 
 def test_an_unknown_agent_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--agent ddgp; did you mean 'ddpg'\\?.*use predictor, ddpg, haq"):
+    with pytest.raises(ConfigError, match=r"--agent ddgp \(did you mean 'ddpg'\?\): use predictor, ddpg, haq"):
         SearchConfig(("latency=50%",), agent="ddgp")  # type: ignore[arg-type]

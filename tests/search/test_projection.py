@@ -102,7 +102,7 @@ def test_many_policies_are_fitted_as_each_alone(seed: int, latency: float, size:
     together = projection.fit_all(policies, spend)
     for alone, fitted in zip(policies, together, strict=True):
         assert np.array_equal(projection.fit_all(alone[None], spend)[0], fitted)
-        assert limits.allows(projection.policy(fitted))
+        assert limits.allows(projection.settled(fitted))
 
 
 @settings(deadline=None, max_examples=25)
