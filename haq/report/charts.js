@@ -8,7 +8,8 @@ const FONT = "system-ui, sans-serif";
 // Told apart by shape first; the colours are ones that the colour-blind can tell apart too
 const SERIES = [
   ["circle", ACCENT], ["triangle-up", UNIFORM], ["square", "#2a9d78"], ["diamond", "#c9639b"], ["cross", "#8a6fd1"],
-  ["triangle-down", "#56b4e9"], ["pentagon", "#b8860b"], ["x", NEUTRAL], ["hexagon", "#d6604d"], ["hourglass", "#5f8f3a"],
+  ["triangle-down", "#56b4e9"], ["pentagon", "#b8860b"], ["x", NEUTRAL], ["hexagon", "#d6604d"],
+  ["hourglass", "#5f8f3a"],
 ];
 const TICKS = {
   latency_ms: { ticksuffix: " ms" },
@@ -73,7 +74,8 @@ function layout(height, more) {
 }
 
 function draw(node, traces, look) {
-  const config = { responsive: true, displaylogo: false, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
+  const buttons = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
+  const config = { responsive: true, displaylogo: false, modeBarButtons: buttons };
   Plotly.react(node, traces, look, config);
 }
 
@@ -112,8 +114,9 @@ function staircase(points, sign) {
 
 // Losses differ by orders of magnitude, and less is better: higher up
 function qualityAxis(quality) {
-  const look = { title: titled(quality === "top1" ? "Top-1 on the validation samples" : "Loss on the validation samples") };
-  return axis(quality === "top1" ? { ...look, tickformat: "~%" } : { ...look, type: "log", autorange: "reversed", dtick: "D2", tickformat: "~g" });
+  if (quality === "top1") return axis({ title: titled("Top-1 on the validation samples"), tickformat: "~%" });
+  const title = titled("Loss on the validation samples");
+  return axis({ title, type: "log", autorange: "reversed", dtick: "D2", tickformat: "~g" });
 }
 
 function costAxis(field, name, batch) {
@@ -157,13 +160,14 @@ function wake(node) {
 
 const PAPER = 680; // pixels between the margins of A4
 let closed = [];
+const resized = (size) => document.querySelectorAll(".js-plotly-plot").forEach((node) => Plotly.relayout(node, size));
 window.addEventListener("beforeprint", () => {
   [...waiting.keys()].forEach(wake);
   closed = [...document.querySelectorAll("details:not([open])")];
   closed.forEach((part) => (part.open = true));
-  document.querySelectorAll(".js-plotly-plot").forEach((node) => Plotly.relayout(node, { width: PAPER, autosize: false }));
+  resized({ width: PAPER, autosize: false });
 });
 window.addEventListener("afterprint", () => {
   closed.forEach((part) => (part.open = false));
-  document.querySelectorAll(".js-plotly-plot").forEach((node) => Plotly.relayout(node, { width: null, autosize: true }));
+  resized({ width: null, autosize: true });
 });

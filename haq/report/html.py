@@ -56,7 +56,7 @@ def render_html(summary: Summary, details: Details) -> str:
         *_bench(details.bench),
         _section("Repeat it", _repeat(details)),
     ]
-    return page(summary.name, "\n".join(sections), payload(summary, details), "page.js", "sections.js")
+    return page(summary.name, "\n".join(sections), payload(summary, details), "bits.js", "page.js", "sections.js")
 
 
 def page(title: str, body: str, data: Mapping[str, Any], *scripts: str) -> str:

@@ -44,17 +44,24 @@ function drawRuns() {
       x: some.map((p) => p.x), y: some.map((p) => p.y), hovertext: some.map((p) => told(run, p)), hoverinfo: "text",
       line: { color, width: 2, shape: "hv", dash: ["solid", "dash", "dot", "dashdot"][index % 4] }, marker,
     });
-    add(drawn, "markers", { symbol: symbol + "-open", color, size: 7, opacity: 0.6, line: { color, width: 1.2 } }, false);
+    const faint = { symbol: symbol + "-open", color, size: 7, opacity: 0.6, line: { color, width: 1.2 } };
+    add(drawn, "markers", faint, false);
     add(steps, "lines+markers", { symbol, color, size: 9 }, true);
-    if (chosen.length) add(chosen, "markers", { symbol: "star", color, size: 18, line: { color: "#fff", width: 1 } }, false);
+    const star = { symbol: "star", color, size: 18, line: { color: "#fff", width: 1 } };
+    if (chosen.length) add(chosen, "markers", star, false);
   });
   const batches = new Set(RUNS.map((run) => run.batch));
   const limits = [...new Set(RUNS.map((run) => run.metrics.find((metric) => metric.field === now.field)?.limit))];
-  const line = { color: NEUTRAL, width: 1.5, dash: "dash" };
+  const known = limits.filter((limit) => limit != null);
+  const upright = { type: "line", y0: 0, y1: 1, yref: "paper", line: { color: NEUTRAL, width: 1.5, dash: "dash" } };
   draw(node, traces, layout(470 + 21 * RUNS.length, {
     xaxis: costAxis(now.field, metrics.get(now.field), batches.size === 1 ? RUNS[0].batch : null),
     yaxis: qualityAxis(now.quality),
-    shapes: limits.filter((x) => x != null).map((x) => ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line })),
+    shapes: known.map((x) => ({ ...upright, x0: x, x1: x })),
+    annotations: known.map((x) => ({
+      x, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom", showarrow: false,
+      text: `budget ${formatted(now.field, x)}`,
+    })),
   }));
 }
 
@@ -62,9 +69,11 @@ const redraw = (key) => (value) => {
   now[key] = value;
   drawRuns();
 };
-choice("controls", "axis", "Cost", [...metrics].map(([field, name]) => [field, capital(name)]), now.field, redraw("field"));
+const costs = [...metrics].map(([field, name]) => [field, capital(name)]);
+choice("controls", "axis", "Cost", costs, now.field, redraw("field"));
 choice("controls", "quality", "Quality", [["top1", "Top-1"], ["loss", "Loss"]], now.quality, redraw("quality"));
 if (RUNS.some((run) => run.levels.length > 1)) {
-  choice("controls", "level", "Scores", [["longest", "Trained longest"], ["ptq", "Calibrated only"]], now.level, redraw("level"));
+  const trainings = [["longest", "Trained longest"], ["ptq", "Calibrated only"]];
+  choice("controls", "level", "Scores", trainings, now.level, redraw("level"));
 }
 drawRuns();

@@ -21,7 +21,8 @@ function drawProgress() {
       }))
       .sort((a, b) => a.x - b.x);
     DATA.origins.forEach((who, index) => {
-      const own = thinned(points.filter((p) => origin(p.policy) === who), (p) => p.x, (p) => p.y, node.clientWidth, 240);
+      const all = points.filter((p) => origin(p.policy) === who);
+      const own = thinned(all, (p) => p.x, (p) => p.y, node.clientWidth, 240);
       if (!own.length) return;
       const [symbol, color] = SERIES[1 + (index % (SERIES.length - 1))]; // the first is that of the line
       traces.push({
@@ -66,7 +67,11 @@ function drawMap() {
   const highest = extent(positive, Number)[1];
   const lowest = Math.min(Math.max(extent(positive, Number)[0], 1e-6 * highest), highest / 10);
   const [zmin, zmax] = [Math.log10(lowest), Math.log10(highest)];
-  const number = (value) => (value == null ? "∞" : map.measure === "sqnr" ? value.toFixed(1) : value ? value.toExponential(1) : "0");
+  const number = (value) => {
+    if (value == null) return "∞";
+    return map.measure === "sqnr" ? value.toFixed(1) : value ? value.toExponential(1) : "0";
+  };
+  const label = (layer) => shown(narrow() ? brief(layer).slice(-14) : brief(layer));
   const picked = state.picked != null && pairsOf(state.picked);
   const wide = node.clientWidth / (parts.length * map.widths.length) > 52;
   const rows = map.layers.map((_, index) => index);
@@ -86,13 +91,14 @@ function drawMap() {
       },
     };
     look["xaxis" + suffix] = axis({
-      title: titled(`${capital(name)}, bits`), tickvals: map.widths.map((_, index) => index), ticktext: map.widths.map(String),
+      title: titled(`${capital(name)}, bits`), tickvals: map.widths.map((_, index) => index),
+      ticktext: map.widths.map(String),
       domain: parts.length === 1 ? [0, 1] : side ? [0.52, 1] : [0, 0.48], anchor: "y" + suffix, showgrid: false,
       zeroline: false, range: [-0.5, map.widths.length - 0.5],
     });
     look["yaxis" + suffix] = axis({
       autorange: false, range: [rows.length - 0.5, -0.5], tickvals: rows, showgrid: false, zeroline: false,
-      ticktext: side ? rows.map(() => "") : map.layers.map((layer) => shown(narrow() ? brief(layer).slice(-14) : brief(layer))),
+      ticktext: map.layers.map((layer) => (side ? "" : label(layer))),
       anchor: "x" + suffix, tickfont: { size: 11 },
     });
     const frames = rows.map((row) => {
@@ -116,19 +122,24 @@ function drawBench() {
   const every = [...predicted, ...measured].filter((value) => value > 0);
   const [low, high] = extent(every, Number);
   const range = [Math.log10(low / 1.4), Math.log10(high * 1.4)];
-  const scale = (title) => axis({ type: "log", range, title: titled(title), ...TICKS.latency_ms, dtick: "D2", tickformat: "~g" });
+  const log = { type: "log", range, dtick: "D2", tickformat: "~g", ...TICKS.latency_ms };
+  const scale = (title) => axis({ title: titled(title), ...log });
   const text = names.map((name, row) =>
     `<b>${shown(name)}</b><br>predicted ${formatted("latency_ms", predicted[row])}, measured ` +
     `${formatted("latency_ms", measured[row])} (${signed(predicted[row] / measured[row] - 1)})`);
   const ends = range.map((end) => 10 ** end);
   const traces = [
-    { type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", name: "predicted as measured", line: { color: NEUTRAL, width: 1.5, dash: "dash" } },
+    {
+      type: "scatter", mode: "lines", x: ends, y: ends, hoverinfo: "skip", name: "as predicted",
+      line: { color: NEUTRAL, width: 1.5, dash: "dash" },
+    },
     {
       type: "scatter", mode: "markers", x: predicted, y: measured, hovertext: text, hoverinfo: "text", name: "a layer",
       marker: { symbol: "circle", color: ACCENT, size: 9, opacity: 0.8 },
     },
   ];
-  draw(byId("bench"), traces, layout(440, { xaxis: scale("Predicted latency of the layer"), yaxis: scale("Measured") }));
+  const look = { xaxis: scale("Predicted latency of the layer"), yaxis: scale("Measured") };
+  draw(byId("bench"), traces, layout(440, look));
 }
 
 const signed = (share) => (share < 0 ? "−" : "+") + (100 * Math.abs(share)).toFixed(1) + " %";
