@@ -153,18 +153,16 @@ def _scored(trial: Trial) -> Scored:
 def _uniform(
     baselines: Sequence[Baseline | None], config: SearchConfig, trials: Sequence[Trial], table: CostTable | None
 ) -> Iterator[Scored]:
-    """Finds the widths of the uniform networks again: `baselines.json` names one width, but the ends may be pinned."""
-    for baseline in {baseline.bits: baseline for baseline in baselines if baseline and baseline.bits}.values():
-        a_bits = None if config.weights_only else getattr(baseline, "a_bits", None) or baseline.bits
-        pair = LayerBits(baseline.bits, a_bits)
+    """Finds the widths of the uniform networks again: `baselines.json` names one pair, but the ends may be pinned."""
+    for baseline in {baseline.widths: baseline for baseline in baselines if baseline and baseline.bits}.values():
+        pair = LayerBits(baseline.bits, None if config.weights_only else baseline.a_bits)
         bits = None
         if trials:
             first = trials[0].policy
             ends = (next(iter(first)), list(first)[-1]) if config.pin_ends and len(first) > 2 else ()
             policy = BitPolicy({name: first[name] if name in ends else pair for name in first}, first.scheme)
             bits = tuple(policy.values()) if table and _priced(table, policy, baseline.cost) else None
-        shown = f"{pair.w_bits}-bit" if a_bits in (None, pair.w_bits) else f"{pair.w_bits}/{a_bits}-bit"
-        yield Scored(None, f"uniform {shown}", bits, None, baseline.cost)
+        yield Scored(None, f"uniform {baseline.widths}-bit", bits, None, baseline.cost)
 
 
 def _priced(table: CostTable, policy: BitPolicy, cost: Cost) -> bool:

@@ -23,7 +23,7 @@ def command(config: SearchConfig) -> str:
         'haq search --constraint latency=10ms --model digits-resnet --data digits --hardware edge --batch 16 \
 --trials 80 --free-ends --workers 2 --seed 0'
     """
-    default = SearchConfig(config.constraints).to_dict()
+    default = SearchConfig(("latency=1ms",)).to_dict()
     words = ["haq", "search"]
     for constraint in config.constraints:
         words += ["--constraint", constraint.replace(" ", "")]
