@@ -78,8 +78,8 @@ function drawScatter() {
       marker: { symbol, color, size, line: { color, width: 1.5 } },
     });
   };
-  const window = state.view === "close" ? closeUp(points) : null;
-  const seen = window ? points.filter((point) => inside(point, window)) : points;
+  const view = state.view === "close" ? closeUp(points) : null;
+  const seen = view ? points.filter((point) => inside(point, view)) : points;
   const width = node.clientWidth;
   const searched = seen.filter((point) => !isUniform(point.policy));
   const drawn = thinned(searched.filter((point) => point.level === last), (p) => p.x, (p) => p.y, width, 400);
@@ -109,7 +109,7 @@ function drawScatter() {
   const chosen = points.filter((point) => point.policy === DATA.chosen && point === bestAt(points, point.policy));
   if (chosen.length) add(`chosen, trial ${policies.number[DATA.chosen]}`, chosen, "star", ACCENT, 19);
   const full = DATA.float.cost[field];
-  if (full != null && DATA.float[quality] != null && (!window || inside({ x: full, y: DATA.float[quality] }, window))) {
+  if (full != null && DATA.float[quality] != null && (!view || inside({ x: full, y: DATA.float[quality] }, view))) {
     traces.push({
       type: "scatter", mode: "markers", name: "floating point", x: [full], y: [DATA.float[quality]], hoverinfo: "text",
       hovertext: [`<b>Floating point</b><br>top-1 ${percent(DATA.float.top1)}<br>${formatted(field, full)}`],
@@ -123,11 +123,11 @@ function drawScatter() {
   const metric = DATA.metrics.find((found) => found.field === field);
   const rows = narrow() ? traces.length : Math.ceil(traces.length / 4);
   draw(node, traces, layout(440 + 21 * rows, {
-    xaxis: { ...costAxis(field, metric.name, DATA.batch), ...(window && { range: window.x }) },
-    yaxis: { ...qualityAxis(quality), ...(window && { range: window.y.map(placed), autorange: false }) },
+    xaxis: { ...costAxis(field, metric.name, DATA.batch), ...(view && { range: view.x }) },
+    yaxis: { ...qualityAxis(quality), ...(view && { range: view.y.map(placed), autorange: false }) },
     shapes: marks(), annotations: notes(metric),
   }));
-  node.shownWindow = window;
+  node.view = view;
   const outside = points.length - seen.length;
   byId("drawn").textContent = [
     outside ? `${outside} of ${points.length} scores lie outside this view; “All” shows them.` : "",
@@ -140,11 +140,16 @@ function closeUp(points) {
   const searched = points.filter((point) => policies.number[point.policy] != null);
   if (searched.length < 8) return null;
   const limit = DATA.metrics.find((metric) => metric.field === state.field).limit;
-  const [left, right] = extent([...searched, ...(limit == null ? [] : [{ x: limit }])], (point) => point.x);
   const sign = state.quality === "top1" ? 1 : -1;
-  const values = [...searched].sort((a, b) => sign * (a.y - b.y)).map((point) => point.y);
-  const worst = values[Math.floor(0.15 * values.length)], reference = DATA.float[state.quality] ?? values.at(-1);
-  const best = sign > 0 ? Math.max(values.at(-1), reference) : Math.min(values.at(-1), reference);
+  const fronted = new Set(DATA.front);
+  const front = searched.filter((point) => fronted.has(point.policy) && point.level === last);
+  const ranked = (of, share) => searched.map(of).sort((a, b) => a - b)[Math.floor(share * searched.length)];
+  const cost = (point) => point.x, good = (point) => sign * point.y;
+  const [cheapest, dearest] = extent([...front, ...(limit == null ? [] : [{ x: limit }])], cost);
+  const left = Math.min(cheapest, ranked(cost, 0.05)), right = Math.max(dearest, ranked(cost, 0.99));
+  const worst = sign * Math.min(extent(front, good)[0], ranked(good, 0.15));
+  const full = DATA.float[state.quality];
+  const best = sign * Math.max(extent(searched, good)[1], full == null ? -Infinity : sign * full);
   const [low, high] = [placed(worst), placed(best)];
   const aside = 0.06 * (right - left || right || 1), up = 0.1 * (high - low || 0.1);
   const y = [low - up, high + up].map((end) => (sign > 0 ? end : 10 ** end));
@@ -156,9 +161,9 @@ function placed(value) {
   return state.quality === "top1" ? value : Math.log10(value);
 }
 
-function inside(point, window) {
-  const [low, high] = extent(window.y, Number);
-  return point.x >= window.x[0] && point.x <= window.x[1] && point.y >= low && point.y <= high;
+function inside(point, view) {
+  const [low, high] = extent(view.y, Number);
+  return point.x >= view.x[0] && point.x <= view.x[1] && point.y >= low && point.y <= high;
 }
 
 function bestAt(points, policy) {
@@ -212,7 +217,7 @@ function pick(policy) {
   const node = byId("scatter");
   const place = ring();
   const [x, y] = [place.x[0], place.y[0]];
-  if (node.shownWindow && x != null && !inside({ x, y }, node.shownWindow)) {
+  if (node.view && x != null && !inside({ x, y }, node.view)) {
     document.querySelector('input[name="view"][value="all"]').click(); // or the ring would be out of sight
   } else {
     Plotly.restyle(node, { x: [place.x], y: [place.y] }, [node.data.length - 1]);

@@ -20,6 +20,15 @@ function drawProgress() {
         x: time === "trial" ? policies.number[policy] : policies.elapsed[policy] / factor,
       }))
       .sort((a, b) => a.x - b.x);
+    let reached = -Infinity;
+    const rises = points.filter((p) => sign * p.y > reached && ((reached = sign * p.y), true));
+    const end = points.length ? [{ ...rises[rises.length - 1], x: points[points.length - 1].x }] : [];
+    const line = [...rises, ...end];
+    traces.push({
+      type: "scatter", mode: "lines", name: "best so far", legendgroup: "best", showlegend: place === 0,
+      x: line.map((p) => p.x), y: line.map((p) => p.y), xaxis: "x", yaxis: "y" + suffix, hoverinfo: "skip",
+      line: { color: ACCENT, width: 2.5, shape: "hv" },
+    });
     DATA.origins.forEach((who, index) => {
       const all = points.filter((p) => origin(p.policy) === who);
       const own = thinned(all, (p) => p.x, (p) => p.y, node.clientWidth, 240);
@@ -31,15 +40,6 @@ function drawProgress() {
         hoverinfo: "text", xaxis: "x", yaxis: "y" + suffix, marker: { symbol, color, size: 7 },
       });
       named.add(who);
-    });
-    let reached = -Infinity;
-    const rises = points.filter((p) => sign * p.y > reached && ((reached = sign * p.y), true));
-    const end = points.length ? [{ ...rises[rises.length - 1], x: points[points.length - 1].x }] : [];
-    const line = [...rises, ...end];
-    traces.push({
-      type: "scatter", mode: "lines", name: "best so far", legendgroup: "best", showlegend: place === 0,
-      x: line.map((p) => p.x), y: line.map((p) => p.y), xaxis: "x", yaxis: "y" + suffix, hoverinfo: "skip",
-      line: { color: ACCENT, width: 2.5, shape: "hv" },
     });
     const top = 1 - place * 0.55;
     const domain = panels.length > 1 ? [top - 0.45, top] : [0, 1];

@@ -20,6 +20,7 @@ __all__ = ["render", "render_comparison"]
 
 _COMPACT_FROM = 61
 _BAR = 8
+_NAME = 34  # columns that the names of runs get; longer ones fold
 
 
 def render(summary: Summary, console: Console, details: Details | None = None) -> None:
@@ -50,14 +51,17 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
     if details is not None:
         if details.bench is not None:
             _said(console, "Latency", wording.benched(details.bench))
-        _said(console, "Repeat it", details.command)
+        console.print(Text("\nRepeat it", style="bold"))
+        console.print(Text(details.command), soft_wrap=True)  # a line that can be copied whole
         console.print(Text(", ".join(f"{key} {value}" for key, value in details.environment.items()), style="dim"))
 
 
 def render_comparison(runs: Sequence[Compared], console: Console) -> None:
     """Prints a table of runs, a row each."""
     content = comparison(runs)
-    console.print(_table(content, 1, 2))
+    table = _table(content, 1, 2)
+    table.columns[0].min_width = min(max(len(run.name) for run in runs) + 2, _NAME)
+    console.print(table)
     for note in content.notes:
         console.print(Text(note, style="dim"))
 
