@@ -35,12 +35,13 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
     """
     trials = _comparable(trials)
     points = [(-trial.objective, *_costs(trial)) for trial in trials]
-    front = [
-        trial
-        for trial, point in zip(trials, points, strict=True)
-        if not any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
-    ]
-    return sorted(front, key=_costs)
+    front: list[tuple[float, ...]] = []
+    for point in sorted(set(points)):  # whatever beats a point comes before it
+        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in front):
+            front.append(point)
+    kept = set(front)
+    chosen = [trial for trial, point in zip(trials, points, strict=True) if point in kept]
+    return sorted(chosen, key=_costs)
 
 
 def hypervolume(trials: Sequence[Trial], reference: Mapping[str, float]) -> float:

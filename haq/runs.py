@@ -163,6 +163,7 @@ class RunFolder:
         self.tune = path / "tune"
         self.searcher = path / "searcher.pt"
         self.sensitivity = path / "sensitivity.json"
+        self.bench = path / "bench.json"
         self._config, self._layers = path / "config.yaml", path / "layers.json"
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"

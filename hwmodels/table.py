@@ -49,6 +49,7 @@ class CostTable:
         rest: Field → what the operations between the layers cost, whatever the widths; part of every total.
         memory: Which activations are alive at once, for `ram_bytes`; `None` where that is not known.
         details: What else is known of each cell, such as the spread of a measurement, `(L, W, A)`; kept in files.
+            Of models `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
         provenance: What is known of the table's making, such as the device, its features and the date; likewise.
 
     Raises:
@@ -103,18 +104,21 @@ class CostTable:
             )
         w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
         metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in TABLE_FIELDS}
+        memory_bound = np.full((len(layers), len(w_axis), len(a_axis)), np.nan)
         for row, layer in enumerate(layers):
             for pair in pairs:
                 cost = hardware.cost(layer, pair, batch)
                 cell = row, w_axis.index(pair.w_bits or 0), a_axis.index(pair.a_bits or 0)
                 for metric, costs in metrics.items():
                     costs[cell] = getattr(cost, metric)
+                if cost.compute_ms or cost.memory_ms:
+                    memory_bound[cell] = cost.bound == "memory"
         if not np.any(metrics["buffer_bytes"][:, np.isfinite(metrics["buffer_bytes"][0])]):
             del metrics["buffer_bytes"]
         names = tuple(layer.name for layer in layers)
         return cls(
             hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
-            memory=memory,
+            memory=memory, details={} if np.isnan(memory_bound).all() else {"memory_bound": memory_bound},
         )  # fmt: skip
 
     @classmethod

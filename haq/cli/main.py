@@ -167,15 +167,42 @@ def _free_folder(config: SearchConfig) -> Path:
     return path
 
 
-@cli.command(epilog=examples("haq report runs/digits-resnet-edge-latency-10ms"))
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-def report(run: Path) -> None:
-    """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html."""
+@cli.command(
+    epilog=examples(
+        "haq report runs/digits-resnet-edge-latency-10ms",
+        "haq report runs/digits-resnet-edge-latency-10ms --open",
+        "haq report runs/predictor runs/random --out both.html",
+    )
+)
+@click.argument("runs", type=click.Path(path_type=Path), metavar="RUN...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Page to write.  [default: report.html in RUN; of several, report-overlay.html in the first]",
+)
+@click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
+def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> None:
+    """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html.
+
+    Of several runs, print a table with a row each, and write a page that draws them together.
+    """
+    if out is not None and not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: folder {str(out.parent)!r} does not exist; make it first")
     from haq.cli.terminal import console
-    from haq.report import write_report
+    from haq.report import write_overlay, write_report
     from haq.runs import RunFolder
 
-    write_report(RunFolder.open(run), console)
+    folders = [RunFolder.open(run) for run in runs]
+    try:
+        page = write_report(folders[0], console, out) if len(folders) == 1 else write_overlay(folders, console, out)
+    except OSError as error:
+        raise ConfigError(f"cannot write the page: {error.strerror or error}; give another --out FILE") from None
+    if opened:
+        import webbrowser
+
+        if not webbrowser.open(page.resolve().as_uri()):
+            click.echo(f"note: no browser was found; open {page} yourself", err=True)
 
 
 @cli.command(

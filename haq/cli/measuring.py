@@ -203,7 +203,7 @@ def _write(folder: RunFolder, result: Bench, top1: dict[str, float]) -> None:
 
     content = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in asdict(result).items()}
     content |= {"predicted_total": result.predicted_total, "top1": top1, "machine": describe_device()}
-    write_text(folder.path / "bench.json", json.dumps(content, indent=1) + "\n")
+    write_text(folder.bench, json.dumps(content, indent=1) + "\n")
 
 
 # What is shown

@@ -1,26 +1,70 @@
-"""What a search found, for people: a table in the terminal and one HTML page that opens offline."""
+"""What searches found, for people: tables in the terminal, and HTML pages that open offline."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from haq.files import write_text
+from haq.report.details import Details, detail
 from haq.report.html import render_html
+from haq.report.overlay import compared, render_overlay
 from haq.report.reading import summarize
 from haq.report.summary import Summary
-from haq.report.terminal import render
+from haq.report.terminal import render, render_comparison
 from haq.runs import RunFolder
 
-__all__ = ["Summary", "render", "render_html", "summarize", "write_report"]
+__all__ = [
+    "Details",
+    "Summary",
+    "detail",
+    "render",
+    "render_html",
+    "render_overlay",
+    "summarize",
+    "write_overlay",
+    "write_report",
+]
 
 
-def write_report(run: RunFolder, console: Console) -> None:
-    """Prints the report of a run and writes its `report.html`.
+def write_report(run: RunFolder, console: Console, path: Path | None = None) -> Path:
+    """Prints the report of a run and writes its page; returns the page's path.
+
+    Args:
+        run: What to report.
+        console: Where to print.
+        path: Of the page, by default `report.html` in the run folder.
 
     Raises:
         ConfigError: The search stopped before its first trial, or a file is damaged.
     """
-    summary = summarize(run)
-    render(summary, console)
-    write_text(run.report, render_html(summary))
-    console.print(f"\n{run.report}", markup=False, highlight=False, soft_wrap=True)
+    path = path or run.report
+    summary, details = summarize(run), detail(run)
+    render(summary, console, details)
+    _write(path, render_html(summary, details), console)
+    return path
+
+
+def write_overlay(runs: Sequence[RunFolder], console: Console, path: Path | None = None) -> Path:
+    """Prints a comparison of runs and writes a page that draws them together; returns the page's path.
+
+    Args:
+        runs: What to compare.
+        console: Where to print.
+        path: Of the page, by default `report-overlay.html` in the first run's folder.
+
+    Raises:
+        ConfigError: A search stopped before its first trial, or a file is damaged.
+    """
+    path = path or runs[0].path / "report-overlay.html"
+    found = compared(runs)
+    render_comparison(found, console)
+    _write(path, render_overlay(found), console)
+    return path
+
+
+def _write(path: Path, page: str, console: Console) -> None:
+    write_text(path, page)
+    console.print(f"\n{path}", markup=False, highlight=False, soft_wrap=True)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from html import escape
+from importlib.resources import files
+from typing import Any
 
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-
+from haq.constraints import format_cost
 from haq.report import wording
-from haq.report.figures import layers_figure, scatter_figure
+from haq.report.details import Bench, Details
+from haq.report.payload import embedded, payload
 from haq.report.summary import Summary
 
-__all__ = ["render_html"]
+__all__ = ["folded", "page", "render_html", "table"]
 
 _LAYER_PX = 30
-_BUTTONS = [["zoom2d", "pan2d", "resetScale2d", "toImage"]]
 
 # The policy makes the browser itself refuse whatever is not inside the file
 _PAGE = """<!DOCTYPE html>
@@ -27,107 +29,175 @@ style-src 'unsafe-inline'; img-src data: blob:">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>{style}</style>
-<script>{plotly}</script>
 </head>
 <body>
 <main>
 {body}
 </main>
+<script type="application/json" id="data">{data}</script>
+<script>{plotly}</script>
+{scripts}
 </body>
 </html>
 """
-
-_STYLE = """
-:root { --ground: #fff; --ink: #1c2127; --muted: #5d6875; --line: #e2e6ea; --mark: #eef5fc; --accent: #1f6fc4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #14181c; --ink: #e4e8ec; --muted: #9aa5b1; --line: #2d343b; --mark: #1a2735; --accent: #6cb0f5; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 64px; }
-h1 { font-size: 26px; line-height: 1.25; font-weight: 600; margin: 4px 0 20px; max-width: 34em; }
-h2 { font-size: 18px; font-weight: 600; margin: 48px 0 2px; }
-p { margin: 4px 0 12px; max-width: 52em; overflow-wrap: anywhere; }
-.run, .note, dt, th { color: var(--muted); }
-.run { color: var(--accent); font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 20px; margin: 0; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; margin-bottom: 12px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 500; }
-th:first-child, td:first-child { text-align: left; white-space: normal; }
-.marked td { background: var(--mark); font-weight: 600; }
-@media (max-width: 600px) {
-  main { padding: 24px 14px 48px; }
-  h1 { font-size: 22px; }
-  table { font-size: 13px; }
-  th, td { padding: 7px 4px; }
-  th { white-space: normal; vertical-align: bottom; }
-}
-details { margin-top: 12px; }
-summary { cursor: pointer; color: var(--accent); padding: 4px 0; }
-.chart text { fill: var(--ink) !important; }
-.chart .hoverlayer text { fill: #fff !important; }
-"""
+_NOSCRIPT = '<noscript><p class="note">The charts need JavaScript; the tables do not.</p></noscript>'
 
 
-def render_html(summary: Summary) -> str:
+def render_html(summary: Summary, details: Details) -> str:
     """Returns the whole page; it makes no request, and everything from the user is escaped."""
-    parts = [_head(summary), *_front(summary), *_comparison(summary), *_layers(summary)]
+    content = wording.comparison(summary)
+    sections = [
+        _head(summary),
+        _section("Accuracy and cost", *_accuracy(summary)),
+        *_layers(summary),
+        _section("Comparison", table(content), *_notes(content)),
+        *_progress(summary),
+        *_heat_map(details),
+        *_bench(details.bench),
+        _section("Repeat it", _repeat(details)),
+    ]
+    return page(summary.name, "\n".join(sections), payload(summary, details), "bits.js", "page.js", "sections.js")
+
+
+def page(title: str, body: str, data: Mapping[str, Any], *scripts: str) -> str:
+    """Returns a page of `body`, already escaped, whose scripts read `data`.
+
+    Args:
+        title: Text.
+        body: HTML.
+        data: Plain JSON types.
+        scripts: Files of this package that run after `charts.js`, in this order.
+    """
+    from plotly.offline import get_plotlyjs
+
     return _PAGE.format(
-        title=escape(f"{summary.name} · haq"), style=_STYLE, plotly=get_plotlyjs(), body="\n".join(parts)
+        title=escape(f"{title} · haq"),
+        style=_asset("page.css"),
+        plotly=get_plotlyjs(),
+        body=body,
+        data=embedded(data),
+        scripts="\n".join(f"<script>{_asset(name)}</script>" for name in ("charts.js", *scripts)),
     )
+
+
+@cache
+def _asset(name: str) -> str:
+    return files("haq.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _head(summary: Summary) -> str:
-    facts = "".join(f"<dt>{label}</dt><dd>{escape(value)}</dd>" for label, value in wording.facts(summary))
-    return f'<p class="run">{escape(summary.name)}</p>\n<h1>{escape(wording.verdict(summary))}</h1>\n<dl>{facts}</dl>'
+    return (
+        f'<p class="run">{escape(summary.name)}</p>\n<h1>{escape(wording.verdict(summary))}</h1>\n'
+        f"{_facts(wording.facts(summary))}\n{_NOSCRIPT}"
+    )
 
 
-def _front(summary: Summary) -> list[str]:
+def _accuracy(summary: Summary) -> list[str]:
     front = wording.front(summary)
     if not summary.points:
-        return ["<h2>Accuracy and cost</h2>", *_notes(front)]
-    charts = [_chart("scatter", scatter_figure(summary, "top1"))]
-    if summary.ranked_by_loss:
-        charts.append(_chart("scatter-loss", scatter_figure(summary, "loss")))
-    return ["<h2>Accuracy and cost</h2>", *charts, _folded("The Pareto front as a table", front)]
-
-
-def _comparison(summary: Summary) -> list[str]:
-    content = wording.comparison(summary)
-    return ["<h2>Comparison</h2>", _table(content), *_notes(content)]
+        return _notes(front)
+    return [
+        _controls("controls"),
+        _chart("scatter", "Every scored policy: accuracy against cost, with the Pareto front"),
+        '<p class="note" id="drawn"></p>',
+        folded("The Pareto front as a table", front),
+    ]
 
 
 def _layers(summary: Summary) -> list[str]:
-    if not summary.layers:
+    if not summary.points:
         return []
-    chart = _chart("layers", layers_figure(summary), min_width=_LAYER_PX * len(summary.layers))
-    return ["<h2>Bits per layer</h2>", chart, _folded("The layers as a table", wording.layers(summary))]
+    content = wording.layers(summary)
+    width = f' style="min-width: {_LAYER_PX * len(summary.layers)}px"'
+    return [
+        _section(
+            "Bits per layer",
+            '<div class="choose"><label for="policy">Policy</label><select id="policy"></select>'
+            '<span class="note">or click a point above</span></div>',
+            '<div id="picked" aria-live="polite"></div>',
+            '<p class="note" id="unknown" hidden>The run folder does not tell the widths of this one.</p>',
+            f'<div id="bits"><div class="wide" tabindex="0" role="group" aria-label="Bits of every layer">'
+            f'<div class="chart"{width}><div id="layers"></div></div></div>',
+            f"<details><summary>The layers as a table</summary>{''.join(_notes(content))}"
+            f'<div class="wide layers">{_table(content, "layer-table")}</div></details></div>',
+        )
+    ]
 
 
-def _chart(name: str, figure: go.Figure, min_width: int = 0) -> str:
-    div = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"responsive": True, "displaylogo": False, "modeBarButtons": _BUTTONS},
+def _progress(summary: Summary) -> list[str]:
+    if not summary.points:
+        return []
+    chart = _chart("progress", "Score of every trial and the best so far, over the search")
+    text = wording.progress(summary)
+    return [_section("Progress", f'<p class="note">{escape(text)}</p>', _controls("progress-controls"), chart)]
+
+
+def _heat_map(details: Details) -> list[str]:
+    if not details.heat_maps:
+        return []
+    note = (
+        '<p class="note">What each layer loses when it alone is quantized, on a logarithmic scale. Framed: the widths '
+        "of the policy above.</p>"
     )
-    return f'<div class="wide"><div class="chart" style="min-width: {min_width}px">{div}</div></div>'
+    return [
+        _section("Sensitivity", note, _controls("map-controls"), _chart("sensitivity", "Sensitivity of each layer"))
+    ]
 
 
-def _folded(title: str, content: wording.Table) -> str:
-    return f"<details><summary>{title}</summary>{''.join(_notes(content))}{_table(content)}</details>"
+def _bench(bench: Bench | None) -> list[str]:
+    if bench is None:
+        return []
+    text = f'<p class="note">{escape(wording.benched(bench))}</p>'
+    rows = [
+        (name, *(format_cost("latency_ms", value) for value in (predicted, measured)))
+        for name, predicted, measured in zip(bench.layers, bench.predicted, bench.measured, strict=True)
+    ]
+    content = wording.Table(("layer", "predicted", "measured"), tuple(rows), ())
+    chart = _chart("bench", "Predicted against measured latency of each layer")
+    return [_section("Predicted and measured latency", text, chart, folded("The layers as a table", content))]
 
 
-def _table(content: wording.Table) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in content.header)
+def _repeat(details: Details) -> str:
+    return (
+        f'<pre tabindex="0" id="command">{escape(details.command)}</pre>\n{_facts(list(details.environment.items()))}'
+    )
+
+
+def _section(title: str, *parts: str) -> str:
+    return "\n".join((f"<section>\n<h2>{title}</h2>", *parts, "</section>"))
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    entries = (f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in facts)
+    return f"<dl>{''.join(entries)}</dl>"
+
+
+def _controls(name: str) -> str:
+    return f'<div class="controls" id="{name}"></div>'
+
+
+def _chart(name: str, label: str) -> str:
+    return f'<div class="chart"><div id="{name}" role="figure" aria-label="{label}"></div></div>'
+
+
+def folded(title: str, content: wording.Table) -> str:
+    """Returns a table that a click unfolds."""
+    return f"<details><summary>{title}</summary>{''.join(_notes(content))}{table(content)}</details>"
+
+
+def table(content: wording.Table) -> str:
+    """Returns a table that scrolls by itself when it is too wide."""
+    return f'<div class="wide">{_table(content)}</div>'
+
+
+def _table(content: wording.Table, name: str = "") -> str:
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in content.header)
     rows = []
     for index, row in enumerate(content.rows):
         start = '<tr class="marked">' if index == content.marked else "<tr>"
         rows.append(start + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    identity = f' id="{name}"' if name else ""
+    return f"<table{identity}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _notes(content: wording.Table) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
@@ -10,41 +12,68 @@ from rich.text import Text
 
 from haq.policy import Width
 from haq.report import wording
+from haq.report.details import Details
+from haq.report.overlay import Compared, comparison
 from haq.report.summary import LayerWidths, Summary
 
-__all__ = ["render"]
+__all__ = ["render", "render_comparison"]
 
 _COMPACT_FROM = 61
 _BAR = 8
+_NAME = 34  # columns that the names of runs get; longer ones fold
 
 
-def render(summary: Summary, console: Console) -> None:
+def render(summary: Summary, console: Console, details: Details | None = None) -> None:
     """Prints the whole report.
 
     Args:
         summary: What to print.
         console: Where to; its width is respected, and without colour nothing is lost.
+        details: Likewise: what was measured, and how to repeat the search.
     """
     console.print(Text(f"Run {summary.name}", style="bold"))
     console.print(_facts(summary))
     console.print(Text(wording.verdict(summary), style="bold"))
     console.print()
     comparison = wording.comparison(summary)
-    console.print(_table(comparison, left=0))
+    console.print(_table(comparison))
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
     front = wording.front(summary)
     _heading(console, "Pareto front", front)
     if front.rows:
-        console.print(_table(front, left=len(front.header) - 1))
+        console.print(_table(front, len(front.header) - 1))
     if summary.layers:
         _heading(console, "Bits per layer", wording.layers(summary))
         console.print(_layers(summary.layers))
+    if summary.points:
+        _said(console, "Progress", wording.progress(summary))
+    if details is not None:
+        if details.bench is not None:
+            _said(console, "Latency", wording.benched(details.bench))
+        console.print(Text("\nRepeat it", style="bold"))
+        console.print(Text(details.command), soft_wrap=True)  # a line that can be copied whole
+        console.print(Text(", ".join(f"{key} {value}" for key, value in details.environment.items()), style="dim"))
+
+
+def render_comparison(runs: Sequence[Compared], console: Console) -> None:
+    """Prints a table of runs, a row each."""
+    content = comparison(runs)
+    table = _table(content, 1, 2)
+    table.columns[0].min_width = min(max(len(run.name) for run in runs) + 2, _NAME)
+    console.print(table)
+    for note in content.notes:
+        console.print(Text(note, style="dim"))
 
 
 def _heading(console: Console, title: str, content: wording.Table) -> None:
     console.print()
     console.print(Text.assemble((title, "bold"), "  ", (" ".join(content.notes), "dim")))
+
+
+def _said(console: Console, title: str, text: str) -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), "  ", text, overflow="fold"))
 
 
 def _facts(summary: Summary) -> Padding:
@@ -54,14 +83,14 @@ def _facts(summary: Summary) -> Padding:
     return Padding(grid, (0, 0, 1, 0))
 
 
-def _table(content: wording.Table, left: int) -> RichTable:
-    """Lays out a table whose column `left` is text; a sign marks the chosen row, for terminals without bold."""
+def _table(content: wording.Table, *left: int) -> RichTable:
+    """Lays out a table whose columns `left` are text; a sign marks the chosen row, for terminals without bold."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for index, title in enumerate(content.header):
         indent = "  " if index == 0 else ""
         table.add_column(
             indent + title.replace(" ", "\n" + indent, 1),
-            justify="left" if index in (0, left) else "right",
+            justify="left" if index in (0, *left) else "right",
             vertical="bottom",
             overflow="fold",
         )

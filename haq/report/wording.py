@@ -6,16 +6,19 @@ from dataclasses import dataclass
 
 from haq.constraints import METRICS, format_cost
 from haq.policy import Width
+from haq.report.details import Bench
 from haq.report.summary import Network, Point, Summary
 
 __all__ = [
     "Table",
+    "benched",
     "comparison",
     "facts",
     "front",
     "layers",
     "mean_bits",
     "percent",
+    "progress",
     "training",
     "verdict",
     "width",
@@ -145,6 +148,37 @@ def layers(summary: Summary) -> Table:
     header = ("#", "layer", "w", "a", "latency")
     end = len(header) if shares else -1
     return Table(header[:end], tuple(row[:end] for row in rows), ("Of weights (w) and of input activations (a).",))
+
+
+def progress(summary: Summary) -> str:
+    """Says when the search last got better, among the policies that were trained longest."""
+    longest = max((point.level for point in summary.points), default=None)
+    trials = [point for point in summary.points if point.level == longest and point.number is not None]
+    if longest is None or not trials:
+        return "No trial has been scored yet."
+    known = [point for point in trials if not summary.ranked_by_loss or point.loss is not None]
+    best = max(
+        known or trials,
+        key=lambda point: (-(point.loss or 0.0) if summary.ranked_by_loss else point.top1, -(point.number or 0)),
+    )
+    score = f"loss {best.loss:.3f}" if summary.ranked_by_loss and best.loss is not None else percent(best.top1)
+    return (
+        f"{len(trials)} of {summary.trials_done} trials were {training(longest.steps)}; the best of them, {score}, "
+        f"is trial {best.number}."
+    )
+
+
+def benched(bench: Bench) -> str:
+    """Says how well the latency of the network was predicted, and how it compares."""
+    error = bench.predicted_total / bench.total - 1
+    others = ", ".join(
+        f"{name} {format_cost('latency_ms', latency)}" for name, latency in bench.networks.items() if "PyTorch" in name
+    )
+    return (
+        f"The whole network takes {format_cost('latency_ms', bench.total)}, predicted were "
+        f"{format_cost('latency_ms', bench.predicted_total)} ({error:+.1%}); quartiles are {bench.spread:.1%} apart"
+        f"{f'. Beside it: {others}' if others else ''}. Measured on {bench.machine}."
+    ).replace("%", " %")
 
 
 def training(steps: int) -> str:

@@ -151,8 +151,8 @@ def make_run(tmp_path: Path) -> MakeRun:
                 Score(0.952, 0.16, 500, 0.2, "float"),
                 {"latency_ms": None, "energy_mj": None, "size_bytes": float_size},
             ),
-            "uniform8": Baseline(8, toy.score(uniform[8], 0), toy.cost(uniform[8])),
-            "uniform_same_budget": Baseline(4, toy.score(uniform[4], 0), toy.cost(uniform[4])),
+            "uniform8": Baseline(8, toy.score(uniform[8], 0), toy.cost(uniform[8]), 8),
+            "uniform_same_budget": Baseline(4, toy.score(uniform[4], 0), toy.cost(uniform[4]), 4),
         }
         done = [_trial(toy, number, limit) for number in range(1, trials + 1)]
 

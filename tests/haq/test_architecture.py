@@ -121,3 +121,5 @@ def test_an_installed_wheel_is_complete(tmp_path: Path) -> None:
     assert f"{list_hardware()} edge" in result.stdout
     assert (target / "haq" / "py.typed").is_file()
     assert (target / "haq" / "exports" / "policy.schema.json").is_file()
+    shipped = {path.name for path in (target / "haq" / "report").iterdir()}
+    assert {path.name for path in (ROOT / "haq" / "report").iterdir() if path.suffix in (".css", ".js")} <= shipped

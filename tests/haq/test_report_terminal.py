@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from haq.report import render, summarize, write_report
+from haq.report import detail, render, summarize, write_report
 from haq.report.summary import LayerWidths, Summary
 from haq.runs import RunFolder
+
+from .report_files import add_bench
 
 MakeRun = Callable[..., RunFolder]
 
@@ -89,3 +91,19 @@ def test_the_report_is_printed_and_written(make_run: MakeRun) -> None:
     write_report(run, Console(file=file, width=80))
     assert file.getvalue().rstrip().endswith(str(run.report))
     assert run.report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_essentials_of_the_page_are_printed(make_run: MakeRun) -> None:
+    run = make_run()
+    add_bench(run)
+    file = io.StringIO()
+    render(summarize(run), Console(file=file, width=80), detail(run))
+    assert [line[:11] for line in file.getvalue().splitlines() if len(line) > 80] == ["haq search "]
+    text = " ".join(file.getvalue().split())
+    for words in (
+        "trials were fine-tuned for 24 steps; the best of them,",
+        "The whole network takes 4.00 ms, predicted were 3.00 ms (-25.0 %)",
+        "haq search --constraint latency=",
+        "haq 0.1.0",
+    ):
+        assert words in text

@@ -1,0 +1,234 @@
+"""What the page shows beyond the `Summary`: every policy, the costs of layers, measurements, and how to repeat it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from haq.config import SearchConfig
+from haq.errors import ConfigError, HardwareError
+from haq.hwmodels import CostTable
+from haq.policy import BitPolicy, LayerBits
+from haq.report.repeat import command
+from haq.report.summary import printable
+from haq.runs import Baseline, Cost, RunFolder, Trial
+
+__all__ = ["Bench", "Details", "HeatMap", "Scored", "detail"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A policy that was scored.
+
+    Attributes:
+        number: Of the trial; `None` for a baseline.
+        origin: Who proposed it.
+        bits: Of each layer; `None` where the run folder does not tell them.
+        elapsed_s: Seconds from the start of the search to the trial's end.
+        cost: As the cost table prices it.
+    """
+
+    number: int | None
+    origin: str
+    bits: tuple[LayerBits, ...] | None
+    elapsed_s: float | None
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """What each layer alone loses at each width, by one measure; rows are layers, columns widths, `None` is infinite.
+
+    Attributes:
+        measure: One of `haq.search.sensitivity.MEASURES`.
+        layers: Names.
+        widths: Ascending.
+        weights: Of weights.
+        activations: Of activations; `None` where these stay in floating point.
+    """
+
+    measure: str
+    layers: tuple[str, ...]
+    widths: tuple[int, ...]
+    weights: tuple[tuple[float | None, ...], ...]
+    activations: tuple[tuple[float | None, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Latencies that `haq bench` predicted and measured, in milliseconds; see `haq.hwmodels.bench.Bench`.
+
+    Attributes:
+        layers: Names.
+        predicted: Of each layer.
+        measured: Of each layer.
+        predicted_total: Of the whole network.
+        total: Of the whole network, measured.
+        spread: Distance between the quartiles of the total, as a share of it.
+        networks: Name → latency of this network and of PyTorch's own, those that were measured.
+        machine: Where.
+    """
+
+    layers: tuple[str, ...]
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    predicted_total: float
+    total: float
+    spread: float
+    networks: Mapping[str, float]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Details:
+    """All that a page needs beside the `Summary`; text is printable, as there.
+
+    Attributes:
+        layers: Names, in the order of every policy's bits.
+        policies: Trials with a score, in their order, then the uniform baselines.
+        float_cost: Of the float network.
+        float_top1: On the validation samples.
+        float_loss: Likewise.
+        table: Costs of the layers, in an order of its own; `None` where the run has no table that fits.
+        names: Layers as the table knows them, in the order of `layers`.
+        heat_maps: Of `RUN/sensitivity.json`; empty without one.
+        bench: Of `RUN/bench.json`; `None` without one.
+        command: The search, to be typed again.
+        environment: What it ran with: package → version, and the like.
+    """
+
+    layers: tuple[str, ...]
+    policies: tuple[Scored, ...]
+    float_cost: Cost
+    float_top1: float | None
+    float_loss: float | None
+    table: CostTable | None
+    names: tuple[str, ...]
+    heat_maps: tuple[HeatMap, ...]
+    bench: Bench | None
+    command: str
+    environment: Mapping[str, str]
+
+
+def detail(run: RunFolder) -> Details:
+    """Reads a run folder, whether its search has ended or not.
+
+    Raises:
+        ConfigError: The search stopped before its first trial, or a file is damaged.
+    """
+    config, baselines = run.read_config(), run.read_baselines()
+    trials = [trial for trial in run.read_trials() if trial.scores and trial.error is None]
+    names = tuple(trials[0].policy) if trials else ()
+    table = _table(run, names)
+    uniform = [baselines.get("uniform8"), baselines.get("uniform_same_budget")]
+    full = baselines.get("float")
+    return Details(
+        layers=tuple(map(printable, names)),
+        policies=(*map(_scored, trials), *_uniform(uniform, config, trials, table)),
+        float_cost=full.cost if full else {},
+        float_top1=full.score.top1 if full else None,
+        float_loss=full.score.loss if full and full.score.finite else None,
+        table=table,
+        names=names,
+        heat_maps=_read(run.sensitivity, _heat_maps) or (),
+        bench=_read(run.bench, _bench),
+        command=printable(command(config)),
+        environment={
+            printable(str(key)): printable(str(value))
+            for key, value in run.read_environment().items()
+            if value is not None
+        },
+    )
+
+
+def _scored(trial: Trial) -> Scored:
+    return Scored(trial.number, printable(trial.origin), tuple(trial.policy.values()), trial.elapsed_s, trial.cost)
+
+
+def _uniform(
+    baselines: Sequence[Baseline | None], config: SearchConfig, trials: Sequence[Trial], table: CostTable | None
+) -> Iterator[Scored]:
+    """Finds the widths of the uniform networks again: `baselines.json` names one pair, but the ends may be pinned."""
+    for baseline in {baseline.widths: baseline for baseline in baselines if baseline and baseline.bits}.values():
+        pair = LayerBits(baseline.bits, None if config.weights_only else baseline.a_bits)
+        bits = None
+        if trials:
+            first = trials[0].policy
+            ends = (next(iter(first)), list(first)[-1]) if config.pin_ends and len(first) > 2 else ()
+            policy = BitPolicy({name: first[name] if name in ends else pair for name in first}, first.scheme)
+            bits = tuple(policy.values()) if table and _priced(table, policy, baseline.cost) else None
+        yield Scored(None, f"uniform {baseline.widths}-bit", bits, None, baseline.cost)
+
+
+def _priced(table: CostTable, policy: BitPolicy, cost: Cost) -> bool:
+    """Whether the policy costs just that, and so is the one that was scored."""
+    try:
+        found = table.cost(policy)
+    except HardwareError:
+        return False
+    known = {field: value for field, value in cost.items() if value is not None and field in found}
+    return bool(known) and all(abs(found[field] - value) <= 1e-6 * abs(value) for field, value in known.items())
+
+
+def _table(run: RunFolder, names: tuple[str, ...]) -> CostTable | None:
+    if not run.costs.is_file():
+        return None
+    try:
+        table = CostTable.load(run.costs)
+    except HardwareError:
+        return None
+    return table if set(table.layers) == set(names) else None
+
+
+def _read(path: Path, parse: Callable[[Any], T]) -> T | None:
+    """Reads a file that a run folder may have or not.
+
+    Raises:
+        ConfigError: It is there, but damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"cannot read {path}: {error!r}; remove it, or make it again") from None
+
+
+def _heat_maps(content: Any) -> tuple[HeatMap, ...]:
+    return tuple(
+        HeatMap(
+            printable(str(name)),
+            tuple(printable(str(layer)) for layer in values["layers"]),
+            tuple(int(width) for width in values["widths"]),
+            _rows(values["weights"]),
+            None if values["activations"] is None else _rows(values["activations"]),
+        )
+        for name, values in content["measures"].items()
+    )
+
+
+def _rows(rows: Any) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(None if value is None else float(value) for value in row) for row in rows)
+
+
+def _bench(content: Any) -> Bench:
+    latencies = {
+        "float32 (PyTorch)": content["float32"],
+        "int8 (PyTorch)": content["int8"],
+        "this network": content["total"],
+    }
+    return Bench(
+        layers=tuple(printable(str(layer)) for layer in content["layers"]),
+        predicted=tuple(map(float, content["predicted"])),
+        measured=tuple(map(float, content["measured"])),
+        predicted_total=float(content["predicted_total"]),
+        total=float(content["total"]),
+        spread=float(content["spread"]),
+        networks={name: float(latency) for name, latency in latencies.items() if latency is not None},
+        machine=printable(str(content["machine"]["device"])),
+    )

@@ -1,0 +1,115 @@
+"""Several runs on one page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from haq.constraints import METRICS, format_cost
+from haq.report import wording
+from haq.report.details import Details, detail
+from haq.report.html import page, table
+from haq.report.payload import payload
+from haq.report.reading import summarize
+from haq.report.summary import Summary
+from haq.runs import RunFolder
+
+__all__ = ["Compared", "compared", "comparison", "render_overlay"]
+
+_SHARED = ("axis", "by_loss", "batch", "metrics", "levels", "policies", "scores", "front", "chosen", "float")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run among others.
+
+    Attributes:
+        name: Of its folder; runs of one name are numbered.
+        agent: Who searched.
+        summary: What it found.
+        details: Its policies.
+    """
+
+    name: str
+    agent: str
+    summary: Summary
+    details: Details
+
+
+def compared(runs: Iterable[RunFolder]) -> tuple[Compared, ...]:
+    """Reads run folders, in their order.
+
+    Raises:
+        ConfigError: A search stopped before its first trial, or a file is damaged.
+    """
+    read = [(run.read_config().agent, summarize(run), detail(run)) for run in runs]
+    often = Counter(summary.name for _, summary, _ in read)
+    seen: Counter[str] = Counter()
+    found = []
+    for agent, summary, details in read:
+        seen[summary.name] += 1
+        name = f"{summary.name} ({seen[summary.name]})" if often[summary.name] > 1 else summary.name
+        found.append(Compared(name, agent, summary, details))
+    return tuple(found)
+
+
+def comparison(runs: Sequence[Compared]) -> wording.Table:
+    """Returns a row for each run: who searched, under which budget, and what the result scores and costs."""
+    fields = list(dict.fromkeys((*(run.summary.axis for run in runs), "latency_ms", "size_bytes")))
+    names = {metric.field: metric.name for metric in METRICS.values()}
+    rows = []
+    for run in runs:
+        ours = next((network for network in run.summary.networks if network.key == "ours"), None)
+        costs = (format_cost(field, ours.cost.get(field) if ours else None) for field in fields)
+        trials = f"{run.summary.trials_done} of {run.summary.trials_asked}"
+        budget = ", ".join(
+            f"{names[field]} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
+        )
+        rows.append((run.name, run.agent, budget or "–", trials, wording.percent(ours.test_top1 if ours else None), *costs))
+    tested = [run.summary.networks[-1].test_top1 for run in runs]
+    best = max((top1 for top1 in tested if top1 is not None), default=None)
+    notes = [
+        "Test top-1: of each run's mixed-precision network, on the test samples; a dash where a search has not ended."
+    ]
+    if len({(run.summary.model, run.summary.data) for run in runs}) > 1:
+        notes.append("These runs are of different models or data: their scores are not comparable.")
+    if len({(run.summary.hardware, run.summary.batch) for run in runs}) > 1:
+        notes.append("Their costs are of different hardware or batch sizes.")
+    return wording.Table(
+        header=("run", "agent", "budget", "trials", "test top-1", *(names[field] for field in fields)),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        marked=tested.index(best) if best is not None and len(runs) > 1 else None,
+    )
+
+
+def render_overlay(runs: Sequence[Compared]) -> str:
+    """Returns a page with the scatter plots of all runs on one another, and their comparison."""
+    content = comparison(runs)
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
+    commands = "".join(
+        f'<p class="note">{escape(run.name)}</p><pre tabindex="0">{escape(run.details.command)}</pre>' for run in runs
+    )
+    body = (
+        f'<p class="run">haq</p>\n<h1>{len(runs)} searches compared</h1>\n'
+        f'<div class="runs">{table(content)}</div>{notes}\n'
+        '<section><h2>Accuracy and cost</h2><div class="controls" id="controls"></div>'
+        '<div class="chart"><div id="scatter" role="figure" aria-label="Policies of all runs: accuracy against cost">'
+        "</div></div>"
+        '<p class="note">Lines join the policies of a run that no cheaper one of it beats. Stars are chosen policies.'
+        "</p>"
+        f"</section>\n<section><h2>Repeat them</h2>{commands}</section>"
+    )
+    return page(", ".join(run.name for run in runs), body, {"runs": [_drawn(run) for run in runs]}, "overlay.js")
+
+
+def _drawn(run: Compared) -> dict[str, Any]:
+    """What the page draws of a run; widths of layers are left to its own page."""
+    content = payload(run.summary, run.details)
+    kept = {key: content[key] for key in _SHARED}
+    kept["policies"] = {**content["policies"], "bits": None}
+    origins: list[str] = content["origins"]
+    return {"name": run.name, "agent": run.agent, "origins": origins, **kept}

@@ -1,0 +1,43 @@
+"""How to do a search again: its command, its seed and what it ran with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from haq.config import SearchConfig
+
+__all__ = ["command"]
+
+_ALWAYS = ("model", "weights", "data", "hardware", "batch", "seed")
+_FLAGS = {"weights_only": ("--weights-only", ""), "pin_ends": ("", "--free-ends")}
+
+
+def command(config: SearchConfig) -> str:
+    """Returns the command line that asks for the same search, for a POSIX shell.
+
+    What decides most is always there; other options only where they differ from today's defaults.
+
+    Examples:
+        >>> command(SearchConfig(("latency=10ms",), workers=2, trials=80, pin_ends=False))
+        'haq search --constraint latency=10ms --model digits-resnet --data digits --hardware edge --batch 16 \
+--trials 80 --free-ends --workers 2 --seed 0'
+    """
+    default = SearchConfig(("latency=1ms",)).to_dict()
+    words = ["haq", "search"]
+    for constraint in config.constraints:
+        words += ["--constraint", constraint.replace(" ", "")]
+    for name, value in config.to_dict().items():
+        if name in _FLAGS:
+            words += [flag] if (flag := _FLAGS[name][not value]) else []
+        elif name == "constraints" or value is None:
+            continue
+        elif name in (*_ALWAYS, "workers") or value != default[name]:  # the default of workers is the machine's
+            words += ["--" + name.replace("_", "-"), _shown(value)]
+    return shlex.join(words)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
