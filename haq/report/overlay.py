@@ -68,7 +68,8 @@ def comparison(runs: Sequence[Compared]) -> wording.Table:
         budget = ", ".join(
             f"{names[field]} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
         )
-        rows.append((run.name, run.agent, budget or "–", trials, wording.percent(ours.test_top1 if ours else None), *costs))
+        top1 = wording.percent(ours.test_top1 if ours else None)
+        rows.append((run.name, run.agent, budget or "–", trials, top1, *costs))
     tested = [run.summary.networks[-1].test_top1 for run in runs]
     best = max((top1 for top1 in tested if top1 is not None), default=None)
     notes = [
