@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from haq import __version__
 from haq.cli.comparing import compare_agents
-from haq.cli.hardware import hardware, profile, table
+from haq.cli.hardware import hardware, table
 from haq.cli.measuring import bench, measure
 from haq.cli.options import DEFAULTS, examples, search_options, searched
+from haq.cli.output import Result, output_options
+from haq.cli.profiling import profile
 from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig
@@ -20,6 +23,9 @@ from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 from haq.exports.formats import FORMATS
 from haq.sources import short_name
+
+if TYPE_CHECKING:
+    from haq.runs import RunFolder
 
 __all__ = ["cli", "main"]
 
@@ -111,6 +117,7 @@ for _command in (schemes, quantize, compare, hardware, profile, table, measure, 
     metavar="FOLDER",
     help="Run folder of a search to go on with.",
 )
+@output_options
 @click.pass_context
 def search(
     context: click.Context,
@@ -119,27 +126,27 @@ def search(
     resumed: Path | None,
     pareto: str | None,
     **options: Any,
-) -> None:
+) -> Result:
     """Search, fine-tune the winner, test it, and write a run folder.
 
-    The search runs on this machine's cores; Ctrl-C ends it with what was found so far.
+    The search runs on this machine's cores; Ctrl-C ends it with what was found so far. With --quiet the folder is all
+    that is printed.
     """
     if resumed is not None:
         given = [name for name in context.params if _given(context, name) and name != "resumed"]
         if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
-        _search(None, resumed)
-        return
+        return _search(None, resumed)
     metrics = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
     config = searched(pareto=metrics, **options)
-    _search(config, out or _free_folder(config))
+    return _search(config, out or _free_folder(config))
 
 
 def _given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
 
 
-def _search(config: SearchConfig | None, path: Path) -> None:
+def _search(config: SearchConfig | None, path: Path) -> Result:
     if config is not None and path.exists():  # known before the slow imports
         raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
     from haq.cli.terminal import TerminalObserver, console
@@ -150,7 +157,18 @@ def _search(config: SearchConfig | None, path: Path) -> None:
         from haq.search import resume, run
 
         folder = run(config, path, observer) if config is not None else resume(path, observer)
-    write_report(folder, console)
+    page = write_report(folder, console)
+    return Result(lambda: _reported([folder], page), (str(path),))
+
+
+def _reported(folders: list[RunFolder], page: Path) -> dict[str, Any]:
+    from haq.report import summarize
+
+    runs = [
+        {"run": folder.path, "summary": summarize(folder), "best": folder.read_best() if folder.finished else None}
+        for folder in folders
+    ]
+    return {**runs[0], "page": page} if len(runs) == 1 else {"runs": runs, "page": page}
 
 
 def _free_folder(config: SearchConfig) -> Path:
@@ -182,10 +200,12 @@ def _free_folder(config: SearchConfig) -> Path:
     help="Page to write.  [default: report.html in RUN; of several, report-overlay.html in the first]",
 )
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
-def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> None:
+@output_options
+def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> Result:
     """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html.
 
-    Of several runs, print a table with a row each, and write a page that draws them together.
+    Of several runs, print a table with a row each, and write a page that draws them together. With --quiet the page's
+    path is all that is printed.
     """
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out {out}: folder {str(out.parent)!r} does not exist; make it first")
@@ -203,6 +223,7 @@ def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> None:
 
         if not webbrowser.open(page.resolve().as_uri()):
             click.echo(f"note: no browser was found; open {page} yourself", err=True)
+    return Result(lambda: _reported(folders, page), (str(page),))
 
 
 @cli.command(
@@ -232,20 +253,37 @@ def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> None:
     metavar="FILE",
     help="Write here.  [default: the terminal; for networks a file in RUN]",
 )
-def export(run: Path, form: str, output: Path | None) -> None:
+@output_options
+def export(run: Path, form: str, output: Path | None) -> Result:
     """Write the result of RUN for another program: the bits of every layer, or the quantized network itself.
 
-    A format that holds the network opens the model and the data that the run names, and so runs their code.
+    A format that holds the network opens the model and the data that the run names, and so runs their code. With --json
+    a format that is JSON is printed as it is, and of others where it was written.
     """
+    from haq.cli.terminal import TerminalObserver, console
     from haq.exports import export_run
     from haq.runs import RunFolder
 
     folder = RunFolder.open(run)
     if form in FORMATS and FORMATS[form].file is not None:
-        from haq.cli.terminal import TerminalObserver
-
         with TerminalObserver() as observer:
             written = export_run(folder, form, output, observer.progress)
     else:
         written = export_run(folder, form, output)
-    click.echo(written, nl=not isinstance(written, str))
+    if isinstance(written, Path):
+        console.print(str(written), markup=False, highlight=False, soft_wrap=True)
+        return Result(
+            lambda: {"run": run, "format": form, "file": written, "size_bytes": written.stat().st_size},
+            (str(written),),
+        )
+    text = written.removesuffix("\n")
+    console.out(text, highlight=False)
+    return Result(lambda: _document(text, form), (text,))
+
+
+def _document(text: str, form: str) -> dict[str, Any]:
+    """What is printed anyway, where that is JSON."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        raise ConfigError(f"--json with --format {form}, which prints text: give -o FILE, or --format json") from None
