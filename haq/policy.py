@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from haq.errors import ConfigError
 
-__all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width"]
+__all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width", "read_policy"]
 
 Width = int | None
 """A number of bits, or `None` for floating point."""
@@ -123,3 +126,23 @@ class BitPolicy(Mapping[str, LayerBits]):
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
             parsed[str(name)] = LayerBits(bits["w_bits"], bits["a_bits"])
         return cls(parsed, scheme=scheme if isinstance(scheme, str) else "linear")
+
+
+def read_policy(path: Path) -> BitPolicy:
+    """Reads the widths of every layer from JSON or YAML: what `haq export` writes, or a run's `best.json`.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+    except FileNotFoundError:
+        raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read policy {str(path)!r}: {' '.join(str(error).split())}") from None
+    if isinstance(content, Mapping) and isinstance(content.get("policy"), Mapping) and "layers" in content["policy"]:
+        content = content["policy"]  # of a run's best.json
+    try:
+        return BitPolicy.from_dict(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
