@@ -11,6 +11,7 @@ import click
 
 from haq import __version__
 from haq.cli.comparing import compare_agents
+from haq.cli.doctor import doctor
 from haq.cli.hardware import hardware, table
 from haq.cli.measuring import bench, measure
 from haq.cli.options import DEFAULTS, examples, search_options, searched
@@ -65,7 +66,19 @@ def cli() -> None:
     """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
 
 
-for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench, sensitivity, compare_agents):
+for _command in (
+    schemes,
+    quantize,
+    compare,
+    hardware,
+    profile,
+    table,
+    measure,
+    bench,
+    sensitivity,
+    compare_agents,
+    doctor,
+):
     cli.add_command(_command)
 
 

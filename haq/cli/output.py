@@ -33,10 +33,12 @@ class Result:
     Attributes:
         data: Returns the document of `--json`; it is called for that alone. `plain` is applied to it.
         brief: What `--quiet` prints: lines, such as the path of a file that was written, or tables.
+        exit_code: Of the process, for a command that judges; mistakes are exceptions.
     """
 
     data: Callable[[], Mapping[str, Any]]
     brief: tuple[str | RenderableType, ...] = ()
+    exit_code: int = 0
 
 
 def output_options(command: Callable[..., Result]) -> Callable[..., None]:
@@ -60,6 +62,8 @@ def output_options(command: Callable[..., Result]) -> Callable[..., None]:
                     click.echo(part)
                 else:
                     console.print(part)
+        if result.exit_code:
+            click.get_current_context().exit(result.exit_code)
 
     return _option("--quiet", "-q", key=_QUIET, help="Print only the result: no progress, no prose.")(
         _option("--json", key=_JSON, help="Print the result as one JSON document; progress goes to standard error.")(

@@ -44,7 +44,8 @@ class TerminalObserver:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
+        self._ended: set[str] = set()
 
     def __enter__(self) -> TerminalObserver:
         self._bars.start()
@@ -67,7 +68,11 @@ class TerminalObserver:
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total, note="")
             self._bars.update(self._tasks[task], completed=done, total=total, note=escape(note))
-        elif done == total or now - self._last_line > _LINE_EVERY_S:
+        elif (done == total and task not in self._ended) or now - self._last_line > _LINE_EVERY_S:
             self._last_line = now
             left = (now - started) / done * (total - done) if done else 0.0
             self.say(f"{task}: {done}/{total}{', ' + note if note else ''}, {left:.0f} s left")
+        if done == total:
+            self._ended.add(task)
+        else:
+            self._ended.discard(task)

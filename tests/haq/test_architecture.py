@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each place may import from itself and from places before it
 ORDER = ["foundation", "quant", "hwmodels", "envs", "search", "outlet", "cli"]
 OUTLETS = {"report", "exports"}
-FACES = {"cli", "testing", "__main__"}
+FACES = {"cli", "doctor", "testing", "__main__"}
 
 
 def place(module: str) -> str:
