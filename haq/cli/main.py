@@ -11,6 +11,7 @@ import click
 
 from haq import __version__
 from haq.cli.comparing import compare_agents
+from haq.cli.completion import add_completions, completion
 from haq.cli.doctor import doctor
 from haq.cli.hardware import hardware, table
 from haq.cli.measuring import bench, measure
@@ -21,7 +22,7 @@ from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig
 from haq.constraints import parse_constraint
-from haq.errors import ConfigError, HaqError
+from haq.errors import ConfigError, HaqError, did_you_mean
 from haq.exports.formats import FORMATS
 from haq.sources import short_name
 
@@ -34,9 +35,9 @@ __all__ = ["cli", "main"]
 def main() -> None:
     """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="haq", standalone_mode=False)
     except (HaqError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        message = _message(error) if isinstance(error, click.ClickException) else str(error)
         click.echo(f"error: {' '.join(message.split())}", err=True)
         status = 2
     except (click.Abort, KeyboardInterrupt):
@@ -45,7 +46,27 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _message(error: click.ClickException) -> str:
+    """Returns click's message with a mend: what was meant, or where the right options are listed."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
+    if context is None or "id you mean" in message:
+        return message
+    return f"{message.rstrip('.')}; see `{context.command_path} --help`"
+
+
+class _Group(click.Group):
+    """Says what may have been meant, which click does for options alone in its older versions."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in self.commands:
+            raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
 @click.group(
+    cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "haq search --constraint latency=10ms             search on the built-in network",
@@ -78,6 +99,7 @@ for _command in (
     sensitivity,
     compare_agents,
     doctor,
+    completion,
 ):
     cli.add_command(_command)
 
@@ -300,3 +322,6 @@ def _document(text: str, form: str) -> dict[str, Any]:
         return dict(json.loads(text))
     except ValueError:
         raise ConfigError(f"--json with --format {form}, which prints text: give -o FILE, or --format json") from None
+
+
+add_completions(cli)
