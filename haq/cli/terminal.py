@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from textwrap import wrap
 from types import TracebackType
 
 from rich.console import Console
@@ -58,7 +59,8 @@ class TerminalObserver:
 
     def say(self, text: str) -> None:
         """Prints a line above the bars; a word that is too long, such as a path, stays whole."""
-        notes.print(Text(text), overflow="ignore", crop=False)
+        lines = wrap(text, notes.width, break_long_words=False, break_on_hyphens=False)
+        notes.print(Text("\n".join(lines)), soft_wrap=True)
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         """Moves the task's bar."""
