@@ -1,6 +1,7 @@
 """What every command prints: for people, with --quiet, with --json; and that its help can be believed."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -191,6 +192,20 @@ def test_a_mistake_is_one_line_in_every_mode(option: str) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(r"error: .*did you mean 'edge'.*\n", result.stderr)
     assert not console.quiet
+
+
+def test_a_reader_that_has_read_enough() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "haq", "hardware", "--json"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 # The mechanism
