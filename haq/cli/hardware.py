@@ -97,7 +97,7 @@ def table(
     array = file.suffix.lower() == ".npy"
     if not array and (foreign := given & {"batch", "device", "measured"}):
         option = "--" + min(foreign).replace("device", "hardware")
-        raise ConfigError(f"{option} is for .npy files; {str(file)!r} says it itself")
+        raise ConfigError(f"{option} is for .npy files; {str(file)!r} says it itself; leave the option out")
     if not given & {"model"} and (idle := given & {"weights", "data"}):
         raise ConfigError(f"--{min(idle)} goes with --model; give it, too")
     at_least({"--batch": (batch, 1)})

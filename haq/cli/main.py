@@ -170,7 +170,9 @@ def search(
     if resumed is not None:
         given = [name for name in context.params if _given(context, name) and name != "resumed"]
         if given:
-            raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} cannot be changed with --resume; leave it out, the run folder says it"
+            )
         return _search(None, resumed)
     metrics = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
     config = searched(pareto=metrics, **options)

@@ -61,7 +61,7 @@ def measure(
     _check(path, device, batch, repeats)
     widths = parse_bits(bits)
     if widths[-1] > 8:
-        raise ConfigError(f"--bits {bits}: bit-serial kernels take widths of 1 to 8 bits")
+        raise ConfigError(f"--bits {bits}: bit-serial kernels take widths of 1 to 8 bits; give some of these")
     with TerminalObserver() as observer:
         from haq.hwmodels.measuring import Plan
         from haq.hwmodels.measuring import measure as measured

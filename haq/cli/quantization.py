@@ -236,7 +236,10 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--option {option}: write KEY=VALUE, such as granularity=tensor")
-        parsed[key.strip()] = yaml.safe_load(value)
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--option {option}: cannot read {value!r}; write a word, a number or true") from None
     return parsed
 
 

@@ -160,6 +160,12 @@ def test_of_a_report(home: Home, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").is_file()
 
 
+def test_of_a_search_that_goes_on(home: Home, tmp_path: Path) -> None:
+    """The options of output are not taken for options of the search."""
+    result = CliRunner().invoke(cli, home.arguments("search --resume HOME/run --quiet", tmp_path))
+    assert (result.exit_code, result.stdout) == (0, f"{home.folder}/run\n")
+
+
 def test_of_costs(home: Home, tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, home.arguments("profile OWN --bits 4/4 --hardware mcu-m4 --json", tmp_path))
     found = strict(result.stdout)
