@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and where those are kept that can be made again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_text"]
+import platformdirs
+
+__all__ = ["cache_folder", "replacing", "write_text"]
 
 
 @contextmanager
@@ -43,3 +45,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text; a reader sees the old file or the new one, never half of it."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Returns `platformdirs.user_cache_dir("haq")`, or the folder that the variable `HAQ_CACHE` names."""
+    return Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq"))

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from haq.constraints import METRICS
 from haq.errors import HardwareError
 from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.hardware import Hardware
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.registry import describe_hardware, get_hardware
 from haq.hwmodels.table import CostTable
 from haq.layers import LayerSpec
-from haq.policy import LayerBits
+from haq.policy import BitPolicy, LayerBits
 
-__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "is_table", "price"]
+__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "excess", "is_table", "price"]
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
@@ -77,6 +79,24 @@ def price(
         raise HardwareError(f"{name}: {error}") from None
     metrics = {**_footprint(table, layers), **table.metrics}
     return Prices(replace(table, metrics=metrics, memory=table.memory or memory))
+
+
+def excess(
+    hardware: Hardware, layers: Sequence[LayerSpec], pair: LayerBits, batch: int, memory: MemoryPlan | None = None
+) -> dict[str, float]:
+    """Returns what a network takes where it is more than the hardware holds: metric field → cost.
+
+    Args:
+        hardware: With its limits.
+        layers: Of the network.
+        pair: Widths of every layer.
+        batch: Samples at once.
+        memory: Which activations are alive at once, where that is known.
+    """
+    table = CostTable.build(hardware, layers, (pair.w_bits or 0,), (pair.a_bits or 0,), batch, memory)
+    costs = table.cost(BitPolicy({layer.name: pair for layer in layers}))
+    limits = {METRICS[metric].field: limit for metric, limit in hardware.limits.items()}
+    return {field: costs[field] for field, limit in limits.items() if costs.get(field, 0.0) > limit}
 
 
 def _check_network(table: CostTable, layers: Sequence[LayerSpec]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -251,6 +251,21 @@ class CostTable:
                 f"build it again with --bits {_listed(sorted(w for w in (*widths, width) if w is not None))}"
             )
         return widths.index(width)
+
+    def overview(self) -> dict[str, Any]:
+        """Returns what the table is of, and the bounds of its totals, as plain JSON types but for the pairs."""
+        bounds = {metric: self.bounds(metric) for metric in self.fields if metric in self.metrics}
+        return {
+            "hardware": self.hardware,
+            "origin": self.origin,
+            "version": self.version,
+            "batch": self.batch,
+            "layers": list(self.layers),
+            "pairs": list(self.pairs),
+            "bounds": {metric: {"at_least": low, "at_most": high} for metric, (low, high) in bounds.items()},
+            "rest": dict(self.rest),
+            "provenance": dict(self.provenance),
+        }
 
     # Files
 

@@ -30,7 +30,7 @@ from haq.search.trainable import scores_of
 from haq.search.tuning import sensitivity_of
 from haq.search.workload import Workload, choose_rank_by, make_workload
 
-__all__ = ["Comparison", "Course", "compare_agents"]
+__all__ = ["Comparison", "Course", "Standing", "compare_agents"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,31 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How one agent did.
+
+    Attributes:
+        agent: Key of `haq.search.agents.AGENTS`.
+        runs: Its courses.
+        best: Mean over the runs of the best top-1 or loss, whichever policies were ranked by.
+        best_std: Standard deviation of the same.
+        matched: Runs that came to the rival's mean result.
+        needed: Mean evaluations until then, of these runs; `None` where there is none, or no rival.
+        test_top1: Mean of the winners, on the test images.
+        proposal_s: Mean seconds a proposal.
+    """
+
+    agent: str
+    runs: int
+    best: float
+    best_std: float
+    matched: int
+    needed: float | None
+    test_top1: float
+    proposal_s: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Courses of several agents.
 
@@ -93,6 +118,26 @@ class Comparison:
         """Returns objectives as people know them: top-1, or the loss, −log of the objective."""
         values = np.asarray(objective, np.float64)
         return values if self.rank_by == "top1" else -np.log(np.maximum(values, 1e-12))
+
+    def standings(self, rival: str) -> list[Standing]:
+        """Returns how each agent did, in their order; the rival is whose mean result the others are to match."""
+        rivals = [course.best(self.evaluations) for course in self.of(rival)]
+        target = float(np.exp(np.mean(np.log(rivals)))) if rivals else float("inf")
+        tested = dict(zip(self.courses, self.test_top1, strict=True))
+        found = []
+        for agent in dict.fromkeys(course.agent for course in self.courses):
+            courses = self.of(agent)
+            values = self.shown([course.best(self.evaluations) for course in courses])
+            there = [count for count in (course.needed(target) for course in courses) if np.isfinite(count)]
+            found.append(
+                Standing(
+                    agent, len(courses), float(values.mean()), float(values.std()), len(there),
+                    float(np.mean(there)) if there else None,
+                    float(np.mean([tested[course] for course in courses])),
+                    float(np.mean([course.deciding_s / len(course.policies) for course in courses])),
+                )
+            )  # fmt: skip
+        return found
 
     def to_frame(self) -> pd.DataFrame:
         """Returns a row for every evaluation."""

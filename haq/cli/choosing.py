@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from haq.cli.options import examples
+from haq.cli.outlets import reported
+from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.errors import ConfigError
 
@@ -41,7 +43,8 @@ __all__ = ["finetune", "pick"]
     metavar="FOLDER",
     help="Run folder to make.  [default: beside RUN, named for the budget]",
 )
-def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, out: Path | None) -> None:
+@output_options
+def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, out: Path | None) -> Result:
     """Take another point of RUN: the best policies that meet another budget, without a new search.
 
     They and the best uniform networks of the budget are fine-tuned alike and tested, as at the end of a search. The
@@ -52,7 +55,8 @@ def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, ou
         from haq.search import pick as take
 
         result = take(run, constraints, out, finetune_steps, observer)
-    write_report(result, console)
+    page = write_report(result, console)
+    return Result(lambda: reported([result], page), (str(result.path),))
 
 
 @click.command(
@@ -95,6 +99,7 @@ def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, ou
 @click.option(
     "--resume", "resumed", type=click.Path(path_type=Path), metavar="FOLDER", help="Fine-tuning to go on with."
 )
+@output_options
 def finetune(
     run: Path | None,
     epochs: int | None,
@@ -105,7 +110,7 @@ def finetune(
     seed: int,
     out: Path | None,
     resumed: Path | None,
-) -> None:
+) -> Result:
     """Train the network of RUN on, and write it into a new run folder.
 
     The weights of the epoch that does best on the validation samples are kept. A checkpoint is written every epoch, or
@@ -127,4 +132,5 @@ def finetune(
             assert run is not None
             assert epochs is not None
             result = train(run, epochs, out, policy, observer, lr=lr, distill=distill, batch=batch, seed=seed)
-    write_report(result, console)
+    page = write_report(result, console)
+    return Result(lambda: reported([result], page), (str(result.path),))

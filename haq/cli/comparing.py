@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import numpy as np
-from rich import box
 from rich.table import Table
 
-from haq.cli.options import examples, search_options
+from haq.cli.layout import columns
+from haq.cli.options import at_least, examples, search_options
+from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import SearchConfig
+from haq.config import AgentOption, SearchConfig
 from haq.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from haq.search.comparison import Comparison
+    from collections.abc import Sequence
+
+    from haq.search.comparison import Comparison, Standing
 
 __all__ = ["compare_agents"]
 
-_AGENTS = ("predictor", "ddpg", "haq", "evolution", "ilp", "random", "uniform")
+_AGENTS = get_args(AgentOption)
 _RIVAL = "evolution"
 _SHOWN = (10, 25, 50, 100, 200, 500, 1000)
 
@@ -40,10 +42,8 @@ _SHOWN = (10, 25, 50, 100, 200, 500, 1000)
     "--out", default="runs/compare-agents", show_default=True, type=click.Path(path_type=Path), metavar="FOLDER",
     help="Folder to make, for every evaluation as CSV and the best-so-far curves as PNG.",
 )  # fmt: skip
-@click.pass_context
-def compare_agents(
-    context: click.Context, /, agents: str, evaluations: int, seeds: int, out: Path, **options: Any
-) -> None:
+@output_options
+def compare_agents(agents: str, evaluations: int, seeds: int, out: Path, **options: Any) -> Result:
     """Let agents search the same budget with the same evaluator, and print the table of best-so-far scores.
 
     Policies are scored after calibration alone. Each agent proposes one policy after the other and knows every outcome
@@ -53,9 +53,7 @@ def compare_agents(
     for name in names:
         if name not in _AGENTS:
             raise ConfigError(f"--agents {name}{did_you_mean(name, _AGENTS)}: use {', '.join(_AGENTS)}")
-    for option, value in (("--evaluations", evaluations), ("--seeds", seeds)):
-        if value < 1:
-            raise ConfigError(f"{option} {value}: must be at least 1")
+    at_least({"--evaluations": (evaluations, 1), "--seeds": (seeds, 1)})
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")
     config = SearchConfig(trials=evaluations, qat_steps=0, **options)
@@ -67,7 +65,9 @@ def compare_agents(
     out.mkdir(parents=True, exist_ok=True)
     found.to_frame().to_csv(out / "comparison.csv", index=False)
     draw_curves(found, out / "curves.png")
-    console.print(_table(found))
+    standings = found.standings(_RIVAL)
+    table = _table(found, standings)
+    console.print(table)
     what = "top-1" if found.rank_by == "top1" else "loss"
     console.print(
         f"{found.budget}. Best {what} so far on the validation samples, after calibration alone: mean ± standard "
@@ -76,33 +76,30 @@ def compare_agents(
         style="dim",
         highlight=False,
     )
-    console.print(f"\n{out / 'comparison.csv'}\n{out / 'curves.png'}", markup=False, highlight=False, soft_wrap=True)
+    files = out / "comparison.csv", out / "curves.png"
+    console.print("\n" + "\n".join(map(str, files)), markup=False, highlight=False, soft_wrap=True)
+
+    def document() -> dict[str, Any]:
+        settings = {"budget": found.budget, "ranked_by": found.rank_by, "rival": _RIVAL, "evaluations": evaluations}
+        return {**settings, "seeds": seeds, "agents": standings, "files": files}
+
+    return Result(document, (table,))
 
 
-def _table(found: Comparison) -> Table:
-    shown = sorted({count for count in _SHOWN if count < found.evaluations} | {found.evaluations})
-    rivals = found.of(_RIVAL)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    table.add_column("agent")
-    for count in shown[-3:]:
-        table.add_column(f"best\nof {count}", justify="right")
-    if rivals:
-        table.add_column(f"matches\n{_RIVAL}", justify="right")
-    table.add_column("test\ntop-1", justify="right")
-    table.add_column("s per\nproposal", justify="right")
-    tested = dict(zip(found.courses, found.test_top1, strict=True))
-    for agent in dict.fromkeys(course.agent for course in found.courses):
-        courses = found.of(agent)
+def _table(found: Comparison, standings: Sequence[Standing]) -> Table:
+    counts = sorted({count for count in _SHOWN if count < found.evaluations} | {found.evaluations})[-3:]
+    rival = any(standing.agent == _RIVAL for standing in standings)
+    numbers = [f"best\nof {count}" for count in counts]
+    numbers += [*([f"matches\n{_RIVAL}"] if rival else []), "test\ntop-1", "s per\nproposal"]
+    table = columns("agent", *numbers, right=numbers)
+    for standing in standings:
         cells = []
-        for count in shown[-3:]:
-            values = found.shown([course.best(count) for course in courses])
-            cells.append(f"{values.mean():.4f}" + (f"\n±{values.std():.4f}" if len(courses) > 1 else ""))
-        if rivals:
-            target = float(np.exp(np.mean(np.log([rival.best(found.evaluations) for rival in rivals]))))
-            needed = np.array([course.needed(target) for course in courses])
-            there = needed[np.isfinite(needed)]
-            cells.append(f"{there.mean():.0f}\n({len(there)} of {len(needed)})" if len(there) else "never")
-        cells.append(f"{np.mean([tested[course] for course in courses]):.4f}")
-        cells.append(f"{np.mean([course.deciding_s / len(course.policies) for course in courses]):.3f}")
-        table.add_row(agent, *cells)
+        for count in counts:
+            values = found.shown([course.best(count) for course in found.of(standing.agent)])
+            cells.append(f"{values.mean():.4f}" + (f"\n±{values.std():.4f}" if standing.runs > 1 else ""))
+        if rival:
+            cells.append(
+                f"{standing.needed:.0f}\n({standing.matched} of {standing.runs})" if standing.needed else "never"
+            )
+        table.add_row(standing.agent, *cells, f"{standing.test_top1:.4f}", f"{standing.proposal_s:.3f}")
     return table

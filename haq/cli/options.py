@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from haq.config import SearchConfig
+from haq.errors import ConfigError
 
-__all__ = ["DEFAULTS", "examples", "network_options", "search_options"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "DEFAULTS",
+    "at_least",
+    "examples",
+    "network_options",
+    "open_untrained_network",
+    "search_options",
+]
 
 DEFAULTS = SearchConfig(constraints=("latency=10ms",))
 
@@ -45,6 +56,29 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_NETWORK):
         command = option(command)
     return command
+
+
+def open_untrained_network(model: str, weights: str | None, data: str) -> tuple[nn.Module, Tensor]:
+    """Returns the network, untrained where it is built in, and a sample, for commands to which only shapes matter."""
+    from haq.data import get_data
+    from haq.models import open_untrained
+
+    images = get_data(data, DEFAULTS.val_images, 0, model)  # the shape of an image does not depend on the seed
+    return open_untrained(model, weights, images), images.train.batch([0])[0]
+
+
+def at_least(values: Mapping[str, tuple[int, int]]) -> None:
+    """Refuses what is too small.
+
+    Args:
+        values: Option → its value, and the least one.
+
+    Raises:
+        ConfigError: A value is less than that.
+    """
+    for option, (value, least) in values.items():
+        if value < least:
+            raise ConfigError(f"{option} {value}: must be at least {least}")
 
 
 _PROBLEM = (

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from haq.cli.options import DEFAULTS, examples, network_options
+from haq.cli.layout import columns, facts
+from haq.cli.options import DEFAULTS, at_least, examples, network_options
+from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits
 from haq.constraints import format_cost
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from haq.data import ImageData
+    from haq.quant.schemes import Scheme
 
 __all__ = ["compare", "quantize", "schemes"]
 
@@ -31,22 +30,27 @@ _VAL_IMAGES = DEFAULTS.val_images
 
 @click.command(epilog=examples("haq schemes", "haq schemes lsq"))
 @click.argument("name", required=False)
-def schemes(name: str | None) -> None:
-    """List the quantization schemes, or say more of one: paper, equation, options."""
+@output_options
+def schemes(name: str | None) -> Result:
+    """List the quantization schemes, or say more of one: paper, equation, options.
+
+    With --quiet the list is of names alone.
+    """
     from haq.quant.schemes import get_scheme, list_schemes
 
     if name is None:
-        table = _table("scheme", "quantizes", "bits", "trains", "kernels", "paper")
-        for scheme in map(get_scheme, list_schemes()):
+        found = [get_scheme(known) for known in list_schemes()]
+        table = columns("scheme", "quantizes", "bits", "trains", "kernels", "paper")
+        for scheme in found:
             kernels = ", ".join(scheme.kernels)
             table.add_row(
                 scheme.name, scheme.covers, _ranges(scheme.widths), scheme.trainable, kernels, scheme.arxiv or "-"
             )
         console.print(table)
         console.print("papers are arXiv identifiers; haq schemes NAME says more", style="dim")
-        return
+        return Result(lambda: {"schemes": list(map(_described, found))}, tuple(scheme.name for scheme in found))
     scheme = get_scheme(name)
-    facts = {
+    labelled = {
         "title": scheme.title,
         "paper": f"https://arxiv.org/abs/{scheme.arxiv}" if scheme.arxiv else "-",
         "what is built": scheme.equation,
@@ -56,10 +60,24 @@ def schemes(name: str | None) -> None:
         "kernels": ", ".join(scheme.kernels),
         "options": ", ".join(f"{key}={value}" for key, value in scheme.defaults().items()),
     }
-    grid = Table.grid(padding=(0, 2))
-    for label, value in facts.items():
-        grid.add_row(label, escape(value))
-    console.print(grid)
+    shown = facts(labelled)
+    console.print(shown)
+    return Result(lambda: _described(scheme), (shown,))
+
+
+def _described(scheme: Scheme) -> dict[str, Any]:
+    return {
+        "name": scheme.name,
+        "title": scheme.title,
+        "arxiv": scheme.arxiv,
+        "equation": scheme.equation,
+        "covers": scheme.covers,
+        "w_bits": scheme.widths,
+        "a_bits": None if scheme.inputs is None else scheme.input_widths,
+        "trainable": scheme.trainable,
+        "kernels": scheme.kernels,
+        "options": scheme.defaults(),
+    }
 
 
 @click.command(
@@ -87,6 +105,7 @@ def schemes(name: str | None) -> None:
 @click.option("--integer", is_flag=True, help="Also convert to integer-only arithmetic, and score that.")
 @click.option("--seed", default=0, show_default=True, help="Order of the training images.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the network here.")
+@output_options
 def quantize(
     model: str,
     weights: str | None,
@@ -102,15 +121,15 @@ def quantize(
     integer: bool,
     seed: int,
     output: Path | None,
-) -> None:
+) -> Result:
     """Apply a given policy without a search, and print accuracy and size."""
     if (policy is None) == (bits is None):
         raise ConfigError("give either --policy FILE or --bits N")
-    _at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
+    at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     given = BitPolicy.load(policy) if policy else None
     with TerminalObserver() as observer:
         from haq.policy import check_width
-        from haq.quant.pipeline import Recipe, apply_policy, stored_bytes, uniform_policy
+        from haq.quant.pipeline import Recipe, apply_policy, integer_top1, stored_bytes, uniform_policy
         from haq.quant.ptq import check_passes
         from haq.quant.schemes import get_scheme
 
@@ -130,15 +149,21 @@ def quantize(
         result = apply_policy(network, given, images, recipe, lambda t, d, n: observer.progress(t, d, n))
         rows += [(stage, top1, result.size_bytes) for stage, top1 in result.top1.items()]
         if integer:
-            rows.append(("integer-only", _integer_top1(result.model, images), result.size_bytes))
+            rows.append(("integer-only", integer_top1(result.model, images), result.size_bytes))
         if output is not None:
             from haq.quant.preparation import save_quantized
 
             save_quantized(output, result.model, given, images.train.batch([0])[0], bool(recipe.passes), chosen.options)
-    table = _table("network", "test top-1", "size")
+    table = columns("network", "test top-1", "size", right=("test top-1", "size"))
     for stage, top1, size in rows:
         table.add_row(stage, f"{top1:.4f}", format_cost("size_bytes", size))
     console.print(table)
+
+    def document() -> dict[str, Any]:
+        networks = [{"network": stage, "test_top1": top1, "size_bytes": size} for stage, top1, size in rows]
+        return {"scheme": chosen.name, "policy": given.widths(), "networks": networks, "file": output}
+
+    return Result(document, (table,))
 
 
 @click.command(
@@ -155,38 +180,44 @@ def quantize(
 @click.option("--qat-steps", default=0, show_default=True, metavar="N", help="Fine-tuning steps of each network.")
 @click.option("--batch", default=64, show_default=True, help="Images a fine-tuning step.")
 @click.option("--seed", default=0, show_default=True, help="Order of the training images.")
+@output_options
 def compare(
     model: str, weights: str | None, data: str, names: str, bits: str, qat_steps: int, batch: int, seed: int
-) -> None:
+) -> Result:
     """Print test top-1 and size of one network under several schemes and widths, the ends at 8 bits.
 
     Schemes for weights alone leave activations at 8 bits; a scheme with one width is shown at that one.
     """
-    _at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
+    at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     with TerminalObserver() as observer:
-        from haq.quant.evaluation import teacher_of
-        from haq.quant.pipeline import Recipe, apply_policy, uniform_policy
+        from haq.quant.comparison import compare_schemes
         from haq.quant.schemes import get_scheme, list_schemes
 
         chosen = [get_scheme(name.strip()) for name in (list_schemes() if names == "all" else names.split(","))]
-        cases = [
-            (scheme, w_bits, scheme.activation_width(w_bits))
-            for scheme in chosen
-            for w_bits in ([width for width in parse_bits(bits) if width in scheme.widths] or scheme.widths[:1])
-        ]
+        widths = parse_bits(bits)
         network, images = _open(model, weights, data, seed, observer)
-        teacher = teacher_of(network, images.train) if qat_steps else None
-        table = _table("scheme", "weights/activations", "calibrated", *(["fine-tuned"] if qat_steps else []), "size")
-        for done, (scheme, w_bits, a_bits) in enumerate(cases):
-            observer.progress("compare", done, len(cases), scheme.name)
-            policy = uniform_policy(network, w_bits, a_bits).with_scheme(scheme.name)
-            recipe = Recipe(scheme, (), qat_steps, batch, seed)
-            result = apply_policy(network, policy, images, recipe, teacher=teacher)
-            scores = [f"{top1:.4f}" for top1 in result.top1.values()]
-            widths = f"{w_bits}/{a_bits or 'float'}"
-            table.add_row(scheme.name, widths, *scores, format_cost("size_bytes", result.size_bytes))
-        observer.progress("compare", len(cases), len(cases))
+        found = compare_schemes(
+            network, images, chosen, widths, qat_steps, batch, seed,
+            lambda done, total, name: observer.progress("compare", done, total, name),
+        )  # fmt: skip
+    stages = "calibrated", *(["fine-tuned"] if qat_steps else [])
+    table = columns("scheme", "weights/activations", *stages, "size", right=(*stages, "size"))
+    for row in found:
+        scores = (f"{row.top1[stage]:.4f}" for stage in stages)
+        size = format_cost("size_bytes", row.size_bytes)
+        table.add_row(row.scheme, f"{row.w_bits}/{row.a_bits or 'float'}", *scores, size)
     console.print(table)
+
+    def document() -> dict[str, Any]:
+        keys = "scheme", "w_bits", "a_bits"
+        networks = [
+            {**{key: getattr(row, key) for key in keys}, "test_top1": row.top1,
+             "size_bytes": row.size_bytes}
+            for row in found
+        ]  # fmt: skip
+        return {"networks": networks}
+
+    return Result(document, (table,))
 
 
 def _open(
@@ -199,28 +230,17 @@ def _open(
     return open_model(model, weights, images, lambda d, t: observer.progress("train float", d, t)), images
 
 
-def _integer_top1(network: nn.Module, images: ImageData) -> float:
-    from haq.quant.evaluation import evaluate
-    from haq.quant.integer import convert
-
-    batches = [x for x, _ in images.train.subset(range(min(256, len(images.train)))).batches(64)]
-    return evaluate(convert(network, batches), images.test, "ptq").top1
-
-
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
     parsed = {}
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--option {option}: write KEY=VALUE, such as granularity=tensor")
-        parsed[key.strip()] = yaml.safe_load(value)
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--option {option}: cannot read {value!r}; write a word, a number or true") from None
     return parsed
-
-
-def _at_least(values: Mapping[str, tuple[int, int]]) -> None:
-    for option, (value, least) in values.items():
-        if value < least:
-            raise ConfigError(f"{option} {value}: must be at least {least}")
 
 
 def _ranges(widths: tuple[int, ...]) -> str:
@@ -228,10 +248,3 @@ def _ranges(widths: tuple[int, ...]) -> str:
         return str(widths[0])
     plain = [width for width in widths if width <= 8]
     return f"{plain[0]}-{plain[-1]}" + (", 16" if 16 in widths else "")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -1,8 +1,9 @@
-"""What a user watches while a search runs."""
+"""Where commands print: results on standard output, and what a user watches meanwhile on standard error."""
 
 from __future__ import annotations
 
 import time
+from textwrap import wrap
 from types import TracebackType
 
 from rich.console import Console
@@ -16,18 +17,21 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
-__all__ = ["TerminalObserver", "console"]
+__all__ = ["TerminalObserver", "console", "notes"]
 
 console = Console()
+notes = Console(stderr=True)
 
 _LINE_EVERY_S = 10.0  # without a terminal to redraw, one line so often
 
 
 class TerminalObserver:
-    """Draws progress bars with time left; without a terminal it prints a line now and then instead."""
+    """Draws progress bars with time left; where lines cannot be redrawn it prints one now and then instead."""
 
     def __init__(self) -> None:
+        self._redraws = notes.is_terminal and not notes.is_dumb_terminal
         self._bars = Progress(
             TextColumn("{task.description:<10}"),
             BarColumn(bar_width=20),
@@ -36,12 +40,13 @@ class TerminalObserver:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
+            console=notes,
+            disable=not self._redraws or notes.quiet,
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
+        self._ended: set[str] = set()
 
     def __enter__(self) -> TerminalObserver:
         self._bars.start()
@@ -53,18 +58,23 @@ class TerminalObserver:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line above the bars."""
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        """Prints a line above the bars; a word that is too long, such as a path, stays whole."""
+        lines = wrap(text, notes.width, break_long_words=False, break_on_hyphens=False)
+        notes.print(Text("\n".join(lines)), soft_wrap=True)
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         """Moves the task's bar."""
         now = time.monotonic()
         started = self._started.setdefault(task, now)
-        if console.is_terminal:
+        if self._redraws:
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total, note="")
             self._bars.update(self._tasks[task], completed=done, total=total, note=escape(note))
-        elif done == total or now - self._last_line > _LINE_EVERY_S:
+        elif (done == total and task not in self._ended) or now - self._last_line > _LINE_EVERY_S:
             self._last_line = now
             left = (now - started) / done * (total - done) if done else 0.0
             self.say(f"{task}: {done}/{total}{', ' + note if note else ''}, {left:.0f} s left")
+        if done == total:
+            self._ended.add(task)
+        else:
+            self._ended.discard(task)

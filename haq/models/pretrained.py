@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import ImageData, Samples
 from haq.errors import DataError, ModelError
-from haq.files import replacing
+from haq.files import cache_folder, replacing
 from haq.layers import run_sample
 from haq.models.registry import get_model, list_models, load_model, load_weights
 
@@ -34,14 +31,13 @@ Progress = Callable[[int, int], None]
 def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
     """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
 
-    The cache lies in `platformdirs.user_cache_dir("haq")`, or in the folder that the variable `HAQ_CACHE` names. Where
-    it cannot be written, the network is trained each time.
+    The cache lies in `haq.files.cache_folder()`. Where it cannot be written, the network is trained each time.
 
     Args:
         train: Training images of `digits`.
         progress: Called with epochs done and epochs in all, only when the network is trained.
     """
-    path = Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq")) / f"digits-resnet-v{_VERSION}.pt"
+    path = cache_folder() / f"digits-resnet-v{_VERSION}.pt"
     if path.is_file():
         with _one_thread_and_own_randomness(seed=0):
             model = get_model("digits-resnet")

@@ -20,7 +20,7 @@ from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.quant.quantizer import Quantizer
 from haq.quant.schemes import Scheme
 
-__all__ = ["Recipe", "Result", "apply_policy", "stored_bytes", "uniform_policy"]
+__all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 
 _CALIBRATION_IMAGES = 512
 _FLOAT_BYTES = 4
@@ -116,6 +116,18 @@ def apply_policy(
             progress("fine-tune", finetuning.done, recipe.qat_steps)
         top1["fine-tuned"] = evaluate(quantized, data.test, "qat", recipe.qat_steps).top1
     return Result(quantized, stored_bytes(quantized), top1)
+
+
+def integer_top1(model: nn.Module, data: ImageData) -> float:
+    """Returns test top-1 of a quantized network in integer-only arithmetic.
+
+    Raises:
+        ModelError: A quantizer or an operation has no integer form.
+    """
+    from haq.quant.integer import convert
+
+    batches = [x for x, _ in data.train.subset(range(min(256, len(data.train)))).batches(64)]
+    return evaluate(convert(model, batches), data.test, "ptq").top1
 
 
 def stored_bytes(model: nn.Module) -> int:

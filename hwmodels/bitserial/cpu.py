@@ -12,7 +12,7 @@ from llvmlite import binding
 
 from haq.errors import HardwareError
 
-__all__ = ["Backend", "backends", "cpu_features", "get_backend", "jit"]
+__all__ = ["Backend", "backends", "cpu_features", "get_backend", "jit", "keeps_code"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -92,3 +92,12 @@ def _backends() -> dict[str, Backend]:
     neon, plain = Backend("neon", 2), Backend("plain", 1)
     found += [neon, plain] if "neon" in features else [plain, neon]
     return {backend.name: backend for backend in found}
+
+
+def keeps_code() -> bool:
+    """Whether machine code is kept on disk; otherwise kernels are compiled by every process that uses them."""
+    try:
+        numba.njit(cache=True)(keeps_code)
+    except RuntimeError:
+        return False
+    return True

@@ -36,6 +36,7 @@ def test_every_agent_gets_the_same_evaluations(tiny: Path, tmp_path: Path) -> No
     assert (out / "sensitivity.json").is_file()
     assert "predictor" in shown
     assert "±" in shown
+    assert max(len(line.rstrip()) for line in shown.splitlines() if str(out) not in line) <= 80
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, DataError, did_you_mean
+from haq.names import PASSES
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
@@ -17,9 +18,6 @@ from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
 
 __all__ = ["PASSES", "apply_passes", "check_passes"]
-
-PASSES = ("cle", "adaround", "bias-analytic", "bias")
-"""Names of the passes, in the order in which they run."""
 
 
 def check_passes(passes: Iterable[str]) -> list[str]:

@@ -1,0 +1,37 @@
+"""Tables and lists of facts, as all commands lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+
+from rich import box
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["columns", "facts"]
+
+
+def columns(*names: str, right: Container[str] = (), title: str | None = None) -> Table:
+    """Returns an empty table; text that is too long folds, for 80 columns must do.
+
+    Args:
+        *names: Of the columns.
+        right: Those that hold numbers.
+        title: Above the table.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", show_edge=False, title=title,
+        title_justify="left", title_style="bold",
+    )  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", vertical="top")
+    return table
+
+
+def facts(labelled: Mapping[str, str]) -> Padding:
+    """Returns labels and values, a line each, and an empty line."""
+    grid = Table.grid(padding=(0, 2))
+    for label, value in labelled.items():
+        grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
+    return Padding(grid, (0, 0, 1, 0))

@@ -1,0 +1,116 @@
+"""`haq search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from haq.cli.options import DEFAULTS, examples, search_options
+from haq.cli.outlets import reported
+from haq.cli.output import Result, output_options
+from haq.config import SearchConfig
+from haq.errors import ConfigError
+from haq.runs import free_folder
+
+__all__ = ["search"]
+
+
+@click.command(
+    epilog=examples(
+        "haq search --constraint latency=10ms",
+        "haq search --constraint latency=60% --constraint size=100kB",
+        "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
+        "haq search --scheme kmeans --weights-only --constraint size=20%",
+        "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
+        "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
+        "haq search --pareto latency,size --trials 200",
+        "haq search --resume runs/digits-resnet-edge",
+    )
+)
+@search_options
+@click.option(
+    "--pareto",
+    metavar="METRICS",
+    help="Sweep budgets of these metrics in one run, such as latency,size, up to the constraints or to the uniform "
+    "8-bit network's cost; evaluations are shared between the budgets.",
+)
+@click.option("--trials", default=DEFAULTS.trials, show_default=True, help="Policies to score.")
+@click.option(
+    "--qat-steps",
+    default=DEFAULTS.qat_steps,
+    show_default=True,
+    help="Fine-tuning steps that a promising trial earns; 0 scores policies after calibration only.",
+)
+@click.option(
+    "--finetune-steps",
+    default=DEFAULTS.finetune_steps,
+    show_default=True,
+    help="Fine-tuning steps of the finalists and of the uniform network that they are compared with.",
+)
+@click.option(
+    "--agent",
+    default=DEFAULTS.agent,
+    show_default=True,
+    metavar="NAME",
+    help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's), evolution, ilp, "
+    "random or uniform; haq compare-agents shows them side by side.",
+)
+@click.option(
+    "--trial-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Give a trial up that takes longer; it is tried once more, then counted as failed.  [default: wait]",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
+@click.option(
+    "--resume",
+    "resumed",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Run folder of a search to go on with.",
+)
+@output_options
+@click.pass_context
+def search(
+    context: click.Context,
+    /,
+    out: Path | None,
+    resumed: Path | None,
+    **options: Any,
+) -> Result:
+    """Search, fine-tune the winner, test it, and write a run folder.
+
+    The search runs on this machine's cores. Ctrl-C lets the running trials end and reports what was found so far;
+    pressed again it stops at once. Either way, and after a crash, --resume goes on. With --quiet the folder is all
+    that is printed.
+    """
+    if resumed is not None:
+        given = [name for name in context.params if _given(context, name) and name != "resumed"]
+        if given:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} cannot be changed with --resume; leave it out, the run folder says it"
+            )
+        return _search(None, resumed)
+    config = SearchConfig(**options)
+    return _search(config, out or free_folder(config))
+
+
+def _given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+
+def _search(config: SearchConfig | None, path: Path) -> Result:
+    if config is not None and path.exists():  # known before the slow imports
+        raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+    from haq.cli.terminal import TerminalObserver, console
+
+    with TerminalObserver() as observer:
+        observer.say(f"run folder: {path}")
+        from haq.report import write_report
+        from haq.search import resume, run
+
+        folder = run(config, path, observer) if config is not None else resume(path, observer)
+    page = write_report(folder, console)
+    return Result(lambda: reported([folder], page), (str(path),))

@@ -1,0 +1,77 @@
+"""The sensitivity of a network, from its data to its file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from haq.data import ImageData
+from haq.layers import trace
+from haq.quant.calibration import calibrate
+from haq.quant.schemes import Scheme
+from haq.search.observer import Observer
+from haq.search.sensitivity.measure import fingerprint, measure_sensitivity
+from haq.search.sensitivity.result import Sensitivity, cached
+from haq.search.sensitivity.threads import one_thread
+
+__all__ = ["network_sensitivity"]
+
+_CALIBRATION_IMAGES = 512
+
+
+def network_sensitivity(
+    network: nn.Module,
+    data: ImageData,
+    widths: Sequence[int],
+    measures: Sequence[str],
+    scheme: Scheme,
+    observer: Observer,
+    images: int = 512,
+    seed: int = 0,
+    file: Path | None = None,
+) -> dict[str, Sensitivity]:
+    """Calibrates on training images, and measures on those that were held out.
+
+    Args:
+        network: In floating point.
+        data: What it is for.
+        widths: Ascending.
+        measures: Some of `MEASURES`.
+        scheme: What quantizes.
+        observer: Receives progress.
+        images: To measure on, if so many are held out.
+        seed: Decides the probes of the curvature.
+        file: JSON; when it is of the same network, data and options, it is read and nothing is measured, and otherwise
+            it is written.
+
+    Returns:
+        Measure → values.
+    """
+    names = [layer.name for layer in trace(network, data.train.batch([0])[0])]
+    held = data.val.subset(range(min(images, len(data.val))))
+    shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
+    observer.say(f"{len(names)} layers, {len(held)} images, {scheme.name} quantizers")
+
+    def compute() -> dict[str, Sensitivity]:
+        observer.progress("calibrate", 0, 1)
+        with one_thread():  # many small tensors: on a busy machine PyTorch's threads wait for each other for minutes
+            calibration = calibrate(network, [x for x, _ in shown.batches(64)], widths, scheme)
+        observer.progress("calibrate", 1, 1)
+        start = time.perf_counter()
+        result = measure_sensitivity(
+            network, calibration, held, names, widths, measures,
+            lambda done, total: observer.progress("measure", done, total, "percent"), seed=seed,
+        )  # fmt: skip
+        observer.say(f"measured in {time.perf_counter() - start:.1f} s")
+        return result
+
+    if file is None:
+        return compute()
+    key = {
+        "network": fingerprint(network), "images": fingerprint(held, shown), "layers": names, "scheme": scheme.name,
+        "widths": widths, "measures": measures, "seed": seed,
+    }  # fmt: skip
+    return cached(file, key, compute)
