@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from haq.envs import BitAllocationEnv, Transitions
@@ -85,7 +85,7 @@ class DDPGAgent:
             seed=seed,
             device="cpu",
         )
-        self._ddpg.set_logger(configure(None, []))
+        self._ddpg.set_logger(Logger(folder=None, output_formats=[]))  # `configure` would make a folder
 
     @property
     def warming_up(self) -> bool:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from haq.cli.options import examples, search_options, searched
 from haq.cli.terminal import TerminalObserver, console
+from haq.config import check_range
 from haq.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def compare_agents(
         if name not in _AGENTS:
             raise ConfigError(f"--agents {name}{did_you_mean(name, _AGENTS)}: use {', '.join(_AGENTS)}")
     for option, value in (("--evaluations", evaluations), ("--seeds", seeds)):
-        if value < 1:
-            raise ConfigError(f"{option} {value}: must be at least 1")
+        check_range(option, value, 1)
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")
     config = searched(trials=evaluations, qat_steps=0, **options)

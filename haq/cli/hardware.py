@@ -14,6 +14,7 @@ from rich.text import Text
 
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.terminal import console
+from haq.config import check_range
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError
 from haq.policy import LayerBits
@@ -182,8 +183,7 @@ _COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 
 
 def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise ConfigError(f"--batch {batch}: must be at least 1")
+    check_range("--batch", batch, 1)
 
 
 def _parsed_pairs(text: str) -> list[LayerBits]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig
 from haq.constraints import parse_constraint
-from haq.errors import ConfigError, HaqError
+from haq.errors import ConfigError, HaqError, printable
 from haq.exports.formats import FORMATS
 from haq.sources import short_name
 
 __all__ = ["cli", "main"]
+
+_LONGEST = 1000  # characters of a message
 
 
 def main() -> None:
@@ -29,13 +33,27 @@ def main() -> None:
     try:
         status = cli.main(standalone_mode=False)
     except (HaqError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"error: {' '.join(message.split())}", err=True)
-        status = 2
+        status = _refuse(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         status = 130
+    except BrokenPipeError:  # who reads our output has seen enough, as in `haq export RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        status = 0
+    except OSError as error:  # of a path that a user gave, or a full disk
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        status = _refuse(f"{str(error.filename or 'a file')!r}: {error.strerror}; give another path, or mend that one")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse(message: str) -> int:
+    """Prints one line, in which nothing that a file or an option says can command the terminal."""
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the mend stands at the end
+    click.echo(f"error: {line}", err=True)
+    return 2
 
 
 @click.group(
@@ -248,4 +266,6 @@ def export(run: Path, form: str, output: Path | None) -> None:
             written = export_run(folder, form, output, observer.progress)
     else:
         written = export_run(folder, form, output)
+    if isinstance(written, str) and sys.stdout.isatty():  # a program gets every character as it is
+        written = "\n".join(map(printable, written.split("\n")))
     click.echo(written, nl=not isinstance(written, str))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import parse_bits
+from haq.config import check_range, parse_bits
 from haq.constraints import format_cost
 from haq.errors import ConfigError, HardwareError
 from haq.sources import short_name
@@ -105,8 +105,7 @@ def bench(run: Path, table: Path | None, repeats: int) -> None:
 
     folder = RunFolder.open(run)
     policy = folder.read_best().policy
-    if repeats < 3:
-        raise ConfigError(f"--repeats {repeats}: must be at least 3")
+    check_range("--repeats", repeats, 3)
     if any(bits.a_bits is None or bits.w_bits is None or max(bits.a_bits, bits.w_bits) > 8 for bits in policy.values()):
         raise ConfigError(f"{run}: the kernels run weights and activations of 1 to 8 bits; this network has others")
     with TerminalObserver() as observer:
@@ -151,8 +150,7 @@ def _check(path: Path, device: str, batch: int, repeats: int) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"-o {path}: folder {str(path.parent)!r} does not exist; make it first")
     for option, value, least in (("--batch", batch, 1), ("--repeats", repeats, 3)):
-        if value < least:
-            raise ConfigError(f"{option} {value}: must be at least {least}")
+        check_range(option, value, least)
 
 
 def _open(folder: RunFolder, observer: TerminalObserver) -> tuple[nn.Module, nn.Module, ImageData]:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import parse_bits
+from haq.config import check_range, parse_bits
 from haq.constraints import format_cost
+from haq.documents import parse_yaml, read_yaml
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
 
@@ -208,12 +208,9 @@ def _integer_top1(network: nn.Module, images: ImageData) -> float:
 
 
 def _read_policy(path: Path) -> BitPolicy:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except FileNotFoundError:
-        raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read policy {str(path)!r}: {' '.join(str(error).split())}") from None
+    if not path.exists():
+        raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one")
+    content = read_yaml(path, f"policy {str(path)!r}", ConfigError)
     if isinstance(content, Mapping) and isinstance(content.get("policy"), Mapping) and "layers" in content["policy"]:
         content = content["policy"]  # of a run's best.json
     try:
@@ -228,14 +225,16 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--option {option}: write KEY=VALUE, such as granularity=tensor")
-        parsed[key.strip()] = yaml.safe_load(value)
+        try:
+            parsed[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"--option {option}: {error}") from None
     return parsed
 
 
 def _at_least(values: Mapping[str, tuple[int, int]]) -> None:
     for option, (value, least) in values.items():
-        if value < least:
-            raise ConfigError(f"{option} {value}: must be at least {least}")
+        check_range(option, value, least)
 
 
 def _ranges(widths: tuple[int, ...]) -> str:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from haq.cli.options import DEFAULTS, examples, network_options
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import parse_bits
+from haq.config import check_range, parse_bits
 from haq.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -89,8 +89,7 @@ def sensitivity(
     measures = _measures(measure)
     widths = parse_bits(bits)
     for option, value, least in (("--images", images, 1), ("--seed", seed, 0)):
-        if value < least:
-            raise ConfigError(f"{option} {value}: must be at least {least}")
+        check_range(option, value, least)
     if output is not None and output.suffix.lower() not in (".json", ".png"):
         raise ConfigError(f"-o {output}: values are written as .json, maps as .png")
     with TerminalObserver() as observer:

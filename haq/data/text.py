@@ -32,7 +32,7 @@ def read_text(spec: str, val_pieces: int, model: str | None) -> Splits:
     Raises:
         DataError: The file or the tokenizer cannot be read, or the text is too short.
     """
-    path = Path(spec.removeprefix("text:")).expanduser()
+    path = Path(source_of(spec)[1])
     source, name = source_of(model or "")
     if source != "hf":
         raise DataError(f"data {spec!r} needs a model with a tokenizer, not {model!r}; give --model hf:NAME_OR_FOLDER")

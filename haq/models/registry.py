@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,7 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
         if weights is None:
             raise ModelError(f"model {spec!r} has no weights yet; give --weights FILE")
     if weights is not None:
-        load_weights(model, Path(weights).expanduser())
+        load_weights(model, Path(os.path.expanduser(weights)))
     for key, values in model.state_dict().items():
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
