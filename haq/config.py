@@ -145,7 +145,7 @@ class SearchConfig:
             return prefix + _absolute(path) + suffix if path else text
 
         paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
-        weights = _absolute(self.weights) if self.weights else None
+        weights = _absolute(self.weights) if self.weights is not None else None
         return SearchConfig(**{**asdict(self), **paths, "weights": weights})
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from haq.errors import ConfigError, did_you_mean
 
-__all__ = ["restored"]
+__all__ = ["conforms", "described", "restored"]
 
 T = TypeVar("T")
 
@@ -42,12 +42,13 @@ def restored(kind: type[T], data: object) -> T:
         raise ConfigError(f"{missing[0]!r} is missing")
     values = {key: _tuples(value) for key, value in data.items()}
     for key, value in values.items():
-        if not _conforms(value, hints[key]):
-            raise ConfigError(f"{key}={_shown(data[key])}: must be {_described(hints[key])}")
+        if not conforms(value, hints[key]):
+            raise ConfigError(f"{key}={_shown(data[key])}: must be {described(hints[key])}")
     return kind(**values)
 
 
-def _conforms(value: object, kind: Any) -> bool:
+def conforms(value: object, kind: Any) -> bool:
+    """Whether a value is of a type as annotations write it; whole numbers are numbers, and `True` is neither."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -57,29 +58,30 @@ def _conforms(value: object, kind: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in arguments
     if origin in (Union, types.UnionType):
-        return any(_conforms(value, argument) for argument in arguments)
+        return any(conforms(value, argument) for argument in arguments)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return len(value) == len(inner) and all(map(_conforms, value, inner))
+        return len(value) == len(inner) and all(map(conforms, value, inner))
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
-            _conforms(key, arguments[0]) and _conforms(entry, arguments[1]) for key, entry in value.items()
+            conforms(key, arguments[0]) and conforms(entry, arguments[1]) for key, entry in value.items()
         )
     return isinstance(value, kind)
 
 
-def _described(kind: Any) -> str:
+def described(kind: Any) -> str:
+    """Returns the type in words, as in "a whole number or null"."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_described, arguments))
+        return " or ".join(map(described, arguments))
     if origin is tuple:
-        return f"a list, each {_described(arguments[0])}"
+        return f"a list, each {described(arguments[0])}"
     if origin is not None:
-        return f"a mapping of {' to '.join(map(_described, arguments))}"
+        return f"a mapping of {' to '.join(map(described, arguments))}"
     return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 

@@ -78,6 +78,7 @@ class Trial:
         """Restores what `to_dict` gave."""
         scores = tuple(Score.from_dict(score) for score in data["scores"])
         policy, cost = BitPolicy.from_dict(data["policy"]), _finite(data["cost"])
+        _finite({key: data[key] for key in ("objective", "elapsed_s")})
         return restored(cls, {**data, "policy": policy, "scores": scores, "cost": cost})
 
 

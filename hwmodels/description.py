@@ -71,7 +71,7 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
         raise HardwareError(f"{file}: kind={kind!r}: unknown{did_you_mean(kind, kinds)}; known: {', '.join(kinds)}")
     summary = _text(file, "summary", content["summary"], "say in one line what the hardware is")
     batch = content["batch"]
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+    if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch < 2**31:
         raise HardwareError(f"{file}: batch={batch!r}: give the usual number of samples at once, at least 1")
     pairs = _pairs(file, content["pairs"])
 

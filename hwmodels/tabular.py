@@ -43,6 +43,7 @@ SUFFIXES = (".parquet", ".csv", ".npy")
 """Forms that a table may have."""
 
 _HAQ_WIDTHS = tuple(range(1, 9))
+_SLOWEST_MHZ = 1e-9
 
 
 def load_table(
@@ -126,8 +127,8 @@ def read_csv(path: Path) -> CostTable:
         raise HardwareError(f"cannot read cost table {path}: {' '.join(str(error).split())}") from None
     try:
         header, body = _split(text)
-        content = _parsed(body).replace_schema_metadata({KEY: json.dumps(_header(header))})
-        return from_arrow(content)
+        metadata = {KEY: json.dumps(_header(header))}
+        return from_arrow(_parsed(body).replace_schema_metadata(metadata))
     except HardwareError as error:
         raise HardwareError(f"{path}: {error}") from None
 
@@ -183,7 +184,7 @@ def _header(lines: Sequence[str]) -> dict[str, Any]:
             raise HardwareError(f"has two lines '# {key}: …'; keep one")
         try:
             entries[key] = json.loads(text) if text[:1] in ('"', "[", "{") else text
-        except ValueError:
+        except (ValueError, RecursionError):
             raise HardwareError(f"cannot read the line {line!r}: after the colon stands broken JSON") from None
     if missing := [key for key in METADATA if key not in entries]:
         example = {"hardware": "edge", "batch": "16", "origin": "measured", "version": "kernels 1.2"}[missing[0]]
@@ -194,6 +195,8 @@ def _header(lines: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_columns(names: Sequence[str]) -> None:
+    if not names:
+        raise HardwareError(f"has no columns; a cost table has {', '.join(AXES)} and any of {', '.join(TABLE_FIELDS)}")
     if repeated := [name for name in names if names.count(name) > 1]:
         raise HardwareError(f"has two columns {repeated[0]!r}; keep one")
     known = (*AXES, *TABLE_FIELDS)
@@ -293,8 +296,8 @@ def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
 
 
 def _check_clock(clock_mhz: float) -> None:
-    """Raises `HardwareError` unless `clock_mhz` is a positive number."""
-    if not 0 < clock_mhz < np.inf:
+    """Raises `HardwareError` unless `clock_mhz` is a positive number that cycles can be divided by."""
+    if not _SLOWEST_MHZ <= clock_mhz < np.inf:
         raise HardwareError(f"--clock-mhz {clock_mhz:g}: must be a positive number")
 
 

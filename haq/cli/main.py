@@ -143,9 +143,9 @@ def search(
     The search runs on this machine's cores; Ctrl-C ends it with what was found so far.
     """
     if resumed is not None:
-        given = [name for name in context.params if _given(context, name) and name != "resumed"]
+        given = [option for option in context.command.params if _given(context, option) and option.name != "resumed"]
         if given:
-            raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
+            raise ConfigError(f"{given[0].opts[0]} cannot be changed with --resume; the run folder says it")
         _search(None, resumed)
         return
     metrics = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
@@ -153,13 +153,17 @@ def search(
     _search(config, out or _free_folder(config))
 
 
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+def _given(context: click.Context, option: click.Parameter) -> bool:
+    return context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
 
 
 def _search(config: SearchConfig | None, path: Path) -> None:
-    if config is not None and path.exists():  # known before the slow imports
-        raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+    if config is not None:  # known before the slow imports
+        if os.path.lexists(path):
+            raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+        parent = next(parent for parent in path.absolute().parents if parent.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise ConfigError(f"--out {path}: {str(parent)!r} is no folder that can be written; give another --out")
     from haq.cli.terminal import TerminalObserver, console
 
     with TerminalObserver() as observer:

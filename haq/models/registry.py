@@ -17,7 +17,7 @@ from haq.models.huggingface import load_transformers
 from haq.models.mobilenet import MobileNetV1, MobileNetV2
 from haq.models.resnet import cifar_resnet, digits_resnet
 from haq.models.zoos import load_timm, load_torchvision
-from haq.sources import MODEL_SOURCES, source_of
+from haq.sources import MODEL_SOURCES, one_line, source_of
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
 
@@ -91,6 +91,8 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
     if weights is not None:
         load_weights(model, Path(os.path.expanduser(weights)))
     for key, values in model.state_dict().items():
+        if isinstance(values, Tensor) and values.is_meta:
+            raise ModelError(f"weight {key!r} of {spec!r} has a shape and no values; make the model on a real device")
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
     return model.eval()
@@ -120,7 +122,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     state = {name if name in own else name.removeprefix("module."): value for name, value in state.items()}
     if problems := _misfits(model, state):
         raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # sparse tensors, and those that have a shape alone
+        raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {one_line(error)}") from None
 
 
 def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -130,9 +135,10 @@ def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    kinds = [name for name in own if name in state and state[name].is_complex() != own[name].is_complex()]
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
-    found = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    found = {"missing": missing, "unknown": unknown, "of another shape": shapes, "of complex numbers": kinds}
     return [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
 
 
