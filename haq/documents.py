@@ -9,9 +9,9 @@ import yaml
 
 from haq.errors import HaqError
 
-__all__ = ["parse_yaml", "read_text", "read_yaml"]
+__all__ = ["parse_yaml", "read_text", "read_yaml", "reason_of"]
 
-_MOST_BYTES = 8 * 2**20
+_MOST_MIB = 8
 _MOST_NODES = 2_000_000  # with every alias written out: a few lines of aliases of aliases stand for billions
 
 
@@ -26,21 +26,30 @@ def read_yaml(file: Traversable, what: str, error: type[HaqError]) -> Any:
     try:
         return parse_yaml(read_text(file))
     except (OSError, ValueError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else None
-        raise error(f"cannot read {what}: {reason or ' '.join(str(failure).split())}") from None
+        raise error(f"cannot read {what}: {reason_of(failure)}") from None
 
 
-def read_text(file: Traversable) -> str:
+def reason_of(failure: OSError | ValueError) -> str:
+    """Returns in one line why a file could not be read, without its name."""
+    reason = failure.strerror if isinstance(failure, OSError) else None
+    return reason or " ".join(str(failure).split())
+
+
+def read_text(file: Traversable, most_mib: int = _MOST_MIB) -> str:
     """Returns what a text file holds, without the mark that some editors put in front.
+
+    Args:
+        file: Any path, also of a pipe.
+        most_mib: What it may hold; by default, as much as is written by hand.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is not UTF-8, or too large to be written by hand.
+        ValueError: It is not UTF-8, or too large.
     """
     with file.open("rb") as stream:
-        content = stream.read(_MOST_BYTES + 1)  # a device may never end
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB; give the file that was meant")
+        content = stream.read((most_mib << 20) + 1)  # a device may never end
+    if len(content) > most_mib << 20:
+        raise ValueError(f"it is larger than {most_mib} MiB; give the file that was meant")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
@@ -57,8 +66,12 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError:
         raise ValueError("it is nested too deeply; write it flat") from None
-    except yaml.YAMLError as failure:
-        raise ValueError(" ".join(str(failure).split())) from None
+    except yaml.MarkedYAMLError as failure:
+        said = ", ".join(filter(None, (failure.context, failure.problem)))
+        mark = failure.problem_mark or failure.context_mark
+        raise ValueError(f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else said) from None
+    except yaml.reader.ReaderError as failure:
+        raise ValueError(f"the character {chr(failure.character)!r} is not allowed in YAML; remove it") from None
     except (OverflowError, TypeError, AttributeError) as failure:  # PyYAML's own, for odd dates and keys
         raise ValueError(f"it is not plain YAML: {failure}") from None
 

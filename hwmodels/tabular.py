@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from haq.constraints import METRICS
+from haq.documents import read_text, reason_of
 from haq.errors import HardwareError, did_you_mean
 from haq.files import replacing
 from haq.hwmodels.arrow import AXES, DETAIL, KEY, METADATA, OPTIONAL, from_arrow, to_arrow
@@ -44,6 +45,7 @@ SUFFIXES = (".parquet", ".csv", ".npy")
 
 _HAQ_WIDTHS = tuple(range(1, 9))
 _SLOWEST_MHZ = 1e-9
+_MOST_MIB = 256
 
 
 def load_table(
@@ -120,11 +122,11 @@ def read_csv(path: Path) -> CostTable:
         HardwareError: The file cannot be read, or is not a whole and valid cost table.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, _MOST_MIB)
     except FileNotFoundError:
         raise HardwareError(f"cost table {str(path)!r} does not exist") from None
     except (OSError, ValueError) as error:
-        raise HardwareError(f"cannot read cost table {path}: {' '.join(str(error).split())}") from None
+        raise HardwareError(f"cannot read cost table {path}: {reason_of(error)}") from None
     try:
         header, body = _split(text)
         metadata = {KEY: json.dumps(_header(header))}

@@ -20,7 +20,7 @@ CASES = [
     Case(f"export run -o {'x' * 300}.json", "cannot write … File name too long"),
     Case("export run --format packed -o data", "cannot write 'data': Is a directory"),
     Case("export run --format torchao", "torchao"),
-    Case("report run --out nowhere/page.html", "--out nowhere/page.html: folder 'nowhere' does not exist; make it first"),
+    Case("report run --out nowhere/page.html", "folder 'nowhere' does not exist; make it first"),
     Case("report run --out data", "data"),
     Case("report run --out /proc/page.html", "cannot write the page: … give another --out FILE"),
     Case("table costs.csv -o costs.json", "'costs.json' is no cost table; its name must end in .parquet"),
@@ -44,7 +44,7 @@ CASES = [
     Case(f"quantize {_OWN} --bits 4 -o data", "data"),
     Case(f"quantize {_OWN} --bits 4 -o user.py/net.pt", "user.py"),
     Case(f"search {_OWN} --constraint latency=80% --out data", "'data' exists; go on with `haq search --resume data`"),
-    Case(f"search {_OWN} --constraint latency=80% --out user.py/run", "--out user.py/run: … is no folder that can be written; give another --out"),
+    Case(f"search {_OWN} --constraint latency=80% --out user.py/run", "is no folder that can be written"),
     Case(
         f"search {_OWN} --constraint latency=80% --out dangling", "'dangling' exists", {"dangling": link("nowhere")}
     ),

@@ -94,9 +94,7 @@ CASES = [
     _trial(b"\xff\xfe\n", _LINE),
     _trial("\n", _LINE),
     _trial(folder, "cannot read run/trials.jsonl: Is a directory"),
-    _trial(
-        link("/etc/passwd"), "'run/trials.jsonl' is a link that leads out of the run folder; put the file itself there"
-    ),
+    _trial(link("/etc/passwd"), "is a link that leads out of the run folder; put the file itself there"),
     _trial(link("../user.py"), "'run/trials.jsonl' is a link that leads out of the run folder"),
     _trial(put("number", "one"), _LINE + "number='one': must be a whole number"),
     _trial(put("origin", None), _LINE + "origin=None: must be text"),
