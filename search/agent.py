@@ -18,6 +18,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from haq.envs import BitAllocationEnv, Transitions
 from haq.files import replacing
+from haq.search.states import reading
+from haq.tensors import read_tensors
 
 __all__ = ["DDPGAgent"]
 
@@ -151,7 +153,10 @@ class DDPGAgent:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restores what `save` wrote, so that the next actions are those of an uninterrupted agent; returns `extra`."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path):
+            return self._restore(read_tensors(path))
+
+    def _restore(self, content: dict[str, Any]) -> dict[str, Any]:
         rest = json.loads(content["rest"])
         buffer, ddpg = self._buffer, self._ddpg
         ddpg.policy.load_state_dict(content["policy"])

@@ -18,6 +18,7 @@ from haq.models.mobilenet import MobileNetV1, MobileNetV2
 from haq.models.resnet import cifar_resnet, digits_resnet
 from haq.models.zoos import load_timm, load_torchvision
 from haq.sources import MODEL_SOURCES, one_line, source_of
+from haq.tensors import read_tensors
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
 
@@ -107,7 +108,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"weights file {str(path)!r} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except Exception:  # torch.load raises many kinds, with advice to load the file unsafely
         raise ModelError(
             f"cannot read weights {str(path)!r}: it is damaged or not a plain state dict; "

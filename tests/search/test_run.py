@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,16 @@ from haq.runs import RunFolder
 from haq.search import resume, run
 from haq.search.observer import Silent
 from haq.search.problem import pose
+
+
+class Payload:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return os.mkdir, (self.marker,)
 
 
 def config_for(tiny: Path, **changed: object) -> SearchConfig:
@@ -98,7 +109,11 @@ def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder,
     assert [trial.policy for trial in half.read_trials()] == expected[:4]
     with (half.path / "trials.jsonl").open("a") as file:
         file.write('{"number": 5, "pol')  # a line that a crash cut short
+    marker = tmp_path / "marker"
+    for name in ("tuner.pkl", "trainable.pkl", *(path.name for path in half.tune.glob("*state*"))):
+        (half.tune / name).write_bytes(pickle.dumps(Payload(marker)))  # Tune's own state is never read
     resume(half.path)
+    assert not marker.exists()
     policies = [trial.policy for trial in half.read_trials()]
     assert policies[:4] == expected[:4]
     assert len(set(policies)) == len(policies) == 8
