@@ -98,6 +98,9 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
+        for name in ("model", "weights", "data", "hardware", "address"):
+            if "\0" in (getattr(self, name) or ""):
+                raise ConfigError(f"--{name} {getattr(self, name)!r}: no name has a NUL character; remove it")
         for metric in self.pareto:
             if metric not in METRICS or METRICS[metric].name == "ram":
                 sums = [name for name in METRICS if name != "ram"]

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of one parser: `python -m tests.fuzz NAME [options of libFuzzer]`; see `make fuzz`.
+"""Coverage-guided fuzzing: `python -m tests.fuzz NAME [options of libFuzzer]`; without a name, prints all names.
 
 Needs Atheris, which the extra `fuzz` brings.
 """
@@ -18,7 +18,8 @@ def main() -> None:
         from tests.fuzz.parsers import PARSERS, SEEDS, check
 
     if len(sys.argv) < 2 or sys.argv[1] not in PARSERS:
-        sys.exit(f"name a parser: {', '.join(PARSERS)}")
+        print(*PARSERS)
+        return
     name = sys.argv.pop(1)
     with tempfile.TemporaryDirectory() as corpus:
         for number, seed in enumerate(SEEDS[name]):

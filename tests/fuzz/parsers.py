@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -103,7 +104,8 @@ def _spec(content: bytes) -> object:
     text = _text(content)
     source, _ = source_of(text)
     short_name(text)
-    SearchConfig(("latency=1ms",), model=text, data=text, hardware=text, weights=text).with_absolute_paths()
+    with suppress(HaqError):
+        SearchConfig(("latency=1ms",), model=text, data=text, hardware=text, weights=text).with_absolute_paths()
     if is_reference(text) or source in ("hf", "timm", "torchvision", "imagefolder", "text"):
         return text
     for read in (lambda: get_data(text, 10, 0), lambda: load_model(text, None, 2, 1), lambda: get_hardware(text)):
