@@ -55,9 +55,10 @@ def describe_hardware(name_or_path: str | Path) -> Description:
     """Returns what the description says, with the sources of its numbers; takes and raises what `get_hardware` does."""
     name = str(name_or_path)
     if Path(name).suffix in (".yaml", ".yml"):
-        file: Traversable = Path(os.path.expanduser(name))
-        if not file.exists():
+        path = Path(os.path.expanduser(name))
+        if not path.exists():
             raise HardwareError(f"hardware file {name!r} does not exist; give a path, or one of {_known()}")
+        file: Traversable = path
     elif name in (shipped := _shipped()):
         file = shipped[name]
     else:

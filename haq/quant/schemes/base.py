@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_type_hints
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -86,9 +86,9 @@ class Scheme:
 
     def _kinds(self) -> dict[str, Any]:
         kinds: dict[str, Any] = {"gradient_bits": int | None}
-        for factory in (self.inputs, self.weights):
-            function = getattr(factory, "func", factory)  # of a partial
-            kinds |= get_type_hints(function.__init__ if isinstance(function, type) else function) if function else {}
+        for factory in filter(None, (self.inputs, self.weights)):
+            parameters = inspect.signature(factory, eval_str=True).parameters.values()
+            kinds |= {parameter.name: parameter.annotation for parameter in parameters}
         return kinds
 
     def activation_width(self, w_bits: int) -> int | None:

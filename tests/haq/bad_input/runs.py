@@ -123,6 +123,11 @@ CASES = [
     _run("best.json", put("policy.0.w_bits", 8), "layer '0' has (w_bits, a_bits)", "export run --format packed"),
     Case("report run", "'run/elsewhere' is a link that leads out of the run folder", {"run/elsewhere": link("..")}),
     Case("search --resume half", "'half/tune' is a link that leads out of the run folder", {"half/tune": link("/tmp")}),
+    _run("bench.json", "{", "cannot read run/bench.json: … remove it, or make it again"),
+    _run("bench.json", "{}", "cannot read run/bench.json: … remove it, or make it again"),
+    _run("bench.json", b"\xff", "cannot read run/bench.json"),
+    _run("sensitivity.json", "[]", "cannot read run/sensitivity.json: … remove it, or make it again"),
+    _run("sensitivity.json", '{"measures": {"kl": 3}}', "cannot read run/sensitivity.json"),
     # Going on with what cannot be gone on with
     _half("config.yaml", edited("model: user.py:net", "model: gone.py:net"), "model file 'gone.py' does not exist"),
     _half("config.yaml", edited("data: npz:data", "data: npz:gone"), "data folder 'gone' does not exist"),
