@@ -50,7 +50,7 @@ def _function(source: str, name: str, what: str, error: type[HaqError]) -> Calla
     try:
         module = _file_module(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except (Exception, SystemExit) as failure:  # likewise
-        if isinstance(failure, ModuleNotFoundError) and failure.name and f"{source}.".startswith(f"{failure.name}."):
+        if isinstance(failure, ModuleNotFoundError) and failure.name == source:
             raise error(
                 f"{what} {source + ':' + name!r}: {source!r} is no known prefix, and no module that can be imported; "
                 f"haq search --help says what --{what} takes"

@@ -129,8 +129,8 @@ def read_csv(path: Path) -> CostTable:
         raise HardwareError(f"cannot read cost table {path}: {reason_of(error)}") from None
     try:
         header, body = _split(text)
-        metadata = {KEY: json.dumps(_header(header))}
-        return from_arrow(_parsed(body).replace_schema_metadata(metadata))
+        content = _parsed(body).replace_schema_metadata({KEY: json.dumps(_header(header))})
+        return from_arrow(content)
     except HardwareError as error:
         raise HardwareError(f"{path}: {error}") from None
 

@@ -50,7 +50,10 @@ CASES = [
     Case(f"{_SEARCH} user.py", "unknown model 'user.py'"),
     Case(f"{_SEARCH} user.py:", "unknown model 'user.py:'"),
     Case(f"{_SEARCH} user.py:net:net", "model"),
-    Case(f"{_SEARCH} no.such.module:net", "'no.such.module' is no known prefix, and no module that can be imported"),
+    Case(
+        f"{_SEARCH} no.such.module:net",
+        "cannot import model 'no.such.module': ModuleNotFoundError",
+    ),
     Case(f"{_SEARCH} hf:nowhere", "cannot load model 'hf:nowhere': 'nowhere' is no folder and not in the cache"),
     Case(f"{_SEARCH} hf:data", "cannot load model 'hf:data'"),
     Case(f"{_SEARCH} timm:resnet", "model 'timm:resnet'"),
