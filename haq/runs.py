@@ -202,7 +202,7 @@ class RunFolder:
             what = "has no config.yaml, so it is not a run folder" if path.is_dir() else "does not exist"
             raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
         home = path.resolve()
-        for file in path.iterdir():  # or a folder from someone else could have any file of ours read and written
+        for file in path.rglob("*"):  # or a folder from someone else could have any file of ours read and written
             if file.is_symlink() and not file.resolve().is_relative_to(home):
                 raise ConfigError(
                     f"{str(file)!r} is a link that leads out of the run folder; put the file itself there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ _LONGEST = 1000  # characters of a message
 
 def main() -> None:
     """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
+    if logging.lastResort is not None:  # what prints warnings where nobody has set up logging
+        logging.lastResort.setFormatter(_Escaped())
     try:
         status = cli.main(standalone_mode=False)
     except (HaqError, click.ClickException) as error:
@@ -43,8 +46,16 @@ def main() -> None:
     except OSError as error:  # of a path that a user gave, or a full disk
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        status = _refuse(f"{str(error.filename or 'a file')!r}: {error.strerror}; give another path, or mend that one")
+        what = "the output" if error.filename is None else repr(str(error.filename))
+        status = _refuse(f"cannot use {what}: {error.strerror}; give another path, or mend that one")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+class _Escaped(logging.Formatter):
+    """Logs, too, quote names that may come from anyone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _refuse(message: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import pickle
 import re
@@ -244,6 +245,15 @@ def test_an_error_that_quotes_the_user_is_printable(
         [*SEARCH, "--model", f"{EVIL}.py:net"],
     ):
         refused(arguments, monkeypatch, capsys)
+
+
+def test_warnings_escape_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["haq", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert logging.lastResort is not None
+    record = logging.LogRecord("haq", logging.WARNING, "", 0, "data %s", (EVIL,), None)
+    assert logging.lastResort.format(record).isprintable()
 
 
 def test_export_escapes_control_characters_for_a_terminal_and_keeps_them_for_a_program(

@@ -1,7 +1,5 @@
 """Run folders: half-written, edited, damaged, or put together by someone else."""
 
-from pathlib import Path
-
 from tests.haq.bad_input.case import Case, Spoil, cut, edited, encoded, folder, link, put, without
 
 
@@ -19,12 +17,6 @@ def _half(file: str, spoil: Spoil, message: str) -> Case:
 
 def _trial(spoil: Spoil, message: str) -> Case:
     return _run("trials.jsonl", spoil, message)
-
-
-def _unreadable(path: Path) -> None:
-    """Something that not even root can read as a file."""
-    path.unlink(missing_ok=True)
-    path.mkdir(mode=0o000)
 
 
 _BEST = "run/best.json was not written by `haq search`: "
@@ -128,6 +120,11 @@ CASES = [
     _run("bench.json", b"\xff", "cannot read run/bench.json"),
     _run("sensitivity.json", "[]", "cannot read run/sensitivity.json: … remove it, or make it again"),
     _run("sensitivity.json", '{"measures": {"kl": 3}}', "cannot read run/sensitivity.json"),
+    Case(
+        "search --resume half",
+        "'half/tune/tuner.pkl' is a link that leads out of the run folder",
+        {"half/tune/tuner.pkl": link("../../user.py")},
+    ),
     # Going on with what cannot be gone on with
     _half("config.yaml", edited("model: user.py:net", "model: gone.py:net"), "model file 'gone.py' does not exist"),
     _half("config.yaml", edited("data: npz:data", "data: npz:gone"), "data folder 'gone' does not exist"),
