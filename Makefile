@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types audit fuzz bench clean
 
 demo: $(READY)  ## search on the built-in network; the report ends the output
 	$(BIN)/haq search --constraint latency=10ms
@@ -16,12 +16,25 @@ test: lint types  ## everything that CI checks
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive haq hwmodels envs search
 
 # mypy cannot follow the mapping of top-level folders to sub-packages, so it reads an installed copy.
 types: $(READY)
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p haq
+
+# Not part of `lint`: it needs the network, and an advisory of tomorrow must not fail the code of today.
+audit: $(READY)  ## known vulnerabilities of the pinned packages; fails, too, where the advisories cannot be had
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+FUZZ_SECONDS ?= 300
+
+fuzz: $(READY)  ## coverage-guided, of each parser in turn; the input that fails is left in a file crash-…
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	for parser in $$($(BIN)/python -m tests.fuzz); do \
+	  $(BIN)/python -m tests.fuzz $$parser -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=8192 || exit 1; \
+	done
 
 bench: $(READY)  ## figures of the README; see benchmarks/README.md
 	$(BIN)/python benchmarks/bitserial.py

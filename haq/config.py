@@ -6,16 +6,17 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
 from haq.policy import WIDTHS
+from haq.records import restored
 from haq.sources import source_of
 
-__all__ = ["SearchConfig", "parse_bits"]
+__all__ = ["SearchConfig", "check_range", "parse_bits"]
 
 RankByOption = Literal["auto", "top1", "loss"]
 AgentOption = Literal["predictor", "ddpg", "haq", "evolution", "ilp", "random", "uniform"]
@@ -52,6 +53,15 @@ def _checked_bits(widths: set[int]) -> tuple[int, ...]:
     if wrong := sorted(widths - set(WIDTHS)):
         raise ConfigError(f"--bits: {wrong[0]} is not a width that can be searched; use 1 to 8, or 16")
     return tuple(sorted(widths))
+
+
+def check_range(option: str, value: int, least: int) -> None:
+    """Raises `ConfigError` unless an option's value is at least `least` and no larger than what programs count with."""
+    most = 2**32 - 1 if option == "--seed" else 2**31 - 1  # seeds: what NumPy takes
+    if value < least:
+        raise ConfigError(f"{option} {value}: must be at least {least}")
+    if value > most:
+        raise ConfigError(f"{option} {value}: must be at most {most}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,9 @@ class SearchConfig:
         self._read_text()
         if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
+        for name in ("model", "weights", "data", "hardware", "address"):
+            if "\0" in (getattr(self, name) or ""):
+                raise ConfigError(f"--{name} {getattr(self, name)!r}: no name has a NUL character; remove it")
         for metric in self.pareto:
             if metric not in METRICS or METRICS[metric].name == "ram":
                 sums = [name for name in METRICS if name != "ram"]
@@ -107,9 +120,8 @@ class SearchConfig:
         for name, least in {
             "batch": 1, "trials": 1, "qat_steps": 0, "finetune_steps": 0, "val_images": 1, "workers": 1, "seed": 0
         }.items():  # fmt: skip
-            if (value := getattr(self, name)) is not None and value < least:
-                option = "--" + name.replace("_", "-")
-                raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
+            if (value := getattr(self, name)) is not None:
+                check_range("--" + name.replace("_", "-"), value, least)
         if not 0 <= self.gpus_per_trial <= 64:
             raise ConfigError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be between 0 and 64, such as 0.25")
         if self.trial_timeout is not None and not 0 < self.trial_timeout < math.inf:
@@ -145,25 +157,22 @@ class SearchConfig:
         Raises:
             ConfigError: A key is unknown or missing, or a value is wrong.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise ConfigError(f"unknown option {unknown[0]!r} in the configuration{did_you_mean(unknown[0], known)}")
-        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"the configuration cannot be read: {error}") from None
+        return restored(cls, data)
 
     def with_absolute_paths(self) -> SearchConfig:
         """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere."""
 
         def absolute(text: str) -> str:
             prefix, path, suffix = _split_path(text)
-            return prefix + str(Path(path).expanduser().resolve()) + suffix if path else text
+            return prefix + _absolute(path) + suffix if path else text
 
         paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
-        weights = str(Path(self.weights).expanduser().resolve()) if self.weights else None
+        weights = _absolute(self.weights) if self.weights is not None else None
         return SearchConfig(**{**asdict(self), **paths, "weights": weights})
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).resolve())
 
 
 def _split_path(text: str) -> tuple[str, str, str]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["ConfigError", "ConstraintError", "DataError", "HaqError", "HardwareError", "ModelError", "did_you_mean"]
+__all__ = [
+    "ConfigError",
+    "ConstraintError",
+    "DataError",
+    "HaqError",
+    "HardwareError",
+    "ModelError",
+    "did_you_mean",
+    "printable",
+]
 
 
 class HaqError(Exception):
@@ -36,3 +45,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" when `name` is close to one of `known`, otherwise an empty string."""
     close = get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def printable(text: str) -> str:
+    r"""Escapes every character that a terminal would obey rather than show.
+
+    Examples:
+        >>> printable("conv\x1b[2J")
+        'conv\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

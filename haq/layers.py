@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from haq.errors import ModelError
+from haq.records import restored
 
 if TYPE_CHECKING:  # torch takes over a second to import, and reports and exports read layers without it
     from torch import Size, Tensor, nn
@@ -75,8 +76,7 @@ class LayerSpec:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LayerSpec:
         """Builds the layer from what `to_dict` gave; JSON's lists become tuples again."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**values)
+        return restored(cls, data)
 
 
 def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from haq.documents import read_yaml
 from haq.errors import ConfigError
 
 __all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width"]
@@ -113,12 +112,9 @@ class BitPolicy(Mapping[str, LayerBits]):
         Raises:
             ConfigError: There is no such file, or it holds no policy.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-        except FileNotFoundError:
-            raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one") from None
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read policy {str(path)!r}: {' '.join(str(error).split())}") from None
+        if not path.exists():
+            raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one")
+        content = read_yaml(path, f"policy {str(path)!r}", ConfigError)  # JSON is YAML too
         if isinstance(content, Mapping) and {"policy", "constraints", "baselines"} <= set(content):
             content = content["policy"]  # of a run's best.json
         try:
@@ -134,7 +130,9 @@ class BitPolicy(Mapping[str, LayerBits]):
             ConfigError: The structure, a key or a width is wrong.
         """
         if not isinstance(data, Mapping) or not data:
-            raise ConfigError("a policy is a mapping of layer names to {w_bits, a_bits}")
+            raise ConfigError("a policy is a mapping of layer names to {w_bits, a_bits}; haq export writes one")
+        if isinstance(version := data.get("version"), int) and version != 1:
+            raise ConfigError(f"policy.version={version}: this program reads version 1; export the policy with it")
         scheme = data.get("scheme")
         # A bare mapping has no scheme, but the network may have a layer of that name
         layers = data.get("layers") if isinstance(scheme, str) else data
@@ -142,7 +140,9 @@ class BitPolicy(Mapping[str, LayerBits]):
             raise ConfigError(f"policy.layers must be a mapping, but got {type(layers).__name__}")
         parsed = {}
         for name, bits in layers.items():
+            if not isinstance(name, str):
+                raise ConfigError(f"policy layer {name!r} is {type(name).__name__}; write names of layers in quotes")
             if not isinstance(bits, Mapping) or set(bits) != {"w_bits", "a_bits"}:
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
-            parsed[str(name)] = LayerBits(bits["w_bits"], bits["a_bits"])
+            parsed[name] = LayerBits(bits["w_bits"], bits["a_bits"])
         return cls(parsed, scheme=scheme if isinstance(scheme, str) else "linear")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,14 +16,16 @@ import yaml
 
 from haq.config import SearchConfig
 from haq.constraints import parse_constraint
+from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
 from haq.layers import LayerSpec
-from haq.policy import BitPolicy
+from haq.policy import BitPolicy, check_width
+from haq.records import restored
 from haq.scores import Score
 from haq.sources import short_name
 
-__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial", "free_folder", "free_path"]
+__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial", "check_place", "free_folder", "free_path"]
 
 T = TypeVar("T")
 
@@ -79,7 +82,9 @@ class Trial:
     def from_dict(cls, data: dict[str, Any]) -> Trial:
         """Restores what `to_dict` gave."""
         scores = tuple(Score.from_dict(score) for score in data["scores"])
-        return cls(**{**data, "policy": BitPolicy.from_dict(data["policy"]), "scores": scores})
+        policy, cost = BitPolicy.from_dict(data["policy"]), _finite(data["cost"])
+        _finite({key: data[key] for key in ("objective", "elapsed_s")})
+        return restored(cls, {**data, "policy": policy, "scores": scores, "cost": cost})
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,9 @@ class Baseline:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Baseline:
         """Restores what `to_dict` gave."""
-        return cls(data["bits"], Score.from_dict(data["score"]), data["cost"], data.get("a_bits", data["bits"]))
+        bits, a_bits = check_width(data["bits"], "bits"), check_width(data.get("a_bits", data["bits"]), "a_bits")
+        values = {"bits": bits, "a_bits": a_bits, "score": Score.from_dict(data["score"])}
+        return restored(cls, {**values, "cost": _finite(data["cost"])})
 
 
 BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
@@ -155,9 +162,26 @@ class Best:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Best:
         """Restores what `to_dict` gave."""
-        policy = BitPolicy.from_dict(data["policy"])
         rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
-        return cls(policy, **data["score"], **rest, epochs=data.get("epochs", 0))
+        for baseline in filter(None, data["baselines"].values()):
+            restored(_Tested, baseline)
+            _finite(baseline["cost"])
+        _finite(data["cost"]), _finite(data["constraints"])
+        values = {"policy": BitPolicy.from_dict(data["policy"]), **data["score"], "epochs": data.get("epochs", 0)}
+        return restored(cls, {**values, **rest})
+
+
+@dataclass(frozen=True)
+class _Tested:
+    test_top1: float | None
+    cost: Cost
+
+
+def _finite(cost: Any) -> Any:
+    for field, value in cost.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{field}={value}: must be finite")
+    return cost
 
 
 class RunFolder:
@@ -188,6 +212,12 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             what = "has no config.yaml, so it is not a run folder" if path.is_dir() else "does not exist"
             raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
+        home = path.resolve()
+        for file in path.rglob("*"):  # or a folder from someone else could have any file of ours read and written
+            if file.is_symlink() and not file.resolve().is_relative_to(home):
+                raise ConfigError(
+                    f"{str(file)!r} is a link that leads out of the run folder; put the file itself there"
+                )
         return cls(path)
 
     @contextmanager
@@ -230,17 +260,19 @@ class RunFolder:
 
     def read_config(self) -> SearchConfig:
         """Returns the options of the search."""
-        return SearchConfig.from_dict(self._content()["search"])
+        content = self._content()["search"]
+        try:
+            return SearchConfig.from_dict(content)
+        except HaqError as error:
+            raise ConfigError(f"{self._config}: {error}") from None
 
     def read_environment(self) -> dict[str, Any]:
         """Returns versions, git commit and machine of the search."""
-        return dict(self._content().get("environment", {}))
+        environment = self._content().get("environment", {})
+        return environment if isinstance(environment, dict) else {}
 
     def _content(self) -> dict[str, Any]:
-        try:
-            content = yaml.safe_load(self._config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {self._config}: {' '.join(str(error).split())}") from None
+        content = read_yaml(self._config, str(self._config), ConfigError)
         if not isinstance(content, dict) or not isinstance(content.get("search"), dict):
             raise ConfigError(f"{self._config} has no 'search' section; it was not written by `haq search`")
         return content
@@ -280,13 +312,21 @@ class RunFolder:
 
     def read_trials(self) -> list[Trial]:
         """Reads all finished trials; a last line that a crash cut short is dropped."""
-        if not self._trials.is_file():
+        if not self._trials.exists():
             return []
-        *complete, _ = self._trials.read_bytes().split(b"\n")  # what follows the last newline is empty, or torn
         try:
-            return [Trial.from_dict(json.loads(line)) for line in complete]
-        except (ValueError, KeyError, TypeError, HaqError) as error:
-            raise ConfigError(f"{self._trials} has a line that is not a trial: {error}") from None
+            *complete, _ = self._trials.read_bytes().split(b"\n")  # what follows the last newline is empty, or torn
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._trials}: {error.strerror}") from None
+        trials = []
+        for number, line in enumerate(complete, 1):
+            try:
+                trials.append(Trial.from_dict(json.loads(line)))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HaqError) as error:
+                raise ConfigError(
+                    f"{self._trials} has a line that is not a trial, {number}: {_reason(error)}; remove that line"
+                ) from None
+        return trials
 
     def write_best(self, best: Best) -> None:
         """Writes `best.json`."""
@@ -321,10 +361,25 @@ class RunFolder:
             return parse(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ConfigError(f"run {str(self.path)!r} lacks {path.name}; it stopped before its first trial") from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"cannot read {path}: {error}; copy the run folder again") from None
         except (AttributeError, KeyError, TypeError, HaqError) as error:
-            raise ConfigError(f"{path} was not written by `haq search`: {error!r}") from None
+            raise ConfigError(
+                f"{path} was not written by `haq search`: {_reason(error)}; copy the run folder again"
+            ) from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def check_place(path: Path) -> None:
+    """Raises `ConfigError` unless a run folder can be made there, which is better known before hours of work."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ConfigError(f"--out {path}: {str(parent)!r} is no folder that can be written; give another --out")
 
 
 def free_folder(config: SearchConfig, parent: Path = Path("runs")) -> Path:

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from haq.records import restored
+
 __all__ = ["Fidelity", "RankBy", "Score"]
 
 Fidelity = Literal["float", "ptq", "qat"]
@@ -57,4 +59,4 @@ class Score:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Score:
         """Restores what `to_dict` gave."""
-        return cls(**data)
+        return restored(cls, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle
+import pickle  # nosec B403  # of what this file pickled itself
 from collections.abc import Callable
 
 import torch
@@ -136,7 +136,7 @@ def _check_copies(quantizer: Quantizer, make: Callable[[Tensor], Quantizer], x: 
     for name, twin in {
         "a state dict": restored.eval(),
         "deepcopy": copy.deepcopy(quantizer),
-        "pickle": pickle.loads(pickle.dumps(quantizer)),
+        "pickle": pickle.loads(pickle.dumps(quantizer)),  # nosec B301  # likewise
     }.items():
         with torch.no_grad():
             assert torch.equal(twin(x), y), f"{what}: changed by {name}"

@@ -63,7 +63,7 @@ def _metadata(content: Any) -> dict[str, Any]:
             "memory": MemoryPlan.from_dict(memory) if memory else None,
             "provenance": {str(key): str(value) for key, value in (metadata.get("provenance") or {}).items()},
         }
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         raise HardwareError(
             f"lacks the metadata of a cost table ({', '.join(METADATA)}); save it with CostTable.save"
         ) from None
@@ -80,7 +80,7 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
         raise HardwareError(f"lacks the column {missing[0]!r}; a cost table has {', '.join(AXES)} and its metrics")
     try:
         columns = content.select(schema.names).cast(schema)
-    except ValueError as error:  # of Arrow, or of `cast` for an axis without a value
+    except (ValueError, KeyError, pa.ArrowException) as error:  # of Arrow, or of `cast` for an axis without a value
         raise HardwareError(f"has a column of the wrong type: {' '.join(str(error).split())}") from None
 
     layer, w_bits, a_bits = (columns[name].to_pylist() for name in AXES)

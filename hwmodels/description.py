@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from importlib.resources.abc import Traversable
 from typing import Any, get_type_hints
 
-import yaml
-
 from haq.config import parse_bits
 from haq.constraints import METRICS
+from haq.documents import read_yaml
 from haq.errors import ConfigError, HardwareError, did_you_mean
 from haq.policy import LayerBits
 
@@ -19,6 +17,7 @@ __all__ = ["Description", "Parameter", "build_hardware", "read_description"]
 
 _KEYS = ("name", "kind", "summary", "pairs", "parameters")
 _OPTIONAL = {"batch": 1, "limits": {}}
+_MOST = 1e30  # in any unit: products of several still are floats
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,14 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
     Raises:
         HardwareError: The file cannot be read, a key is unknown or missing, or a value is wrong.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise HardwareError(f"cannot read hardware file {file}: {' '.join(str(error).split())}") from None
-    content = _mapping(file, "", content, _KEYS, _OPTIONAL)
+    content = _mapping(file, "", read_yaml(file, f"hardware file {file}", HardwareError), _KEYS, _OPTIONAL)
     name = _text(file, "name", content["name"], "give the hardware a short name")
     kind = _text(file, "kind", content["kind"], f"use {' or '.join(kinds)}")
     if kind not in kinds:
         raise HardwareError(f"{file}: kind={kind!r}: unknown{did_you_mean(kind, kinds)}; known: {', '.join(kinds)}")
     summary = _text(file, "summary", content["summary"], "say in one line what the hardware is")
     batch = content["batch"]
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+    if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch < 2**31:
         raise HardwareError(f"{file}: batch={batch!r}: give the usual number of samples at once, at least 1")
     pairs = _pairs(file, content["pairs"])
 
@@ -143,7 +138,7 @@ def _number(file: Traversable, path: str, entry: object, number: type, unit: str
     whole = number is int
     # bool is an int, and `yes` in YAML is a bool
     right_type = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not (right_type and math.isfinite(value) and value > 0):
+    if not (right_type and 0 < value <= _MOST):  # an integer may be too large for `math.isfinite`
         raise HardwareError(f"{file}: {path}.value={value!r}: must be a positive {'whole ' if whole else ''}number")
     if content["unit"] != unit:
         raise HardwareError(f"{file}: {path}.unit={content['unit']!r}: must be {unit!r}; convert the value")

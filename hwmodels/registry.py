@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -54,9 +55,10 @@ def describe_hardware(name_or_path: str | Path) -> Description:
     """Returns what the description says, with the sources of its numbers; takes and raises what `get_hardware` does."""
     name = str(name_or_path)
     if Path(name).suffix in (".yaml", ".yml"):
-        file: Traversable = Path(name).expanduser()
-        if not file.is_file():
+        path = Path(os.path.expanduser(name))
+        if not path.exists():
             raise HardwareError(f"hardware file {name!r} does not exist; give a path, or one of {_known()}")
+        file: Traversable = path
     elif name in (shipped := _shipped()):
         file = shipped[name]
     else:

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from haq.constraints import METRICS
+from haq.documents import read_text, reason_of
 from haq.errors import HardwareError, did_you_mean
 from haq.files import replacing
 from haq.hwmodels.arrow import AXES, DETAIL, KEY, METADATA, OPTIONAL, from_arrow, to_arrow
@@ -43,6 +44,8 @@ SUFFIXES = (".parquet", ".csv", ".npy")
 """Forms that a table may have."""
 
 _HAQ_WIDTHS = tuple(range(1, 9))
+_SLOWEST_MHZ = 1e-9
+_MOST_MIB = 256
 
 
 def load_table(
@@ -119,11 +122,11 @@ def read_csv(path: Path) -> CostTable:
         HardwareError: The file cannot be read, or is not a whole and valid cost table.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_text(path, _MOST_MIB)
     except FileNotFoundError:
         raise HardwareError(f"cost table {str(path)!r} does not exist") from None
     except (OSError, ValueError) as error:
-        raise HardwareError(f"cannot read cost table {path}: {' '.join(str(error).split())}") from None
+        raise HardwareError(f"cannot read cost table {path}: {reason_of(error)}") from None
     try:
         header, body = _split(text)
         content = _parsed(body).replace_schema_metadata({KEY: json.dumps(_header(header))})
@@ -183,7 +186,7 @@ def _header(lines: Sequence[str]) -> dict[str, Any]:
             raise HardwareError(f"has two lines '# {key}: …'; keep one")
         try:
             entries[key] = json.loads(text) if text[:1] in ('"', "[", "{") else text
-        except ValueError:
+        except (ValueError, RecursionError):
             raise HardwareError(f"cannot read the line {line!r}: after the colon stands broken JSON") from None
     if missing := [key for key in METADATA if key not in entries]:
         example = {"hardware": "edge", "batch": "16", "origin": "measured", "version": "kernels 1.2"}[missing[0]]
@@ -194,6 +197,8 @@ def _header(lines: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_columns(names: Sequence[str]) -> None:
+    if not names:
+        raise HardwareError(f"has no columns; a cost table has {', '.join(AXES)} and any of {', '.join(TABLE_FIELDS)}")
     if repeated := [name for name in names if names.count(name) > 1]:
         raise HardwareError(f"has two columns {repeated[0]!r}; keep one")
     known = (*AXES, *TABLE_FIELDS)
@@ -293,8 +298,8 @@ def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
 
 
 def _check_clock(clock_mhz: float) -> None:
-    """Raises `HardwareError` unless `clock_mhz` is a positive number."""
-    if not 0 < clock_mhz < np.inf:
+    """Raises `HardwareError` unless `clock_mhz` is a positive number that cycles can be divided by."""
+    if not _SLOWEST_MHZ <= clock_mhz < np.inf:
         raise HardwareError(f"--clock-mhz {clock_mhz:g}: must be a positive number")
 
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from stable_baselines3 import DDPG
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from haq.envs import BitAllocationEnv, Transitions
 from haq.files import replacing
+from haq.search.states import reading
+from haq.tensors import read_tensors
 
 __all__ = ["DDPGAgent"]
 
@@ -85,7 +87,7 @@ class DDPGAgent:
             seed=seed,
             device="cpu",
         )
-        self._ddpg.set_logger(configure(None, []))
+        self._ddpg.set_logger(Logger(folder=None, output_formats=[]))  # `configure` would make a folder
 
     @property
     def warming_up(self) -> bool:
@@ -151,7 +153,10 @@ class DDPGAgent:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Restores what `save` wrote, so that the next actions are those of an uninterrupted agent; returns `extra`."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with reading(path):
+            return self._restore(read_tensors(path))
+
+    def _restore(self, content: dict[str, Any]) -> dict[str, Any]:
         rest = json.loads(content["rest"])
         buffer, ddpg = self._buffer, self._ddpg
         ddpg.policy.load_state_dict(content["policy"])

@@ -14,6 +14,7 @@ from haq.files import write_text
 from haq.policy import BitPolicy, LayerBits
 from haq.search.lattice import Lattice
 from haq.search.programme import Penalties, allocate
+from haq.search.states import read_json
 
 __all__ = ["Listed", "Programme", "Random", "uniform_policies"]
 
@@ -45,7 +46,7 @@ class Stateless:
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
-        extra: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        extra: dict[str, Any] = read_json(path)
         return extra
 
 

@@ -25,6 +25,7 @@ from haq.files import write_text
 from haq.policy import BitPolicy
 from haq.search.baselines import Random
 from haq.search.lattice import Lattice
+from haq.search.states import read_json, reading
 
 __all__ = ["Evolution"]
 
@@ -86,9 +87,10 @@ class Evolution:
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`; generations follow from the seed and the scores, so they are gone through again when asked."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        self._scored = {BitPolicy.from_dict(policy): loss for policy, loss in content["scored"]}
-        extra: dict[str, Any] = content["extra"]
+        content = read_json(path)
+        with reading(path):
+            self._scored = {BitPolicy.from_dict(policy): loss for policy, loss in content["scored"]}
+            extra: dict[str, Any] = content["extra"]
         return extra
 
     def _policies(self) -> list[BitPolicy]:

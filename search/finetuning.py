@@ -15,15 +15,17 @@ import torch
 import yaml
 from torch import nn
 
-from haq.config import SearchConfig
+from haq.config import SearchConfig, check_range
 from haq.constraints import format_cost
+from haq.documents import read_yaml
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
 from haq.files import replacing, write_text
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning
-from haq.runs import Best, RunFolder, Trial
+from haq.records import restored
+from haq.runs import Best, RunFolder, Trial, check_place
 from haq.scores import Score
 from haq.search.conclusion import reported
 from haq.search.interrupts import stopping
@@ -31,6 +33,7 @@ from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.running import one_thread
 from haq.search.workload import calibrated, choose_rank_by, worker_device
+from haq.tensors import read_tensors
 
 __all__ = ["Training", "finetune", "resume_finetune"]
 
@@ -61,10 +64,8 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, least in {"epochs": 1, "batch": 1, "seed": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ConfigError(f"--{name} {value}: must be a whole number of at least {least}")
-        if self.lr is not None and not (isinstance(self.lr, float | int) and 0 < self.lr < math.inf):
+            check_range(f"--{name}", getattr(self, name), least)
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise ConfigError(f"--lr {self.lr}: must be more than 0, such as 0.0005")
 
     @classmethod
@@ -74,14 +75,14 @@ class Training:
         Raises:
             ConfigError: There is none, or it is damaged.
         """
-        try:
-            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        if not path.exists():
             raise ConfigError(
                 f"{path.parent} has no {path.name}, so it is not a fine-tuning; start one with `haq finetune RUN`"
-            ) from None
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+            )
+        try:
+            return restored(cls, read_yaml(path, str(path), ConfigError))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
 
 def finetune(
@@ -104,6 +105,7 @@ def finetune(
     """
     if out.exists():
         raise ConfigError(f"{str(out)!r} exists; go on with `haq finetune --resume {out}`, or give another --out")
+    check_place(out)
     best, observer = source.read_best(), observer or Silent()
     config = source.read_config()
     problem = pose(config, observer, source.costs)
@@ -246,7 +248,7 @@ class _Progress:
         """
         path = self._folder.checkpoint
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = read_tensors(path)
             self._run.restore(content["run"])
             self.best, self.weights = Score.from_dict(content["best"]), content["weights"]
         except HaqError:

@@ -15,6 +15,7 @@ from haq.policy import BitPolicy
 from haq.search.lattice import Indices
 from haq.search.predictor import Predictor
 from haq.search.projection import Projection
+from haq.search.states import read_json, reading
 
 __all__ = ["Guide"]
 
@@ -63,9 +64,10 @@ class Guide:
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        self._restore(content)
-        extra: dict[str, Any] = content["extra"]
+        content = read_json(path)
+        with reading(path):
+            self._restore(content)
+            extra: dict[str, Any] = content["extra"]
         return extra
 
     def _state(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 
 from haq.layers import LayerSpec
 from haq.search.guided import Guide
@@ -61,7 +61,7 @@ class Dreamer(Guide):
             seed=seed,
             device="cpu",
         )
-        self._ddpg.set_logger(configure(None, []))
+        self._ddpg.set_logger(Logger(folder=None, output_formats=[]))  # `configure` would make a folder
         self._proposals = 0
 
     def inspired(self, base: Indices, predictor: Predictor) -> Indices:

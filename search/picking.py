@@ -9,7 +9,7 @@ from pathlib import Path
 from haq.config import SearchConfig
 from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
-from haq.runs import RunFolder, Trial
+from haq.runs import RunFolder, Trial, check_place
 from haq.search.cluster import ray_workers
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
@@ -56,6 +56,7 @@ def pick(
     """
     if out.exists():
         raise ConfigError(f"{str(out)!r} exists; give another --out")
+    check_place(out)
     config = picked(source, constraints, finetune_steps)
     observer = observer or Silent()
     with one_thread():

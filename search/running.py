@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
     Raises:
         HaqError: Anything wrong with the options.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise ConfigError(f"{str(out)!r} exists; go on with `haq search --resume {out}`, or give another --out")
     observer = observer or Silent()
     with one_thread():
@@ -73,6 +74,7 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
     if folder.training.is_file():
         raise ConfigError(f"{str(path)!r} is a fine-tuning; go on with `haq finetune --resume {path}`")
     config = folder.read_config()
+    folder.read_trials()  # a damaged file is known before anything is computed or written
     observer = observer or Silent()
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")

@@ -12,6 +12,7 @@ from ray.tune.search import Searcher
 
 from haq.policy import BitPolicy
 from haq.scores import RankBy, Score
+from haq.search.states import reading
 
 __all__ = ["HOPELESS", "METRIC", "Agent", "BitSearcher", "Proposal"]
 
@@ -141,10 +142,11 @@ class BitSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> Mapping[str, Any] | None:
         """Restores what `save` wrote, and returns its `last`."""
-        extra = self._agent.load(Path(checkpoint_path))
-        self._seen = {BitPolicy.from_dict(policy): number for number, policy in extra["scored"]}
-        self._successes, self._failures = extra["counts"]
-        last: Mapping[str, Any] | None = extra["last"]
+        with reading(Path(checkpoint_path)):
+            extra = self._agent.load(Path(checkpoint_path))
+            self._seen = {BitPolicy.from_dict(policy): number for number, policy in extra["scored"]}
+            self._successes, self._failures = map(int, extra["counts"])
+            last: Mapping[str, Any] | None = extra["last"]
         return last
 
     def __getstate__(self) -> dict[str, Any]:

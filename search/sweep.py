@@ -18,6 +18,7 @@ from haq.files import write_text
 from haq.policy import BitPolicy
 from haq.search.agents import First, Task, make_agent
 from haq.search.searcher import Agent
+from haq.search.states import read_json, reading
 
 __all__ = ["Sweep", "make_sweep", "swept_budgets"]
 
@@ -58,11 +59,12 @@ class Sweep:
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         for number, agent in enumerate(self._agents):
             agent.load(_beside(path, number))
-        self._turn = content["turn"]
-        extra: dict[str, Any] = content["extra"]
+        with reading(path):
+            self._turn = int(content["turn"])
+            extra: dict[str, Any] = content["extra"]
         return extra
 
 

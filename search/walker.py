@@ -9,6 +9,7 @@ from typing import Any
 from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy
 from haq.search.agent import DDPGAgent
+from haq.search.states import reading
 
 __all__ = ["Walker"]
 
@@ -63,6 +64,7 @@ class Walker:
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
         content = self.ddpg.load(path)
-        self._archive = {BitPolicy.from_dict(policy): objective for policy, objective in content["archive"]}
-        extra: dict[str, Any] = content["extra"]
+        with reading(path):
+            self._archive = {BitPolicy.from_dict(policy): objective for policy, objective in content["archive"]}
+            extra: dict[str, Any] = content["extra"]
         return extra

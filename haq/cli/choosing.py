@@ -64,7 +64,6 @@ def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, ou
         "haq finetune runs/digits-resnet-edge-latency-10ms --epochs 20",
         "haq finetune runs/digits-resnet-edge-latency-10ms --epochs 20 --policy bits.json --no-distill",
         "haq finetune --resume runs/digits-resnet-edge-latency-10ms-finetuned",
-        "tensorboard --logdir runs/digits-resnet-edge-latency-10ms-finetuned/tensorboard",
     )
 )
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN", required=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import sys
 
 import click
@@ -19,22 +22,32 @@ from haq.cli.profiling import profile
 from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.searching import search
 from haq.cli.sensitivity import sensitivity
-from haq.errors import HaqError, did_you_mean
+from haq.errors import HaqError, did_you_mean, printable
 
 __all__ = ["cli", "main"]
+
+_LONGEST = 1000  # characters of a message
 
 
 def main() -> None:
     """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
+    if logging.lastResort is not None:  # what prints warnings where nobody has set up logging
+        logging.lastResort.setFormatter(_Escaped())
     try:
         status = cli.main(prog_name="haq", standalone_mode=False)
     except (HaqError, click.ClickException) as error:
-        message = _message(error) if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"error: {' '.join(message.split())}", err=True)
-        status = 2
+        status = _refuse(_message(error) if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         status = 130
+    except BrokenPipeError:  # who reads our output has seen enough, as in `haq export RUN | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+        status = 0
+    except OSError as error:  # of a path that a user gave, or a full disk
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        what = "the output" if error.filename is None else repr(str(error.filename))
+        status = _refuse(f"cannot use {what}: {error.strerror}; give another path, or mend that one")
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -55,6 +68,22 @@ class _Group(click.Group):
         if not ctx.resilient_parsing and not args[0].startswith("-") and args[0] not in self.commands:
             raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
+
+
+class _Escaped(logging.Formatter):
+    """Logs, too, quote names that may come from anyone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+def _refuse(message: str) -> int:
+    """Prints one line, in which nothing that a file or an option says can command the terminal."""
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the mend stands at the end
+    click.echo(f"error: {line}", err=True)
+    return 2
 
 
 @click.group(

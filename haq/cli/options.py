@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from haq.config import SearchConfig
-from haq.errors import ConfigError
+from haq.config import SearchConfig, check_range
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,17 +67,16 @@ def open_untrained_network(model: str, weights: str | None, data: str) -> tuple[
 
 
 def at_least(values: Mapping[str, tuple[int, int]]) -> None:
-    """Refuses what is too small.
+    """Refuses what is too small, or too large for what counts with it.
 
     Args:
         values: Option → its value, and the least one.
 
     Raises:
-        ConfigError: A value is less than that.
+        ConfigError: A value is out of range.
     """
     for option, (value, least) in values.items():
-        if value < least:
-            raise ConfigError(f"{option} {value}: must be at least {least}")
+        check_range(option, value, least)
 
 
 _PROBLEM = (

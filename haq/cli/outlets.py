@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import click
 
 from haq.cli.options import examples
 from haq.cli.output import Result, output_options
-from haq.errors import ConfigError
+from haq.errors import ConfigError, printable
 from haq.exports.formats import FORMATS
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def export(run: Path, form: str, output: Path | None) -> Result:
             (str(written),),
         )
     text = written.removesuffix("\n")
+    if sys.stdout.isatty():  # a program gets every character as it is
+        text = "\n".join(map(printable, text.split("\n")))
     console.out(text, highlight=False)
     return Result(lambda: _document(text, form), (text,))
 

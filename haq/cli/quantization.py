@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import yaml
 
 from haq.cli.layout import columns, facts
 from haq.cli.options import DEFAULTS, at_least, examples, network_options
@@ -14,6 +13,7 @@ from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits
 from haq.constraints import format_cost
+from haq.documents import parse_yaml
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
 
@@ -237,9 +237,9 @@ def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key:
             raise ConfigError(f"--option {option}: write KEY=VALUE, such as granularity=tensor")
         try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"--option {option}: cannot read {value!r}; write a word, a number or true") from None
+            parsed[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"--option {option}: {error}") from None
     return parsed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from haq.cli.outlets import reported
 from haq.cli.output import Result, output_options
 from haq.config import SearchConfig
 from haq.errors import ConfigError
-from haq.runs import free_folder
+from haq.runs import check_place, free_folder
 
 __all__ = ["search"]
 
@@ -87,23 +88,25 @@ def search(
     that is printed.
     """
     if resumed is not None:
-        given = [name for name in context.params if _given(context, name) and name != "resumed"]
+        given = [option for option in context.command.params if _given(context, option) and option.name != "resumed"]
         if given:
             raise ConfigError(
-                f"--{given[0].replace('_', '-')} cannot be changed with --resume; leave it out, the run folder says it"
+                f"{given[0].opts[0]} cannot be changed with --resume; leave it out, the run folder says it"
             )
         return _search(None, resumed)
     config = SearchConfig(**options)
     return _search(config, out or free_folder(config))
 
 
-def _given(context: click.Context, name: str) -> bool:
-    return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+def _given(context: click.Context, option: click.Parameter) -> bool:
+    return context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
 
 
 def _search(config: SearchConfig | None, path: Path) -> Result:
-    if config is not None and path.exists():  # known before the slow imports
-        raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+    if config is not None:  # known before the slow imports
+        if os.path.lexists(path):
+            raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
+        check_place(path)
     from haq.cli.terminal import TerminalObserver, console
 
     with TerminalObserver() as observer:

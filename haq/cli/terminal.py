@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from textwrap import wrap
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -17,12 +18,27 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
+
+from haq.errors import printable
 
 __all__ = ["TerminalObserver", "console", "notes"]
 
-console = Console()
-notes = Console(stderr=True)
+
+class _Console(Console):
+    """Shows characters that a terminal would obey: names of layers and runs may come from anyone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, segment.text.split("\n"))), segment.style)
+
+
+console = _Console()
+notes = _Console(stderr=True)
 
 _LINE_EVERY_S = 10.0  # without a terminal to redraw, one line so often
 

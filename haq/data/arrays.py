@@ -12,6 +12,7 @@ from haq.data.samples import Images
 from haq.data.splitting import Splits
 from haq.errors import DataError
 from haq.loading import call_named
+from haq.sources import source_of
 
 __all__ = ["checked_images", "read_function", "read_npz"]
 
@@ -21,7 +22,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def read_npz(spec: str) -> Splits:
     """Reads `train.npz` and `test.npz` of the folder in `npz:FOLDER`; nothing is ever unpickled."""
-    folder = Path(spec.removeprefix("npz:")).expanduser()
+    folder = Path(source_of(spec)[1])
     if not folder.is_dir():
         raise DataError(f"data folder {str(folder)!r} does not exist; it must hold train.npz and test.npz")
     train = _arrays(folder / "train.npz")

@@ -8,6 +8,8 @@ import numpy as np
 
 from haq.data.samples import Tokens
 from haq.data.splitting import VAL_SHARE, Splits
+from haq.documents import read_text as read_plain
+from haq.documents import reason_of
 from haq.errors import DataError
 from haq.sources import hugging_face, source_of
 
@@ -16,6 +18,7 @@ __all__ = ["read_text"]
 _LENGTH = 128
 _TEST_SHARE = 0.1
 _LEAST = 10
+_MOST_MIB = 1024
 
 
 def read_text(spec: str, val_pieces: int, model: str | None) -> Splits:
@@ -32,15 +35,14 @@ def read_text(spec: str, val_pieces: int, model: str | None) -> Splits:
     Raises:
         DataError: The file or the tokenizer cannot be read, or the text is too short.
     """
-    path = Path(spec.removeprefix("text:")).expanduser()
+    path = Path(source_of(spec)[1])
     source, name = source_of(model or "")
     if source != "hf":
         raise DataError(f"data {spec!r} needs a model with a tokenizer, not {model!r}; give --model hf:NAME_OR_FOLDER")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else "it is not UTF-8"
-        raise DataError(f"cannot read text {str(path)!r}: {reason}; give a plain text file") from None
+        text = read_plain(path, _MOST_MIB)
+    except (OSError, ValueError) as failure:
+        raise DataError(f"cannot read text {str(path)!r}: {reason_of(failure)}; give a plain text file") from None
     asked, mend = f"the tokenizer of model {model!r}", "give the folder or name of a language model with its tokenizer"
     with hugging_face("transformers", asked, name, DataError, mend) as transformers:
         longest = getattr(transformers.AutoConfig.from_pretrained(name), "max_position_embeddings", _LENGTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ from haq.models.huggingface import load_transformers
 from haq.models.mobilenet import MobileNetV1, MobileNetV2
 from haq.models.resnet import cifar_resnet, digits_resnet
 from haq.models.zoos import load_timm, load_torchvision
-from haq.sources import MODEL_SOURCES, source_of
+from haq.sources import MODEL_SOURCES, one_line, source_of
+from haq.tensors import read_tensors
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
 
@@ -88,8 +90,10 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
         if weights is None:
             raise ModelError(f"model {spec!r} has no weights yet; give --weights FILE")
     if weights is not None:
-        load_weights(model, Path(weights).expanduser())
+        load_weights(model, Path(os.path.expanduser(weights)))
     for key, values in model.state_dict().items():
+        if isinstance(values, Tensor) and values.is_meta:
+            raise ModelError(f"weight {key!r} of {spec!r} has a shape and no values; make the model on a real device")
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
     return model.eval()
@@ -104,7 +108,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"weights file {str(path)!r} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except Exception:  # torch.load raises many kinds, with advice to load the file unsafely
         raise ModelError(
             f"cannot read weights {str(path)!r}: it is damaged or not a plain state dict; "
@@ -119,7 +123,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     state = {name if name in own else name.removeprefix("module."): value for name, value in state.items()}
     if problems := _misfits(model, state):
         raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}")
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # sparse tensors, and those that have a shape alone
+        raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {one_line(error)}") from None
 
 
 def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -129,9 +136,10 @@ def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
+    kinds = [name for name in own if name in state and state[name].is_complex() != own[name].is_complex()]
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
-    found = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    found = {"missing": missing, "unknown": unknown, "of another shape": shapes, "of complex numbers": kinds}
     return [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
 
 

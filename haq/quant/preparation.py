@@ -19,6 +19,7 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import quantized_like, replace_module
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
+from haq.tensors import read_tensors
 
 __all__ = ["load_quantized", "prepare", "save_quantized"]
 
@@ -116,7 +117,7 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
         ModelError: The file is damaged or belongs to another network.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = read_tensors(path)
         folded = content.get("folded", True)
         base = fold_batch_norm(model, torch.zeros(content["sample_shape"])) if folded else model
         policy = BitPolicy.from_dict(content["policy"])

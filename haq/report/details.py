@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from haq.config import SearchConfig
-from haq.errors import ConfigError, HardwareError
+from haq.errors import ConfigError, HardwareError, printable
 from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, LayerBits
 from haq.report.repeat import command
-from haq.report.summary import printable
 from haq.runs import Baseline, Cost, RunFolder, Trial
 
 __all__ = ["Bench", "Details", "HeatMap", "Scored", "detail"]
@@ -195,7 +194,7 @@ def _read(path: Path, parse: Callable[[Any], T]) -> T | None:
         return None
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"cannot read {path}: {error!r}; remove it, or make it again") from None
 
 

@@ -9,10 +9,10 @@ from statistics import fmean
 from haq.archive import best_first, hypervolume, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, Constraint
-from haq.errors import HardwareError
+from haq.errors import HardwareError, printable
 from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, Width
-from haq.report.summary import LayerWidths, Level, Network, Point, Summary, printable
+from haq.report.summary import LayerWidths, Level, Network, Point, Summary
 from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial
 from haq.scores import Score
 

@@ -10,7 +10,7 @@ from haq.policy import Width
 from haq.runs import BaselineName, Cost
 from haq.scores import Fidelity, Score
 
-__all__ = ["LayerWidths", "Level", "Network", "Point", "Summary", "printable"]
+__all__ = ["LayerWidths", "Level", "Network", "Point", "Summary"]
 
 
 @dataclass(frozen=True, order=True)
@@ -140,13 +140,3 @@ class Summary:
     front: tuple[Point, ...]
     hypervolume: tuple[float, tuple[str, ...]] | None
     layers: tuple[LayerWidths, ...]
-
-
-def printable(text: str) -> str:
-    r"""Escapes every character that a terminal or a browser would obey rather than show.
-
-    Examples:
-        >>> printable("conv\x1b[2J")
-        'conv\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -79,8 +79,9 @@ class Journal:
         for line in text.splitlines():
             try:
                 content = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
-            if isinstance(content, dict):
-                found.append(content)
+            if not isinstance(content, dict) or content.keys() != ({"key", "value"} if found else {"header"}):
+                break
+            found.append(content)
         return found

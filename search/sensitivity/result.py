@@ -119,7 +119,7 @@ def load_sensitivity(path: Path, key: Mapping[str, Any] | None = None) -> dict[s
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version, found, measures = content["version"], content["key"], dict(content["measures"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"cannot read {str(path)!r} as a sensitivity: {error!r}; measure again") from None
     if version != _VERSION or (key is not None and found != json.loads(json.dumps(dict(key)))):
         raise ConfigError(f"{str(path)!r} is of another network, other data or options; measure again")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from haq.config import SearchConfig
-from haq.errors import ConfigError
+from haq.errors import ConfigError, printable
 from haq.report import Summary, summarize
-from haq.report.summary import Level, printable
+from haq.report.summary import Level
 from haq.report.wording import comparison, facts, front, verdict
 from haq.runs import RunFolder
 

@@ -1,8 +1,10 @@
 """Ray of one's own, a cluster of two nodes, and what is missing there."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.runs import RunFolder
 from haq.search import run
+from haq.search.cluster import ray_workers
 
 
 @pytest.fixture
@@ -51,6 +54,42 @@ def config_for(tiny: Path, **changed: object) -> SearchConfig:
         "pin_ends": False,
     }  # fmt: skip
     return SearchConfig(**{**options, **changed})  # type: ignore[arg-type]
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Returns the addresses that processes listen on, IPv4 and IPv6, as the kernel writes them in hexadecimal."""
+    links = [link for pid in pids for link in Path(f"/proc/{pid}/fd").glob("*") if link.is_symlink()]
+    sockets = set()
+    for link in links:
+        with suppress(OSError):  # closed since
+            sockets.add(os.readlink(link).removeprefix("socket:[").rstrip("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = fields = line.split()
+            if state == "0A" and fields[9] in sockets:
+                found.add(local.split(":")[0])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the kernel's tables of sockets")
+def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_has_no_dashboard() -> None:
+    """Who reaches Ray's ports can run code."""
+    with ray_workers(1):
+        own = {os.getpid(), *descendants(os.getpid())}
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in own]
+        addresses = listening(own)
+    assert any(b"raylet" in command for command in commands), "Ray's processes are among them"
+    # Ray counts its usage, which `RAY_USAGE_STATS_ENABLED` turns off, in a process of this name that has no pages
+    dashboards = [command for command in commands if b"dashboard/dashboard.py" in command]
+    assert all(b"--disable-frontend" in command for command in dashboards)
+    assert addresses
+    assert addresses <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    return children.union(*map(descendants, children))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999"])

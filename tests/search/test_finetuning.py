@@ -116,7 +116,7 @@ def test_a_policy_over_the_budget_is_refused(finished: Result, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "--epochs 0: must be a whole number of at least 1"),
+        ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"epochs": 1, "lr": 0.0}, "--lr 0.0: must be more than 0"),
         ({"epochs": 1, "lr": float("nan")}, "--lr nan: must be more than 0"),
         ({"epochs": 1, "batch": 0}, "--batch 0: must be"),

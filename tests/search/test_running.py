@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,16 @@ from haq.search.observer import Silent
 from haq.search.problem import pose
 
 from .conftest import Recorder, config_for
+
+
+class Payload:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return os.mkdir, (self.marker,)
 
 
 def test_best_json_holds_exactly_what_is_promised(finished: RunFolder) -> None:
@@ -73,7 +84,11 @@ def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder,
     assert [trial.policy for trial in half.read_trials()] == expected[:4]
     with (half.path / "trials.jsonl").open("a") as file:
         file.write('{"number": 5, "pol')  # a line that a crash cut short
+    marker = tmp_path / "marker"
+    for name in ("tuner.pkl", "trainable.pkl", *(path.name for path in half.tune.glob("*state*"))):
+        (half.tune / name).write_bytes(pickle.dumps(Payload(marker)))  # Tune's own state is never read
     resume(half.path)
+    assert not marker.exists()
     policies = [trial.policy for trial in half.read_trials()]
     assert policies[:4] == expected[:4]
     assert len(set(policies)) == len(policies) == 8

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, did_you_mean
+from haq.policy import check_width
 from haq.quant.quantizer import Quantizer
 from haq.quant.uniform import uniform
+from haq.records import conforms, described
 
 __all__ = ["ALL_WIDTHS", "Factory", "Scheme", "linear_inputs"]
 
@@ -63,20 +65,31 @@ class Scheme:
         """Returns the scheme with these options of its factories, such as `granularity` or `clip`.
 
         Raises:
-            ConfigError: It has no such option.
+            ConfigError: It has no such option, or the value is of another type.
         """
-        known = self.defaults()
-        for name in options:
+        known, kinds = self.defaults(), self._kinds()
+        for name, value in options.items():
             if name not in known:
                 raise ConfigError(
                     f"scheme {self.name!r} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
                 )
+            if not conforms(value, kinds[name]):
+                raise ConfigError(f"scheme {self.name!r}: option {name}={value!r} must be {described(kinds[name])}")
+            if name == "gradient_bits":
+                check_width(value, name)
         return replace(self, options={**self.options, **options})
 
     def defaults(self) -> dict[str, Any]:
         """Returns its options with what they are unless they are set; `gradient_bits` quantizes gradients as DoReFa."""
         activations = _options(self.inputs) if self.inputs else {}
         return {**activations, **_options(self.weights), "gradient_bits": None}
+
+    def _kinds(self) -> dict[str, Any]:
+        kinds: dict[str, Any] = {"gradient_bits": int | None}
+        for factory in filter(None, (self.inputs, self.weights)):
+            parameters = inspect.signature(factory, eval_str=True).parameters.values()
+            kinds |= {parameter.name: parameter.annotation for parameter in parameters}
+        return kinds
 
     def activation_width(self, w_bits: int) -> int | None:
         """Returns what stands beside `w_bits` in a comparison: the same, 8 where the scheme is about weights alone."""
