@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -57,6 +57,9 @@ def _checked_bits(widths: set[int]) -> tuple[int, ...]:
 class SearchConfig:
     """Options of one search; `haq search --help` says what each does.
 
+    Widths and lists may be given as the command line writes them, `bits="2-8"` and `constraints="latency=10ms"`. A
+    batch of `None` is the usual one of the hardware.
+
     Raises:
         ConfigError: A value is out of range.
         ConstraintError: A constraint cannot be read.
@@ -67,7 +70,7 @@ class SearchConfig:
     weights: str | None = None
     data: str = "digits"
     hardware: str = "edge"
-    batch: int = 16
+    batch: int | None = None
     bits: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     a_bits: tuple[int, ...] | None = None
     trials: int = 60
@@ -86,6 +89,7 @@ class SearchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._read_text()
         if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
         for metric in self.pareto:
@@ -101,7 +105,7 @@ class SearchConfig:
         for name, least in {
             "batch": 1, "trials": 1, "qat_steps": 0, "finetune_steps": 0, "val_images": 1, "workers": 1, "seed": 0
         }.items():  # fmt: skip
-            if getattr(self, name) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 option = "--" + name.replace("_", "-")
                 raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
         if not 0 <= self.gpus_per_trial <= 64:
@@ -111,6 +115,16 @@ class SearchConfig:
         if self.agent not in get_args(AgentOption):
             known = get_args(AgentOption)
             raise ConfigError(f"--agent {self.agent}{did_you_mean(self.agent, known)}: use {', '.join(known)}")
+
+    def _read_text(self) -> None:
+        """Takes widths and lists as the command line writes them, too."""
+        for name in ("bits", "a_bits"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, parse_bits(value))
+        for name in ("constraints", "pareto"):
+            listed: str | Iterable[str] | None = getattr(self, name)
+            parts = [part.strip() for part in listed.split(",")] if isinstance(listed, str) else listed or ()
+            object.__setattr__(self, name, tuple(parts))
 
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """Returns the constraints as objects; relative ones are not resolved yet."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from haq.errors import ConfigError
 
@@ -102,6 +105,26 @@ class BitPolicy(Mapping[str, LayerBits]):
     def widths(self) -> dict[str, dict[str, Width]]:
         """Returns only the widths: `{name: {"w_bits": ..., "a_bits": ...}}`."""
         return {name: {"w_bits": bits.w_bits, "a_bits": bits.a_bits} for name, bits in self._items}
+
+    @classmethod
+    def load(cls, path: Path) -> BitPolicy:
+        """Reads a JSON or YAML file: what `haq export` writes, a bare mapping of widths, or a run's `best.json`.
+
+        Raises:
+            ConfigError: There is no such file, or it holds no policy.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+        except FileNotFoundError:
+            raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one") from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read policy {str(path)!r}: {' '.join(str(error).split())}") from None
+        if isinstance(content, Mapping) and {"policy", "constraints", "baselines"} <= set(content):
+            content = content["policy"]  # of a run's best.json
+        try:
+            return cls.from_dict(content)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
     @classmethod
     def from_dict(cls, data: object) -> BitPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from haq.config import SearchConfig
+from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.scores import Score
+from haq.sources import short_name
 
-__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
+__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial", "free_folder", "free_path"]
 
 T = TypeVar("T")
 
@@ -123,6 +126,7 @@ class Best:
         cost: As the cost table prices it.
         constraints: Metric field → absolute limit.
         baselines: Name → `{"test_top1": ..., "cost": ...}`, or `None` where no uniform width fits the budget.
+        epochs: That `haq finetune` trained it on for, unlike the baselines.
     """
 
     policy: BitPolicy
@@ -132,6 +136,7 @@ class Best:
     cost: Cost
     constraints: Mapping[str, float]
     baselines: Mapping[BaselineName, Mapping[str, Any] | None]
+    epochs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types."""
@@ -142,6 +147,7 @@ class Best:
             "cost": dict(self.cost),
             "constraints": dict(self.constraints),
             "baselines": {name: dict(value) if value else None for name, value in self.baselines.items()},
+            "epochs": self.epochs,
         }
 
     @classmethod
@@ -149,7 +155,7 @@ class Best:
         """Restores what `to_dict` gave."""
         policy = BitPolicy.from_dict(data["policy"])
         rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
-        return cls(policy, **data["score"], **rest)
+        return cls(policy, **data["score"], **rest, epochs=data.get("epochs", 0))
 
 
 class RunFolder:
@@ -159,10 +165,12 @@ class RunFolder:
         self.path = path
         self.costs = path / "costs.parquet"
         self.model = path / "model.pt"
-        self.report = path / "report.html"
+        self.page = path / "report.html"
         self.tune = path / "tune"
         self.searcher = path / "searcher.pt"
         self.sensitivity = path / "sensitivity.json"
+        self.training, self.start = path / "finetune.yaml", path / "start.pt"
+        self.checkpoint, self.tensorboard = path / "checkpoint.pt", path / "tensorboard"
         self.bench = path / "bench.json"
         self._config, self._layers = path / "config.yaml", path / "layers.json"
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
@@ -184,6 +192,15 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the search went to its end, with the test images looked at."""
         return self._best.is_file() and self.read_best().test_top1 is not None
+
+    def copy_to(self, path: Path) -> RunFolder:
+        """Makes a folder with all that the search was asked and found out, but without its result."""
+        path.mkdir(parents=True)
+        copy = RunFolder(path)
+        for name in ("_config", "_layers", "costs", "sensitivity", "_baselines", "_trials", "_pareto"):
+            if (file := getattr(self, name)).is_file():
+                shutil.copy2(file, getattr(copy, name))
+        return copy
 
     # What a search was asked to do, and found out before its first trial
 
@@ -287,3 +304,20 @@ class RunFolder:
             raise ConfigError(f"cannot read {path}: {error}") from None
         except (AttributeError, KeyError, TypeError, HaqError) as error:
             raise ConfigError(f"{path} was not written by `haq search`: {error!r}") from None
+
+
+def free_folder(config: SearchConfig, parent: Path = Path("runs")) -> Path:
+    """Returns `PARENT/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
+    limits = [f"pareto-{metric}" for metric in config.pareto]
+    limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
+    name = "-".join([short_name(config.model), Path(config.hardware).stem, *limits])
+    return free_path(parent / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name))
+
+
+def free_path(base: Path) -> Path:
+    """Returns the path, with a number behind it when that exists."""
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path

@@ -1,6 +1,10 @@
-"""The search: agent, Ray Tune searcher and trainable, archive, and the run from options to run folder."""
+"""The search: agent, Ray Tune searcher and trainable, archive, and the run from options to run folder.
 
+from haq.search import run
+result = run(["latency=10ms"])
+"""
+
+from haq.search.api import finetune, pick, resume, resume_finetune, run
 from haq.search.observer import Observer, Silent
-from haq.search.run import resume, run
 
-__all__ = ["Observer", "Silent", "resume", "run"]
+__all__ = ["Observer", "Silent", "finetune", "pick", "resume", "resume_finetune", "run"]

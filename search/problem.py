@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
-from haq.hwmodels.pricing import Prices, is_table, price
+from haq.hwmodels.pricing import Prices, default_batch, is_table, price
 from haq.layers import LayerSpec, trace
 from haq.models import open_model
 from haq.policy import LayerBits
@@ -29,6 +30,7 @@ class Problem:
     """What is to be solved.
 
     Attributes:
+        config: What was asked for, with absolute paths and a batch.
         model: The float network, in evaluation mode.
         data: Training, validation and test images.
         sample: One training image, `(1, C, H, W)`.
@@ -37,6 +39,7 @@ class Problem:
         budget: Candidate widths, pinned layers and limits.
     """
 
+    config: SearchConfig
     model: nn.Module
     data: ImageData
     sample: Tensor
@@ -52,8 +55,13 @@ def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
     return {layer.name: LayerBits(8, 8) for layer in (layers[0], layers[-1])}
 
 
-def pose(config: SearchConfig, observer: Observer) -> Problem:
+def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) -> Problem:
     """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
+
+    Args:
+        config: Options.
+        observer: Receives progress.
+        costs: Table of a search that is gone on with; its prices hold, even where the hardware's file has changed.
 
     Raises:
         ConfigError: No width is supported by the hardware.
@@ -62,8 +70,9 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
         HardwareError: The hardware is unknown or its description is wrong.
         ModelError: The model or its weights are wrong.
     """
-    if not is_table(config.hardware):
-        get_hardware(config.hardware)  # a wrong name is known before the data is read
+    config = config.with_absolute_paths()
+    batch = config.batch or default_batch(config.hardware)  # a wrong name is known before the data is read
+    config = replace(config, batch=batch)
     scheme = _scheme(config, observer)
     data = get_data(config.data, config.val_images, config.seed, config.model)
     model = open_model(
@@ -76,8 +85,10 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
     prices = (
         Prices(CostTable.footprint(layers, widths))
         if weights_only
-        else price(config.hardware, layers, widths, config.batch, _memory(config, model, sample))
+        else price(str(costs or config.hardware), layers, widths, batch, _memory(config, model, sample))
     )
+    if costs is not None and not weights_only and not is_table(config.hardware):
+        prices = replace(prices, limits=get_hardware(config.hardware).limits)
     table = prices.table
     held = (Constraint(key, limit, origin=f"{table.hardware} holds no more") for key, limit in prices.limits.items())
     constraints = [*config.parsed_constraints(), *held]
@@ -106,7 +117,7 @@ def pose(config: SearchConfig, observer: Observer) -> Problem:
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
     budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only, config.a_bits)
-    return Problem(model, data, sample, layers, table, budget)
+    return Problem(config, model, data, sample, layers, table, budget)
 
 
 def _listed(bits: tuple[int, ...]) -> str:

@@ -48,6 +48,9 @@ def search(
         observer: Receives progress of what precedes the trials.
         on_trial: Called after each trial with all finished ones.
     """
+    trials = folder.read_trials()
+    if len(trials) >= config.trials:
+        return trials
     measured = None
     if config.agent in INFORMED:
         measured = sensitivity_of(config, problem, workload, folder.sensitivity, observer)
@@ -61,7 +64,6 @@ def search(
         seed=config.seed,
     )
     agent, first = make_sweep(config.agent, task, config.pareto) if config.pareto else make_agent(config.agent, task)
-    trials = folder.read_trials()
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
     def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
@@ -88,12 +90,11 @@ def search(
         if trial.policy not in searcher:
             objective = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
             searcher.learn(trial.number, trial.policy, objective)
-    if len(trials) < config.trials:
-        from ray import tune
+    from ray import tune
 
-        trainable = tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps)
-        missing = config.trials - len(trials)
-        run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial)
+    trainable = tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps)
+    missing = config.trials - len(trials)
+    run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial)
     return trials
 
 

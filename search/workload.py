@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from haq.scores import RankBy, Score
 from haq.search.observer import Observer
 from haq.search.problem import Problem
 
-__all__ = ["Workload", "choose_rank_by", "make_workload", "worker_device"]
+__all__ = ["Workload", "calibrated", "choose_rank_by", "make_workload", "worker_device"]
 
 _CALIBRATION_IMAGES = 512
 _SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
@@ -89,12 +90,17 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
 def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
     """Calibrates every candidate width and computes the teacher's outputs."""
     observer.progress("calibrate", 0, 2)
-    train = problem.data.train
-    shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
-    scheme = get_scheme(config.scheme)
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
-    calibration = calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, scheme)
+    calibration = calibrated(problem, widths, config.scheme)
     observer.progress("calibrate", 1, 2)
+    train = problem.data.train
     teacher = teacher_of(problem.model, train)
     observer.progress("calibrate", 2, 2)
     return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
+
+
+def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:
+    """Sets up the quantizers of these widths on the first training samples."""
+    train = problem.data.train
+    shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
+    return calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, get_scheme(scheme))

@@ -10,8 +10,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from haq.cli.options import examples, search_options, searched
+from haq.cli.options import examples, search_options
 from haq.cli.terminal import TerminalObserver, console
+from haq.config import SearchConfig
 from haq.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def compare_agents(
             raise ConfigError(f"{option} {value}: must be at least 1")
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")
-    config = searched(trials=evaluations, qat_steps=0, **options)
+    config = SearchConfig(trials=evaluations, qat_steps=0, **options)
     with TerminalObserver() as observer:
         from haq.report.curves import draw_curves
         from haq.search.comparison import compare_agents as compare

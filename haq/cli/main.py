@@ -9,17 +9,17 @@ from typing import Any
 import click
 
 from haq import __version__
+from haq.cli.choosing import finetune, pick
 from haq.cli.comparing import compare_agents
 from haq.cli.hardware import hardware, profile, table
 from haq.cli.measuring import bench, measure
-from haq.cli.options import DEFAULTS, examples, search_options, searched
+from haq.cli.options import DEFAULTS, examples, search_options
 from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.sensitivity import sensitivity
 from haq.config import SearchConfig
-from haq.constraints import parse_constraint
 from haq.errors import ConfigError, HaqError
 from haq.exports.formats import FORMATS
-from haq.sources import short_name
+from haq.runs import free_folder
 
 __all__ = ["cli", "main"]
 
@@ -44,6 +44,8 @@ def main() -> None:
         "haq search --constraint latency=10ms             search on the built-in network",
         "haq report runs/digits-resnet-edge               show the result again",
         "haq export runs/digits-resnet-edge -o bits.json  write the widths of every layer",
+        "haq pick runs/digits-resnet-edge --constraint latency=8ms   take another point of the front",
+        "haq finetune runs/digits-resnet-edge --epochs 9  train the result on",
         "haq bench runs/digits-resnet-edge                run it here: predicted against measured",
         "haq quantize --policy bits.json --qat-steps 300  apply a policy without a search",
         "haq compare --schemes linear,lsq --bits 2,3,4    schemes side by side",
@@ -59,7 +61,20 @@ def cli() -> None:
     """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
 
 
-for _command in (schemes, quantize, compare, hardware, profile, table, measure, bench, sensitivity, compare_agents):
+for _command in (
+    pick,
+    finetune,
+    schemes,
+    quantize,
+    compare,
+    hardware,
+    profile,
+    table,
+    measure,
+    bench,
+    sensitivity,
+    compare_agents,
+):
     cli.add_command(_command)
 
 
@@ -117,7 +132,6 @@ def search(
     /,
     out: Path | None,
     resumed: Path | None,
-    pareto: str | None,
     **options: Any,
 ) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
@@ -130,9 +144,8 @@ def search(
             raise ConfigError(f"--{given[0].replace('_', '-')} cannot be changed with --resume; the run folder says it")
         _search(None, resumed)
         return
-    metrics = tuple(name.strip() for name in pareto.split(",")) if pareto else ()
-    config = searched(pareto=metrics, **options)
-    _search(config, out or _free_folder(config))
+    config = SearchConfig(**options)
+    _search(config, out or free_folder(config))
 
 
 def _given(context: click.Context, name: str) -> bool:
@@ -151,20 +164,6 @@ def _search(config: SearchConfig | None, path: Path) -> None:
 
         folder = run(config, path, observer) if config is not None else resume(path, observer)
     write_report(folder, console)
-
-
-def _free_folder(config: SearchConfig) -> Path:
-    """Returns `runs/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
-    model = short_name(config.model)
-    limits = [f"pareto-{metric}" for metric in config.pareto]
-    limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
-    name = "-".join([model, Path(config.hardware).stem, *limits])
-    base = Path("runs") / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name)
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path
 
 
 @cli.command(

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from haq.config import SearchConfig, parse_bits
+from haq.config import SearchConfig
 
-__all__ = ["DEFAULTS", "examples", "network_options", "search_options", "searched"]
+__all__ = ["DEFAULTS", "examples", "network_options", "search_options"]
 
 DEFAULTS = SearchConfig(constraints=("latency=10ms",))
 
@@ -133,17 +133,3 @@ def search_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(others):
         command = option(command)
     return constraint(network_options(command))
-
-
-def searched(*, bits: str, a_bits: str | None, batch: int | None, hardware: str, **options: Any) -> SearchConfig:
-    """Returns the options of `search_options`, and others of the same names, as a configuration.
-
-    Raises:
-        HaqError: A value is wrong.
-    """
-    if batch is None:
-        from haq.hwmodels.pricing import default_batch
-
-        batch = default_batch(hardware)
-    inputs = parse_bits(a_bits) if a_bits is not None else None
-    return SearchConfig(bits=parse_bits(bits), a_bits=inputs, batch=batch, hardware=hardware, **options)

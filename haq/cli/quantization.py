@@ -107,7 +107,7 @@ def quantize(
     if (policy is None) == (bits is None):
         raise ConfigError("give either --policy FILE or --bits N")
     _at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
-    given = _read_policy(policy) if policy else None
+    given = BitPolicy.load(policy) if policy else None
     with TerminalObserver() as observer:
         from haq.policy import check_width
         from haq.quant.pipeline import Recipe, apply_policy, stored_bytes, uniform_policy
@@ -205,21 +205,6 @@ def _integer_top1(network: nn.Module, images: ImageData) -> float:
 
     batches = [x for x, _ in images.train.subset(range(min(256, len(images.train)))).batches(64)]
     return evaluate(convert(network, batches), images.test, "ptq").top1
-
-
-def _read_policy(path: Path) -> BitPolicy:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except FileNotFoundError:
-        raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read policy {str(path)!r}: {' '.join(str(error).split())}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("policy"), Mapping) and "layers" in content["policy"]:
-        content = content["policy"]  # of a run's best.json
-    try:
-        return BitPolicy.from_dict(content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:

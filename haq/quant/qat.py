@@ -1,10 +1,12 @@
-"""Quantization-aware fine-tuning by distillation from the float network."""
+"""Quantization-aware fine-tuning, by distillation from the float network or on labels."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,20 +48,23 @@ class Finetuning:
     Args:
         model: A prepared network; it is trained in place.
         samples: To train on.
-        teacher: The float network's outputs for them, `(N, classes)` or `(N, T, words)`; or the float network.
+        teacher: The float network's outputs for them, `(N, classes)` or `(N, T, words)`; or the float network. `None`
+            trains on the labels instead, by cross-entropy.
         steps: Length of the whole run.
         seed: Decides the order of the samples.
         batch: Images a step; fewer texts, see `Samples.fitting`.
+        rate: Of the weights, at the start; by default the one described above.
     """
 
     def __init__(
         self,
         model: nn.Module,
         samples: Samples,
-        teacher: Tensor | nn.Module,
+        teacher: Tensor | nn.Module | None,
         steps: int,
         seed: int,
         batch: int = BATCH_SIZE,
+        rate: float | None = None,
     ) -> None:
         self.model, self.samples, self.teacher, self.steps = model, samples, teacher, steps
         self.done, self._device = 0, device_of(model)
@@ -72,34 +77,62 @@ class Finetuning:
         learned = [(p, size) for quantizer in self._quantizers for p, size in quantizer.learned()]
         owned = {id(p) for quantizer in self._quantizers for p in quantizer.parameters()}
         weights = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
-        groups: list[dict[str, object]] = [{"params": weights, "lr": _WEIGHT_RATE / 2 ** _median_bits(model)}]
+        rate = _WEIGHT_RATE / 2 ** _median_bits(model) if rate is None else rate
+        groups: list[dict[str, object]] = [{"params": weights, "lr": rate}]
         groups += [{"params": [p], "lr": _QUANTIZER_RATE * size} for p, size in learned]
         self._optimizer = torch.optim.Adam(groups)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
         )
-        self._fixed: list[nn.Module] = [m for m in model.modules() if isinstance(m, _DropoutNd)]
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        if norms and self._agreement() > _BROKEN:
-            self._fixed += norms
+        norms = any(isinstance(module, _BatchNorm) for module in model.modules())
+        self._norms_fixed = norms and teacher is not None and self._agreement(teacher) > _BROKEN
         size = min(samples.fitting(batch), len(samples))
+        self.epoch_steps = len(samples) // size
         self._batches = _endless_batches(len(samples), size, np.random.default_rng(seed))
+
+    @property
+    def rate(self) -> float:
+        """The weights' learning rate for the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that decides the rest of the run, as tensors and plain types."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "done": self.done,
+            "norms_fixed": self._norms_fixed,
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` returned; a run that was just made and restored ends as one that never stopped."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.last_epoch = self.done = state["done"]
+        self._norms_fixed = state["norms_fixed"]
+        torch.set_rng_state(state["random"])
+        next(itertools.islice(self._batches, self.done, self.done), None)
 
     def run(self, steps: int) -> float:
         """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
         self.model.train()
-        for module in self._fixed:
-            module.eval()
+        for module in self.model.modules():
+            if isinstance(module, _DropoutNd) or (self._norms_fixed and isinstance(module, _BatchNorm)):
+                module.eval()
         loss = torch.zeros(())
         for _ in range(min(steps, self.steps - self.done)):
             for quantizer in self._quantizers:
                 quantizer.advance(self.done / self.steps)
             chosen = next(self._batches)
-            x = self.samples.batch(chosen)[0].to(self._device)
-            target = F.log_softmax(self._taught(chosen, x), dim=1)
+            x, y = (part.to(self._device) for part in self.samples.batch(chosen))
             self._optimizer.zero_grad(set_to_none=True)
             output = self.model(x).flatten(0, -2)
-            loss = F.kl_div(F.log_softmax(output, dim=1), target, reduction="batchmean", log_target=True)
+            if self.teacher is None:
+                loss = F.cross_entropy(output, y.flatten())
+            else:
+                target = F.log_softmax(self._taught(self.teacher, chosen, x), dim=1)
+                loss = F.kl_div(F.log_softmax(output, dim=1), target, reduction="batchmean", log_target=True)
             total = loss + sum(self._penalties())
             total.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -108,21 +141,21 @@ class Finetuning:
         self.model.eval()
         return float(loss.detach())
 
-    def _taught(self, chosen: NDArray[np.int64], x: Tensor) -> Tensor:
+    def _taught(self, teacher: Tensor | nn.Module, chosen: NDArray[np.int64], x: Tensor) -> Tensor:
         """Returns the float network's outputs, `(answers, classes)`."""
-        if isinstance(self.teacher, Tensor):
-            return self.teacher[torch.from_numpy(chosen)].to(self._device).flatten(0, -2)
-        with evaluating(self.teacher):
-            outputs: Tensor = self.teacher(x.to(device_of(self.teacher))).flatten(0, -2)
+        if isinstance(teacher, Tensor):
+            return teacher[torch.from_numpy(chosen)].to(self._device).flatten(0, -2)
+        with evaluating(teacher):
+            outputs: Tensor = teacher(x.to(device_of(teacher))).flatten(0, -2)
         return outputs.to(self._device)
 
-    def _agreement(self) -> float:
+    def _agreement(self, teacher: Tensor | nn.Module) -> float:
         """Returns the share of samples on which the network's answer is the teacher's."""
         shown = np.arange(min(_AGREEMENT_SAMPLES, len(self.samples)))
         x = self.samples.batch(shown)[0].to(self._device)
         with evaluating(self.model):
             answers = self.model(x).flatten(0, -2).argmax(1)
-        return float((answers == self._taught(shown, x).argmax(1)).float().mean())
+        return float((answers == self._taught(teacher, shown, x).argmax(1)).float().mean())
 
     def _penalties(self) -> Iterator[Tensor]:
         weights = {id(quantizer): weight for quantizer, weight in self._penalised}

@@ -40,7 +40,7 @@ def write_report(run: RunFolder, console: Console, path: Path | None = None) -> 
     Raises:
         ConfigError: The search stopped before its first trial, or a file is damaged.
     """
-    path = path or run.report
+    path = path or run.page
     summary, details = summarize(run), detail(run)
     render(summary, console, details)
     _write(path, render_html(summary, details), console)

@@ -100,6 +100,7 @@ class Summary:
         ranked_by_loss: Whether the search maximised exp(−loss) rather than top-1.
         finished: Whether the comparison on the test images was made.
         finetune_steps: Steps that ours and the uniform network at the same budget were fine-tuned for before it.
+        epochs: That ours was trained on for by `haq finetune`, unlike the others.
         networks: Float, uniform and ours, in this order.
         uniform_bits: Widths of the best uniform network that fits, such as `4` or `4/2`; `None` when none does.
         chosen: Trial of the best policy, or of the best so far.
@@ -129,6 +130,7 @@ class Summary:
     ranked_by_loss: bool
     finished: bool
     finetune_steps: int
+    epochs: int
     networks: tuple[Network, ...]
     uniform_bits: str | None
     chosen: int | None

@@ -75,11 +75,17 @@ def verdict(summary: Summary) -> str:
         return f"The mixed-precision network reaches {percent(ours)} test top-1; {uniform} was not tested."
     points = round(100 * (ours - theirs), 1)
     numbers = f"{percent(ours)} against {percent(theirs)} test top-1"
+    unequal = (
+        f", after {summary.epochs} epochs against {summary.finetune_steps} steps of fine-tuning"
+        if summary.epochs
+        else ""
+    )
+    numbers += unequal
     if points > 0:
         return f"Beats {uniform} by +{points:.1f} points ({numbers})."
     if points < 0:
         return f"The search did not beat {uniform}: {points:.1f} points ({numbers})."
-    return f"The search did not beat {uniform}: both reach {percent(ours)} test top-1."
+    return f"The search did not beat {uniform}: both reach {percent(ours)} test top-1{unequal}."
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -194,6 +200,12 @@ def mean_bits(point: Point) -> str:
 def _about_test(summary: Summary) -> str:
     if not summary.finished:
         return "Test top-1: the test samples have not been used yet."
+    if summary.epochs:
+        others = f", the uniform one before it for {summary.finetune_steps} steps" if summary.uniform_bits else ""
+        return (
+            f"Test top-1: on the test samples, by which nothing was chosen. The last network was trained on for "
+            f"{summary.epochs} epochs{others}, the others not at all."
+        )
     tuned = "two networks were" if summary.uniform_bits is not None else "network was"
     return (
         f"Test top-1: on the test samples, which were used once, at the end. The last {tuned} fine-tuned for "

@@ -84,14 +84,14 @@ def test_the_page_goes_where_it_is_asked_to(runs: list[RunFolder], tmp_path: Pat
     haq("report", str(runs[0].path), "--out", str(alone))
     assert "2 searches compared" in both.read_text(encoding="utf-8")
     assert "Bits per layer" in alone.read_text(encoding="utf-8")
-    assert not runs[0].report.exists()
+    assert not runs[0].page.exists()
 
 
 def test_open_shows_it_in_the_browser(runs: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda url: shown.append(url) or True)
     haq("report", str(runs[0].path), "--open")
-    assert shown == [runs[0].report.resolve().as_uri()]
+    assert shown == [runs[0].page.resolve().as_uri()]
     monkeypatch.setattr(webbrowser, "open", lambda url: False)
     assert "no browser was found" in haq("report", str(runs[0].path), "--open")
 

@@ -25,8 +25,8 @@ POINTS = "#scatter .scatterlayer .trace path.point"
 
 
 def written(run: RunFolder) -> Path:
-    run.report.write_text(render_html(summarize(run), detail(run)), encoding="utf-8")
-    return run.report
+    run.page.write_text(render_html(summarize(run), detail(run)), encoding="utf-8")
+    return run.page
 
 
 def bars(page: Page) -> dict[str, list[float]]:

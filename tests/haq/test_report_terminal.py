@@ -89,8 +89,8 @@ def test_an_interrupted_run_is_shown(make_run: MakeRun) -> None:
 def test_the_report_is_printed_and_written(make_run: MakeRun) -> None:
     run, file = make_run(), io.StringIO()
     write_report(run, Console(file=file, width=80))
-    assert file.getvalue().rstrip().endswith(str(run.report))
-    assert run.report.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert file.getvalue().rstrip().endswith(str(run.page))
+    assert run.page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_the_essentials_of_the_page_are_printed(make_run: MakeRun) -> None:

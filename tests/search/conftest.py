@@ -1,12 +1,17 @@
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from haq.config import SearchConfig
 from haq.constraints import Constraint
 from haq.envs import BitAllocationEnv, Budget
 from haq.policy import BitPolicy, LayerBits
+from haq.results import Result
 from haq.scores import Score
+from haq.search import Silent, run
+from haq.search.cluster import ray_workers
 
 from ..envs.conftest import WIDTHS, make_layers, make_table
 
@@ -82,3 +87,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("user") / "tiny.py"
     path.write_text(TINY)
     return path
+
+
+def config_for(tiny: Path, **changed: object) -> SearchConfig:
+    options: dict[str, object] = {
+        "constraints": ("latency=50%", "size=80%"), "model": f"{tiny}:model", "data": f"{tiny}:data", "trials": 8,
+        "qat_steps": 3, "finetune_steps": 4, "workers": 1, "bits": (2, 4, 8), "pin_ends": False,
+    }  # fmt: skip
+    return SearchConfig(**{**options, **changed})  # type: ignore[arg-type]
+
+
+class Recorder(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.tasks: list[tuple[str, int, int]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        self.tasks.append((task, done, total))
+
+
+@pytest.fixture(scope="session")
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A search that has ended; nobody may write into it."""
+    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """A Ray that all searches of a module share, which saves their starts."""
+    with ray_workers(1):
+        yield

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from haq.config import SearchConfig
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import CostTable
 from haq.loading import call_named
@@ -23,31 +22,7 @@ from haq.search import resume, run
 from haq.search.observer import Silent
 from haq.search.problem import pose
 
-
-def config_for(tiny: Path, **changed: object) -> SearchConfig:
-    options: dict[str, object] = {
-        "constraints": ("latency=50%", "size=80%"), "model": f"{tiny}:model", "data": f"{tiny}:data", "trials": 8,
-        "qat_steps": 3, "finetune_steps": 4, "workers": 1, "bits": (2, 4, 8), "pin_ends": False,
-    }  # fmt: skip
-    return SearchConfig(**{**options, **changed})  # type: ignore[arg-type]
-
-
-class Recorder(Silent):
-    def __init__(self) -> None:
-        self.tasks: list[tuple[str, int, int]] = []
-
-    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        self.tasks.append((task, done, total))
-
-
-@pytest.fixture(scope="module")
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="module")
-def finished(tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+from .conftest import Recorder, config_for
 
 
 def test_best_json_holds_exactly_what_is_promised(finished: RunFolder) -> None:
@@ -146,7 +121,7 @@ def test_ctrl_c_ends_cleanly_with_what_was_found(tiny: Path, tmp_path: Path) -> 
     found = RunFolder.open(tmp_path / "r")
     assert not found.finished
     assert found.read_best().test_top1 is None, "the test images are still unseen"
-    assert found.report.is_file()
+    assert found.page.is_file()
 
 
 def test_an_existing_folder_is_refused(finished: RunFolder, tiny: Path) -> None:

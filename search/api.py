@@ -1,0 +1,127 @@
+"""Searching from Python: the same options as on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from haq.config import SearchConfig
+from haq.policy import BitPolicy
+from haq.results import Result
+from haq.runs import RunFolder, free_folder, free_path
+from haq.search import finetuning, picking, running
+from haq.search.observer import Observer
+
+__all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
+
+Folder = RunFolder | Path | str
+"""A run, or where it is."""
+
+
+def run(
+    constraints: SearchConfig | str | Sequence[str] = (),
+    out: Path | str | None = None,
+    observer: Observer | None = None,
+    **options: Any,
+) -> Result:
+    """Searches, fine-tunes the winner, tests it, and writes a run folder, as `haq search` does.
+
+    Everything in the options is checked before the folder is made. Ctrl-C ends the search with what was found.
+
+    Args:
+        constraints: Such as `["latency=10ms", "size=60%"]`; or all options as one object.
+        out: The run folder, which must not exist; by default `runs/MODEL-HARDWARE-CONSTRAINT`.
+        observer: Receives progress; `haq.cli.terminal.TerminalObserver()` draws it.
+        options: Fields of `SearchConfig`, such as `model="my_net.py:build"`, `trials=100` or `bits="2-8"`.
+
+    Raises:
+        HaqError: Anything wrong with the options.
+
+    Examples:
+        ```python
+        from haq.search import run
+
+        result = run(["latency=60%"], model="resnet20", weights="resnet20.pt", data="npz:cifar10")
+        result.best.test_top1, result.best.cost["latency_ms"]
+        result.export("onnx", "net.onnx")
+        ```
+    """
+    config = constraints if isinstance(constraints, SearchConfig) else SearchConfig(constraints, **options)  # type: ignore[arg-type]
+    folder = Path(out) if out is not None else free_folder(config)
+    return Result(running.run(config, folder, observer).path)
+
+
+def resume(path: Folder, observer: Observer | None = None) -> Result:
+    """Goes on with a search that was interrupted; no finished trial is lost or run twice.
+
+    Raises:
+        HaqError: `path` is not a run folder, or what it names is no longer there.
+    """
+    return Result(running.resume(_opened(path).path, observer).path)
+
+
+def pick(
+    source: Folder,
+    constraints: str | Sequence[str],
+    out: Path | str | None = None,
+    finetune_steps: int | None = None,
+    observer: Observer | None = None,
+) -> Result:
+    """Takes another point of a run's archive without another search; see `haq.search.picking.pick`.
+
+    Args:
+        source: A run with trials.
+        constraints: The new budget.
+        out: The new run folder; by default beside the run, named for the budget.
+        finetune_steps: Of the finalists; by default as many as in the search.
+        observer: Receives progress.
+
+    Raises:
+        HaqError: No policy of the run meets the budget.
+    """
+    folder = _opened(source)
+    config = picking.picked(folder, constraints, finetune_steps)
+    place = Path(out) if out is not None else free_folder(config, folder.path.parent)
+    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer).path)
+
+
+def finetune(
+    source: Folder,
+    epochs: int,
+    out: Path | str | None = None,
+    policy: BitPolicy | Path | str | None = None,
+    observer: Observer | None = None,
+    **options: Any,
+) -> Result:
+    """Trains the network of a run on; see `haq.search.finetuning.finetune`.
+
+    Args:
+        source: A search that has ended.
+        epochs: Passes over the training samples.
+        out: The new run folder; by default beside the run, with `-finetuned` behind its name.
+        policy: Other widths, or the file that holds them.
+        observer: Receives progress.
+        options: Other fields of `haq.search.finetuning.Training`, such as `lr=5e-4` or `distill=False`.
+
+    Raises:
+        HaqError: The run has no result, or the policy does not fit it.
+    """
+    folder = _opened(source)
+    training = finetuning.Training(epochs, **options)
+    widths = BitPolicy.load(Path(policy)) if isinstance(policy, Path | str) else policy
+    place = Path(out) if out is not None else free_path(folder.path.with_name(folder.path.name + "-finetuned"))
+    return Result(finetuning.finetune(folder, place, training, widths, observer).path)
+
+
+def resume_finetune(path: Folder, observer: Observer | None = None) -> Result:
+    """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
+
+    Raises:
+        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there.
+    """
+    return Result(finetuning.resume_finetune(_opened(path).path, observer).path)
+
+
+def _opened(run: Folder) -> RunFolder:
+    return run if isinstance(run, RunFolder) else RunFolder.open(Path(run))

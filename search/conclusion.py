@@ -1,0 +1,100 @@
+"""What follows the last trial: finalists and their uniform rivals are fine-tuned alike, tested, and written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from haq.config import SearchConfig
+from haq.policy import BitPolicy
+from haq.quant.preparation import save_quantized
+from haq.runs import Baseline, Best, Cost, RunFolder, Trial
+from haq.search.finals import Finalist, finetune_all, test_all
+from haq.search.observer import Observer
+from haq.search.problem import Problem
+from haq.search.workload import Workload
+
+__all__ = ["conclude", "limits", "reported", "untested"]
+
+_FINALISTS = 2
+
+
+def conclude(
+    config: SearchConfig,
+    problem: Problem,
+    workload: Workload,
+    ranked: list[Trial],
+    baselines: dict[Any, Baseline | None],
+    rivals: list[tuple[BitPolicy, Baseline]],
+    folder: RunFolder,
+    observer: Observer,
+) -> None:
+    """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time."""
+    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:_FINALISTS])}
+    searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
+    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:_FINALISTS], 1)}
+    finalists = finetune_all(
+        workload,
+        policies,
+        config.finetune_steps,
+        lambda done, total: observer.progress("fine-tune", done, total),
+        config.gpus_per_trial,
+    )
+
+    def objective(finalist: Finalist) -> float:
+        return finalist.score.objective(workload.rank_by)
+
+    chosen = max(finalists.values(), key=objective)
+    networks = {
+        "float": problem.model,
+        "uniform8": workload.quantized(problem.budget.uniform(8)),
+        "ours": chosen.network(workload),
+    }
+    if rivals:
+        strongest = max(range(len(rivals[:_FINALISTS])), key=lambda number: objective(finalists[f"uniform {number}"]))
+        networks["uniform_same_budget"] = finalists[f"uniform {strongest}"].network(workload)
+        baselines["uniform_same_budget"] = rivals[strongest][1]
+        folder.write_baselines(baselines)
+    top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
+    save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample)
+    folder.write_best(
+        Best(
+            policy=chosen.policy,
+            top1=chosen.score.top1,
+            loss=chosen.score.loss,
+            test_top1=top1["ours"],
+            cost=reported(problem.table.cost(chosen.policy)),
+            constraints=limits(problem),
+            baselines=_tested(baselines, top1),
+        )
+    )
+
+
+def untested(problem: Problem, trial: Trial, baselines: dict[Any, Baseline | None]) -> Best:
+    """The best trial of an interrupted search: not fine-tuned to the end, and the test images are still unseen."""
+    assert trial.score is not None
+    return Best(
+        policy=trial.policy,
+        top1=trial.score.top1,
+        loss=trial.score.loss,
+        test_top1=None,
+        cost=reported(trial.cost),
+        constraints=limits(problem),
+        baselines=_tested(baselines, {}),
+    )
+
+
+def _tested(baselines: dict[Any, Baseline | None], top1: dict[str, float]) -> dict[Any, Any]:
+    return {
+        name: {"test_top1": top1.get(name), "cost": reported(baseline.cost)} if baseline else None
+        for name, baseline in baselines.items()
+    }
+
+
+def reported(cost: Cost) -> dict[str, float | None]:
+    """Returns the costs that every result tells."""
+    return {field: cost.get(field) for field in ("latency_ms", "energy_mj", "size_bytes")}
+
+
+def limits(problem: Problem) -> dict[str, float]:
+    """Returns metric field → absolute limit."""
+    return {constraint.field: constraint.limit for constraint in problem.budget.constraints}

@@ -1,0 +1,270 @@
+"""Training the network of a run on: checkpointed, resumable, with TensorBoard logs."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from haq.config import SearchConfig
+from haq.constraints import format_cost
+from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
+from haq.files import replacing, write_text
+from haq.policy import BitPolicy
+from haq.quant.evaluation import evaluate, teacher_of
+from haq.quant.preparation import load_quantized, prepare, save_quantized
+from haq.quant.qat import BATCH_SIZE, Finetuning
+from haq.runs import Best, RunFolder, Trial
+from haq.scores import Score
+from haq.search.conclusion import reported
+from haq.search.interrupts import stopping
+from haq.search.observer import Observer, Silent
+from haq.search.problem import Problem, pose
+from haq.search.running import one_thread
+from haq.search.workload import calibrated, choose_rank_by, worker_device
+
+__all__ = ["Training", "finetune", "resume_finetune"]
+
+_CHUNK = 10  # steps between two reports of progress
+_CHECKPOINT_S = 60.0  # so much work is lost at most when the machine dies in a long epoch
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained on.
+
+    Attributes:
+        epochs: Passes over the training samples.
+        lr: Learning rate of the weights at the start, which follows a cosine to zero; by default the one of a search.
+        distill: Learn the float network's outputs (Hinton et al. 2015, arXiv:1503.02531) rather than the labels.
+        batch: Samples a step.
+        seed: Decides the order of the samples.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    epochs: int
+    lr: float | None = None
+    distill: bool = True
+    batch: int = BATCH_SIZE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"epochs": 1, "batch": 1, "seed": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"--{name} {value}: must be a whole number of at least {least}")
+        if self.lr is not None and not (isinstance(self.lr, float | int) and 0 < self.lr < math.inf):
+            raise ConfigError(f"--lr {self.lr}: must be more than 0, such as 0.0005")
+
+    @classmethod
+    def load(cls, path: Path) -> Training:
+        """Reads `finetune.yaml`.
+
+        Raises:
+            ConfigError: There is none, or it is damaged.
+        """
+        try:
+            return cls(**yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{path.parent} has no {path.name}, so it is not a fine-tuning; start one with `haq finetune RUN`"
+            ) from None
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+
+
+def finetune(
+    source: RunFolder, out: Path, training: Training, policy: BitPolicy | None = None, observer: Observer | None = None
+) -> RunFolder:
+    """Trains the network of a run on, and writes it with all that the search found into a new run folder.
+
+    The weights after the epoch that does best on the validation samples are kept; they may be those of the start. The
+    test samples are used once, at the end. What stopped before is gone on with by `resume_finetune`.
+
+    Args:
+        source: A search that has ended.
+        out: The new run folder; it must not exist.
+        training: How.
+        policy: Other widths, which are calibrated first; by default those that the run chose.
+        observer: Receives progress.
+
+    Raises:
+        HaqError: The run has no result, or the policy is of other layers or over the budget.
+    """
+    if out.exists():
+        raise ConfigError(f"{str(out)!r} exists; go on with `haq finetune --resume {out}`, or give another --out")
+    best, observer = source.read_best(), observer or Silent()
+    config = source.read_config()
+    problem = pose(config, observer, source.costs)
+    start: nn.Module | None = None
+    if policy is not None:
+        start = _calibrated(problem, _checked(policy, problem, config), config.scheme, observer)
+    elif not source.model.is_file():
+        raise ConfigError(f"{source.path} has no model.pt; finish it with `haq search --resume {source.path}`")
+    else:
+        load_quantized(source.model, problem.model)  # a damaged file is known before the folder is made
+    folder = source.copy_to(out)
+    if start is None or policy is None:
+        shutil.copy2(source.model, folder.start)
+    else:
+        policy = policy.with_scheme(config.scheme)
+        save_quantized(folder.start, start, policy, problem.sample)
+        if all(trial.policy != policy for trial in source.read_trials()):
+            folder.append_trial(_given(policy, problem, start, folder))
+    chosen = policy or best.policy
+    unfinished = replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None)
+    folder.write_best(unfinished)
+    write_text(folder.training, yaml.safe_dump(asdict(training), sort_keys=False))
+    return _train(folder, config, problem, training, observer)
+
+
+def resume_finetune(path: Path, observer: Observer | None = None) -> RunFolder:
+    """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
+
+    Raises:
+        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there.
+    """
+    folder, observer = RunFolder.open(path), observer or Silent()
+    training = Training.load(folder.training)
+    if folder.finished:
+        observer.say(f"{path} is finished; nothing is left to do")
+        return folder
+    config = folder.read_config()
+    return _train(folder, config, pose(config, observer, folder.costs), training, observer)
+
+
+def _checked(policy: BitPolicy, problem: Problem, config: SearchConfig) -> BitPolicy:
+    cost = problem.table.cost(policy)
+    for constraint in problem.budget.constraints:
+        if cost[constraint.field] > constraint.limit:
+            raise ConstraintError(
+                f"the policy costs {format_cost(constraint.field, cost[constraint.field])}, but the budget of the run "
+                f"is {constraint}; give a policy within it, or pick another budget with haq pick"
+            )
+    return policy.with_scheme(config.scheme)
+
+
+def _calibrated(problem: Problem, policy: BitPolicy, scheme: str, observer: Observer) -> nn.Module:
+    observer.progress("calibrate", 0, 1)
+    widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
+    network = prepare(problem.model, policy, calibration=calibrated(problem, widths, scheme))
+    observer.progress("calibrate", 1, 1)
+    return network
+
+
+def _given(policy: BitPolicy, problem: Problem, network: nn.Module, folder: RunFolder) -> Trial:
+    """The user's policy as a trial, so that a report shows it among the others."""
+    score = evaluate(network, problem.data.val, "ptq")
+    trials = folder.read_trials()
+    number = max((trial.number for trial in trials), default=0) + 1
+    elapsed = max((trial.elapsed_s for trial in trials), default=0.0)
+    return Trial(number, policy, "given", problem.table.cost(policy), (score,), 0.0, elapsed)
+
+
+def _train(
+    folder: RunFolder, config: SearchConfig, problem: Problem, training: Training, observer: Observer
+) -> RunFolder:
+    network = load_quantized(folder.start, problem.model).to(worker_device())
+    data = problem.data
+    full = evaluate(problem.model, data.val, "float")
+    rank_by = choose_rank_by(config, data, full, observer)
+    teacher = teacher_of(problem.model, data.train) if training.distill else None
+    size = min(data.train.fitting(training.batch), len(data.train))
+    steps = training.epochs * (len(data.train) // size)
+    run = Finetuning(network, data.train, teacher, steps, training.seed, training.batch, training.lr)
+    progress = _Progress(folder, run, evaluate(network, data.val, "qat"), rank_by)
+    if folder.checkpoint.is_file():
+        progress.restore()
+        observer.say(f"going on after {run.done} of {steps} steps")
+    else:
+        torch.manual_seed(training.seed)
+    with stopping(observer.say) as asked, progress.logged() as log:
+        while run.done < steps:
+            progress.advance(lambda: evaluate(network, data.val, "qat", run.done), log)
+            note = f"best {progress.best.top1:.1%}"
+            observer.progress("fine-tune", run.done, steps, note)
+            if asked():
+                progress.save()
+                observer.say(f"stopped; go on with `haq finetune --resume {folder.path}`")
+                raise KeyboardInterrupt
+    network.load_state_dict(progress.weights)
+    return _written(folder, problem, network.cpu(), progress.best, training.epochs)
+
+
+class _Progress:
+    """A fine-tuning with its best weights so far, in a file and in TensorBoard."""
+
+    def __init__(self, folder: RunFolder, run: Finetuning, start: Score, rank_by: Any) -> None:
+        self._folder, self._run, self._rank_by = folder, run, rank_by
+        self.best, self.weights = start, copy.deepcopy(run.model.state_dict())
+        self._saved = time.monotonic()
+
+    def advance(self, validate: Callable[[], Score], log: Any) -> None:
+        """Takes a few steps; validates after an epoch, and saves then and now and then."""
+        run = self._run
+        rest = run.epoch_steps - run.done % run.epoch_steps
+        loss = run.run(min(_CHUNK, rest))
+        if not math.isfinite(loss):
+            raise ModelError(f"the loss became {loss} after {run.done} steps; give a smaller --lr than {run.rate:.2g}")
+        log.add_scalar("train/loss", loss, run.done)
+        log.add_scalar("train/lr", run.rate, run.done)
+        if run.done % run.epoch_steps == 0:
+            score = validate()
+            log.add_scalar("val/top1", score.top1, run.done)
+            log.add_scalar("val/loss", score.loss, run.done)
+            if score.objective(self._rank_by) >= self.best.objective(self._rank_by):
+                self.best, self.weights = score, copy.deepcopy(run.model.state_dict())
+            self.save()
+        elif time.monotonic() - self._saved > _CHECKPOINT_S:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint: tensors and plain types alone, so that reading it cannot run code."""
+        content = {"run": self._run.state(), "best": self.best.to_dict(), "weights": self.weights}
+        with replacing(self._folder.checkpoint) as temporary:
+            torch.save(content, temporary)
+        self._saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Reads what `save` wrote.
+
+        Raises:
+            ConfigError: The file is damaged, or of another fine-tuning.
+        """
+        path = self._folder.checkpoint
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            self._run.restore(content["run"])
+            self.best, self.weights = Score.from_dict(content["best"]), content["weights"]
+        except HaqError:
+            raise
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"cannot read {path}: {reason}; remove it to start from the beginning") from None
+
+    def logged(self) -> Any:
+        """Returns a TensorBoard writer that drops what was logged after the checkpoint."""
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self._folder.tensorboard), purge_step=self._run.done + 1 if self._run.done else None)
+
+
+def _written(folder: RunFolder, problem: Problem, network: nn.Module, score: Score, epochs: int) -> RunFolder:
+    """Tests the network and writes it."""
+    best: Best = folder.read_best()
+    with one_thread():  # as searches test: sums in another order would differ in the last digits
+        test = evaluate(network, problem.data.test, "qat")
+    save_quantized(folder.model, network, best.policy, problem.sample)
+    folder.write_best(replace(best, top1=score.top1, loss=score.loss, test_top1=test.top1, epochs=epochs))
+    return folder

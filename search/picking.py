@@ -1,0 +1,87 @@
+"""Another point of an archive: the best policy that meets another budget, without another search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from haq.config import SearchConfig
+from haq.constraints import format_cost
+from haq.errors import ConfigError, ConstraintError
+from haq.runs import RunFolder, Trial
+from haq.search.cluster import ray_workers
+from haq.search.observer import Observer, Silent
+from haq.search.problem import Problem, pose
+from haq.search.running import complete, one_thread
+
+__all__ = ["pick", "picked"]
+
+
+def picked(source: RunFolder, constraints: str | Sequence[str], finetune_steps: int | None = None) -> SearchConfig:
+    """Returns the options of the search that would have led to the point to be picked.
+
+    Raises:
+        HaqError: A constraint cannot be read, or the run has no trial.
+    """
+    config = source.read_config()
+    trials = len(source.read_trials())
+    if not trials:
+        raise ConfigError(f"{source.path} has no trial to pick; go on with `haq search --resume {source.path}`")
+    steps = config.finetune_steps if finetune_steps is None else finetune_steps
+    return replace(config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps)
+
+
+def pick(
+    source: RunFolder,
+    constraints: Sequence[str],
+    out: Path,
+    finetune_steps: int | None = None,
+    observer: Observer | None = None,
+) -> RunFolder:
+    """Takes the best policies of a run that meet a budget, and does with them what ends a search.
+
+    They and the best uniform networks of this budget are fine-tuned alike and tested. The new folder is like that of a
+    search under this budget; one that was interrupted is gone on with by `resume`.
+
+    Args:
+        source: A search with trials, whether it has ended or not.
+        constraints: As for a search; relative ones mean the uniform 8-bit network, as there.
+        out: The new run folder; it must not exist.
+        finetune_steps: Of the finalists; by default as many as in the search.
+        observer: Receives progress.
+
+    Raises:
+        HaqError: No policy of the run meets the budget, or what the run names is no longer there.
+    """
+    if out.exists():
+        raise ConfigError(f"{str(out)!r} exists; give another --out")
+    config = picked(source, constraints, finetune_steps)
+    observer = observer or Silent()
+    with one_thread():
+        problem = pose(config, observer, source.costs)
+        trials = [trial for trial in source.read_trials() if trial.error is None]
+        fitting = sum(problem.budget.allows(trial.policy) for trial in trials)
+        if not fitting:
+            raise ConstraintError(_unmet(problem, trials, source))
+        observer.say(f"{fitting} of {len(trials)} policies of {source.path} meet the budget")
+        with ray_workers(config.workers, config.address, config.gpus_per_trial):
+            folder = source.copy_to(out)
+            folder.write_config(config, source.read_environment())
+            complete(config, problem, folder, observer)
+    return folder
+
+
+def _listed(constraints: str | Sequence[str]) -> tuple[str, ...]:
+    return (constraints,) if isinstance(constraints, str) else tuple(constraints)
+
+
+def _unmet(problem: Problem, trials: list[Trial], source: RunFolder) -> str:
+    mend = "raise the budget, or search under it with haq search"
+    for constraint in problem.budget.constraints:
+        least = min((problem.table.cost(trial.policy)[constraint.field] for trial in trials), default=None)
+        if least is not None and least > constraint.limit:
+            cost = format_cost(constraint.field, least)
+            return f"no policy of {source.path} meets {constraint}: the least is {cost}; {mend}"
+    shown = " and ".join(map(str, problem.budget.constraints))
+    return f"no policy of {source.path} meets {shown} at once; {mend}"
