@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export NO_MKDOCS_2_WARNING := 1
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(READY)  ## search on the built-in network; the report ends the output
 	$(BIN)/haq search --constraint latency=10ms
@@ -16,12 +17,16 @@ test: lint types  ## everything that CI checks
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mkdocs build --quiet --strict -f .ci/mkdocs.yml
 
 # mypy cannot follow the mapping of top-level folders to sub-packages, so it reads an installed copy.
 types: $(READY)
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/typecheck .
 	cd build/typecheck && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p haq
+
+docs: $(READY)  ## the documentation, rebuilt whenever a page changes
+	$(BIN)/mkdocs serve -f .ci/mkdocs.yml
 
 bench: $(READY)  ## figures of the README; see benchmarks/README.md
 	$(BIN)/python benchmarks/bitserial.py

@@ -10,14 +10,11 @@ WEIGHTS is a state dict of the CIFAR ResNet-20; DATA a folder with `train.npz` a
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import numpy as np
 
-from haq.cli.main import cli
-from haq.results import Result
-from haq.search import run
+from haq.search import finetune, pick, run
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--weights", required=True, help="state dict of the trained network")
@@ -25,11 +22,6 @@ parser.add_argument("--data", required=True, help="folder with train.npz and tes
 parser.add_argument("--out", default="runs/cifar10", type=Path, help="folder for the results")
 parser.add_argument("--smoke", action="store_true", help="at the smallest scale")
 args = parser.parse_args()
-
-
-def haq(line: str) -> None:
-    """Runs a command as a shell would."""
-    cli.main(shlex.split(line), prog_name="haq", standalone_mode=False)
 
 
 # %% Half of the latency of the uniform 8-bit network, on a bit-serial accelerator
@@ -48,19 +40,17 @@ result = run(
 print(f"test top-1 {result.best.test_top1:.4f}; the whole comparison: {result.report()}")
 
 # %% The front: what else was found
-columns = ["number", "top1", "latency_ms", "size_bytes"]
-frame = result.to_dataframe()
-front = frame[frame["number"].isin([trial.number for trial in result.front])]
-print(front[columns].to_string(index=False))
+trials = result.to_dataframe()
+front = trials[trials["front"]]
+print(front[["top1", "loss", "latency_ms", "size_bytes", "w_bits", "a_bits"]].sort_values("size_bytes").to_string())
 
-# %% Another point of it: also smaller than half of the uniform 8-bit network, without a new search
-limit = front["size_bytes"].max()
-steps = effort["finetune_steps"]
-haq(f"pick {args.out}/search --constraint size={limit:.0f}B --finetune-steps {steps} --out {args.out}/picked")
+# %% Another point: the best of those that are no larger than the median of the front, without a new search
+limit = front["size_bytes"].median()
+picked = pick(result, ["latency=50%", f"size={limit:.0f}B"], out=args.out / "picked")
+print(f"test top-1 {picked.best.test_top1:.4f} in {picked.best.cost['size_bytes']:,.0f} bytes")
 
-# %% Train it on
-haq(f"finetune {args.out}/picked --epochs {1 if args.smoke else 20} --out {args.out}/tuned")
-tuned = Result.open(args.out / "tuned")
+# %% Train it on, towards the float network's outputs
+tuned = finetune(picked, epochs=1 if args.smoke else 20, out=args.out / "tuned")
 print(f"test top-1 {tuned.best.test_top1:.4f} after fine-tuning")
 
 # %% Export it, and run it in onnxruntime

@@ -1,4 +1,4 @@
-"""Every command and every piece of Python in README.md and docs/ is run, at small scale, or listed here with a reason."""
+"""Every command and every piece of Python in the documents is run, at small scale, or listed here with a reason."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import click
 import pytest
 
 from haq.cli.main import cli
-from haq.cli.options import searched
+from haq.config import SearchConfig
 from haq.models import get_model
 
 from .conftest import SEARCH, haq, write_named
@@ -31,30 +32,14 @@ PARSED_ONLY = {
     "hf:": "downloads a model, or is a folder that tests/search/test_transformers.py makes",
     "--address HOST": "needs a cluster; tests/search/test_cluster.py has one",
     "--gpus-per-trial": "needs a GPU",
+    "compare-agents": "runs in Ray's workers; tests/search/test_comparison.py runs it",
 }
 
-COMING = (
-    "haq pick",
-    "haq finetune",
-    "haq doctor",
-    "haq completion",
-    "--quiet",
-    "--json",
-    "from haq.results",
-    "run(constr",
-)
+COMING = ("haq doctor", "haq completion", "--quiet", "--json")
 """Described ahead of the code: run as soon as it is there."""
 
 SMALLER = {
     "search": SEARCH,
-    "compare-agents": (
-        "--agents=predictor,random",
-        "--evaluations=2",
-        "--seeds=1",
-        "--val-images=20",
-        "--workers=1",
-        "--bits=2,4,8",
-    ),
     "pick": ("--finetune-steps=1",),
     "finetune": ("--epochs=1",),
     "measure": ("--repeats=3", "--bits=2,8"),
@@ -76,21 +61,10 @@ def parsed(line: str) -> tuple[click.Command, dict[str, Any]]:
         return cli, {}
     command = cli.commands[words[0]]
     context = command.make_context(words[0], words[1:], resilient_parsing=False)
+    names = {field.name for field in fields(SearchConfig)}
     if words[0] in ("search", "compare-agents") and not context.params.get("resumed"):
-        names = set(searched_names())
-        options = {name: value for name, value in context.params.items() if name in names}
-        if isinstance(options.get("pareto"), str):
-            options["pareto"] = tuple(options["pareto"].split(","))
-        searched(**{name: value for name, value in options.items() if value is not None or name != "pareto"})
+        SearchConfig(**{name: value for name, value in context.params.items() if name in names})
     return command, dict(context.params)
-
-
-def searched_names() -> list[str]:
-    from dataclasses import fields
-
-    from haq.config import SearchConfig
-
-    return [field.name for field in fields(SearchConfig)]
 
 
 def test_every_command_is_known() -> None:
@@ -102,8 +76,7 @@ def test_every_command_is_known() -> None:
 
 
 def skip_what_is_coming(text: str) -> None:
-    there = "pick" in cli.commands and "doctor" in cli.commands
-    if not there and any(part in text for part in COMING):
+    if "doctor" not in cli.commands and any(part in text for part in COMING):
         pytest.skip("described ahead of the code")
 
 
@@ -155,15 +128,6 @@ SHORTER = {
 }
 
 
-EXPORTED = {
-    "net.onnx": "onnx",
-    "mine.onnx": "onnx",
-    "model.onnx": "onnx",
-    "model.qonnx.onnx": "qonnx",
-    "model.safetensors": "packed",
-}
-
-
 def runnable(block: Block) -> str:
     """Returns the block in small, up to the first line that says it needs what is not installed."""
     lines = block.text.splitlines()
@@ -178,15 +142,8 @@ def runnable(block: Block) -> str:
 def test_python_of_a_page_runs(page: str, workspace: Path) -> None:
     """Blocks of a page run in order and share their names; `model` is the float network of the run."""
     shown = [block for block in PYTHON if block.page == page]
-    text = "\n".join(block.text for block in shown)
-    run = "runs/digits-resnet-edge-latency-10ms"
-    for file, form in EXPORTED.items():
-        if f'"{file}"' in text:
-            haq(f"haq export {run} --format {form} -o {file}")
     names: dict[str, Any] = {"__name__": "page", "model": get_model("digits-resnet").eval()}
     for block in shown:
-        if any(part in block.text for part in COMING) and "pick" not in cli.commands:
-            continue
         if "torchao" in block.text:
             names["model"] = get_model("resnet20").eval()
             weights_only("runs/resnet20-edge-latency-50pct")
@@ -221,7 +178,7 @@ def every_option() -> set[str]:
 def test_options_and_commands_in_sentences_exist() -> None:
     known, wrong = every_option(), []
     for page, code in inline_code():
-        if any(part in code for part in COMING) or code in ("--no-distill",):
+        if "doctor" not in cli.commands and any(part in code for part in COMING):
             continue
         if re.fullmatch(r"--[a-z][\w-]*( .*)?", code) and code.split()[0].split("=")[0] not in known:
             wrong.append((page, code))

@@ -20,7 +20,5 @@ def test_every_example_is_listed() -> None:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "cifar10.py":
-        pytest.importorskip("haq.results", reason="comes with haq pick and haq finetune")
     monkeypatch.setattr(sys, "argv", [name, *EXAMPLES[name], "--smoke"])
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
