@@ -17,6 +17,7 @@ from latex2mathml.converter import convert
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = _ROOT / "build" / "api" / "haq"
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_SHIM = "https://unpkg.com/iframe-worker/shim"
 _FIGURES = "../benchmarks/README.md"
 
 
@@ -36,6 +37,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     figures = (_ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     before, _, after = markdown.partition(f"[benchmarks/README.md]({_FIGURES})")
     return before + "`benchmarks/README.md`" + after + "\n" + figures.partition("\n")[2]
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Takes our stand-in for workers, which the theme would fetch from elsewhere for a site that is opened from files."""
+    return output.replace(_SHIM, page.url.count("/") * "../" + "assets/worker.js")
+
+
+def on_post_build(config: Any) -> None:
+    """Puts the stand-in beside the theme's scripts."""
+    shutil.copy(_ROOT / ".ci" / "worker.js", Path(config.site_dir) / "assets" / "worker.js")
 
 
 def on_page_content(html: str, **_: Any) -> str:

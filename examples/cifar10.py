@@ -56,7 +56,7 @@ print(f"test top-1 {tuned.best.test_top1:.4f} after fine-tuning")
 # %% Export it, and run it in onnxruntime
 tuned.export("onnx", args.out / "net.onnx")
 
-import onnxruntime  # noqa: E402 (a cell of its own)
+import onnxruntime
 
 with np.load(Path(args.data) / "test.npz") as file:
     images, labels = file["x"][:1000], file["y"][:1000]
