@@ -147,7 +147,7 @@ class Best:
             "cost": dict(self.cost),
             "constraints": dict(self.constraints),
             "baselines": {name: dict(value) if value else None for name, value in self.baselines.items()},
-            "epochs": self.epochs,
+            **({"epochs": self.epochs} if self.epochs else {}),
         }
 
     @classmethod
