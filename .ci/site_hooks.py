@@ -12,6 +12,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import click
 from latex2mathml.converter import convert
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -31,12 +32,24 @@ def on_startup(**_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts the figures of `benchmarks/README.md` in the place of the link to them."""
+    """Adds the figures of `benchmarks/README.md` and the help of every command to the pages that are about them."""
+    if page.file.src_uri == "cli.md":
+        return markdown + _help()
     if _FIGURES not in markdown:
         return markdown
     figures = (_ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     before, _, after = markdown.partition(f"[benchmarks/README.md]({_FIGURES})")
     return before + "`benchmarks/README.md`" + after + "\n" + figures.partition("\n")[2]
+
+
+def _help() -> str:
+    from haq.cli.main import cli
+
+    parts = []
+    for name, command in cli.commands.items():
+        context = click.Context(command, info_name=f"haq {name}", max_content_width=100, terminal_width=100)
+        parts.append(f"\n## {name}\n\n```text\n{command.get_help(context)}\n```\n")
+    return "".join(parts)
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
