@@ -53,7 +53,7 @@ def _help() -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """Takes our stand-in for workers, which the theme would fetch from elsewhere for a site that is opened from files."""
+    """Takes our stand-in for workers, which the theme would fetch for a site that is opened from files."""
     return output.replace(_SHIM, page.url.count("/") * "../" + "assets/worker.js")
 
 
