@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -85,6 +86,7 @@ class SearchConfig:
     workers: int = os.cpu_count() or 1
     address: str | None = None
     gpus_per_trial: float = 0.0
+    trial_timeout: float | None = None
     pareto: tuple[str, ...] = ()
     seed: int = 0
 
@@ -110,6 +112,8 @@ class SearchConfig:
                 raise ConfigError(f"{option} {getattr(self, name)}: must be at least {least}")
         if not 0 <= self.gpus_per_trial <= 64:
             raise ConfigError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be between 0 and 64, such as 0.25")
+        if self.trial_timeout is not None and not 0 < self.trial_timeout < math.inf:
+            raise ConfigError(f"--trial-timeout {self.trial_timeout:g}: must be more than 0 seconds, such as 600")
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
         if self.agent not in get_args(AgentOption):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -188,6 +190,23 @@ class RunFolder:
             raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
         return cls(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from working in this folder; a process that dies lets go of it.
+
+        Raises:
+            ConfigError: Another one does.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise ConfigError(
+                f"another haq is working in {str(self.path)!r}; wait until it has ended, or stop it first"
+            ) from None
+
     @property
     def finished(self) -> bool:
         """Whether the search went to its end, with the test images looked at."""
@@ -256,6 +275,8 @@ class RunFolder:
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
             file.write(json.dumps(trial.to_dict()).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def read_trials(self) -> list[Trial]:
         """Reads all finished trials; a last line that a crash cut short is dropped."""

@@ -126,7 +126,8 @@ def finetune(
     unfinished = replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None)
     folder.write_best(unfinished)
     write_text(folder.training, yaml.safe_dump(asdict(training), sort_keys=False))
-    return _train(folder, config, problem, training, observer)
+    with folder.locked():
+        return _train(folder, config, problem, training, observer)
 
 
 def resume_finetune(path: Path, observer: Observer | None = None) -> RunFolder:
@@ -141,7 +142,8 @@ def resume_finetune(path: Path, observer: Observer | None = None) -> RunFolder:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
     config = folder.read_config()
-    return _train(folder, config, pose(config, observer, folder.costs), training, observer)
+    with folder.locked():
+        return _train(folder, config, pose(config, observer, folder.costs), training, observer)
 
 
 def _checked(policy: BitPolicy, problem: Problem, config: SearchConfig) -> BitPolicy:

@@ -68,7 +68,8 @@ def pick(
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             folder = source.copy_to(out)
             folder.write_config(config, source.read_environment())
-            complete(config, problem, folder, observer)
+            with folder.locked():
+                complete(config, problem, folder, observer)
     return folder
 
 

@@ -51,10 +51,11 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
         folder = RunFolder(out)
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             out.mkdir(parents=True)
-            folder.write_config(problem.config, _environment())
-            folder.write_layers(problem.layers)
-            problem.table.save(folder.costs)
-            complete(config, problem, folder, observer)
+            with folder.locked():
+                folder.write_config(problem.config, _environment())
+                folder.write_layers(problem.layers)
+                problem.table.save(folder.costs)
+                complete(config, problem, folder, observer)
     return folder
 
 
@@ -76,7 +77,7 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
-    with one_thread():
+    with one_thread(), folder.locked():
         problem = pose(config, observer, folder.costs)
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             complete(config, problem, folder, observer)
@@ -108,7 +109,11 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
         observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
         folder.write_best(untested(problem, ranked[0], baselines))
         return
-    conclude(config, problem, workload, ranked, baselines, rivals, folder, observer)
+    try:
+        conclude(config, problem, workload, ranked, baselines, rivals, folder, observer)
+    except KeyboardInterrupt:
+        observer.say("interrupted before the finalists were trained")
+        folder.write_best(untested(problem, ranked[0], baselines))
 
 
 def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer: Observer) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +13,11 @@ from ray.tune.search import Searcher
 from haq.policy import BitPolicy
 from haq.scores import RankBy, Score
 
-__all__ = ["METRIC", "Agent", "BitSearcher", "Proposal"]
+__all__ = ["HOPELESS", "METRIC", "Agent", "BitSearcher", "Proposal"]
 
 METRIC = "objective"
+HOPELESS = 5
+"""So many trials that fail before any is scored end a search: the next would fail for the same reason."""
 
 
 class Agent(Protocol):
@@ -51,24 +54,29 @@ class Proposal:
         number: 1 for the first one.
         origin: Who proposed it; see `haq.runs.Trial`.
         policy: Fits the budget.
+        started: When, in seconds on the monotonic clock.
     """
 
     number: int
     origin: str
     policy: BitPolicy
+    started: float = field(default_factory=time.monotonic, compare=False)
 
 
 class BitSearcher(Searcher):
     """Asks the agent for every trial, and lets it learn from the trial's outcome.
 
     Tune calls `suggest`, runs the trial, and then calls `on_trial_complete`; with several workers these interleave.
-    No policy is proposed twice.
+    No policy is proposed twice. When the first few trials all failed, nothing more is proposed.
 
     Args:
         agent: Proposes and learns.
         first: Policies to propose before the agent is asked, with their origin.
         finished: Called after every trial with its proposal and its last result (`None` when its worker died).
         rank_by: What objectives are made of.
+
+    Attributes:
+        stopped: Is asked before every proposal; once it is true, running trials end and no others start.
     """
 
     def __init__(
@@ -79,13 +87,17 @@ class BitSearcher(Searcher):
         rank_by: RankBy = "top1",
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
-        self._agent, self._first, self._finished, self._rank_by = agent, list(first), finished, rank_by
+        self._agent, self._first, self._finished, self.rank_by = agent, list(first), finished, rank_by
         self._seen: dict[BitPolicy, int] = {}
         self._running: dict[str, Proposal] = {}
+        self._failures, self._successes = 0, 0
+        self.stopped: Callable[[], bool] = lambda: False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
-        """Returns `{"policy": ...}` for the next trial, or `FINISHED` when no new policy can be found."""
-        proposal = self._propose(1 + max(self._seen.values(), default=0))
+        """Returns `{"policy": ...}` for the next trial, or `FINISHED` when no more is worth trying or can be found."""
+        hopeless = self._failures >= HOPELESS and not self._successes
+        number = 1 + max(self._seen.values(), default=0)
+        proposal = None if self.stopped() or hopeless else self._propose(number)
         if proposal is None:
             return str(Searcher.FINISHED)
         self._seen[proposal.policy] = proposal.number
@@ -103,27 +115,37 @@ class BitSearcher(Searcher):
         """Rewards the agent; a failed trial counts as an objective of 0."""
         proposal = self._running.pop(trial_id)
         result = None if error else result
-        scores = (result or {}).get("scores") or []
-        objective = Score.from_dict(scores[0]).objective(self._rank_by) if scores else 0.0
-        self.learn(proposal.number, proposal.policy, objective)
+        scores = [Score.from_dict(score) for score in (result or {}).get("scores") or []]
+        self.learn(proposal.number, proposal.policy, scores)
         if self._finished:
             self._finished(proposal, result)
 
-    def learn(self, number: int, policy: BitPolicy, objective: float) -> None:
+    def learn(self, number: int, policy: BitPolicy, scores: Sequence[Score]) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
         self._seen[policy] = number
-        self._agent.learn(policy, objective)
+        good = any(score.finite for score in scores)
+        self._successes, self._failures = self._successes + good, self._failures + (not good)
+        self._agent.learn(policy, scores[0].objective(self.rank_by) if scores else 0.0)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Writes the agent's whole state and the policies scored; running trials will be proposed again."""
+    def save(self, checkpoint_path: str, last: Mapping[str, Any] | None = None) -> None:
+        """Writes the agent's whole state and the policies scored; running trials will be proposed again.
+
+        Args:
+            checkpoint_path: File to write.
+            last: Whatever `restore` is to return, such as the outcome that this state is the first to know of.
+        """
         running = {proposal.policy for proposal in self._running.values()}
         scored = [[number, policy.to_dict()] for policy, number in self._seen.items() if policy not in running]
-        self._agent.save(Path(checkpoint_path), {"scored": scored})
+        counts = [self._successes, self._failures]
+        self._agent.save(Path(checkpoint_path), {"scored": scored, "counts": counts, "last": last})
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores what `save` wrote."""
-        scored = self._agent.load(Path(checkpoint_path))["scored"]
-        self._seen = {BitPolicy.from_dict(policy): number for number, policy in scored}
+    def restore(self, checkpoint_path: str) -> Mapping[str, Any] | None:
+        """Restores what `save` wrote, and returns its `last`."""
+        extra = self._agent.load(Path(checkpoint_path))
+        self._seen = {BitPolicy.from_dict(policy): number for number, policy in extra["scored"]}
+        self._successes, self._failures = extra["counts"]
+        last: Mapping[str, Any] | None = extra["last"]
+        return last
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore of its own; `save` keeps ours, in a file that cannot run code."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,38 +43,67 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
 class QuantizationTrial(tune.Trainable):
     """One trial; its process serves many, with the workload read once from the object store.
 
-    Every result holds `objective` and all `scores` so far; `error` when the trial failed.
+    Every result holds `objective` and all `scores` so far; `error` when the trial failed. What fails is tried once
+    more: memory may have been short. A process that hangs ends itself, for Tune to start another.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
-        self, config: dict[str, Any], workload: Workload, qat_steps: int
+        self, config: dict[str, Any], workload: Workload, qat_steps: int, timeout: float | None = None
     ) -> None:
         """Reads the workload; Tune calls this once a process."""
         torch.set_num_threads(1)
-        self._workload, self._qat_steps = workload, qat_steps
+        self._workload, self._qat_steps, self._timeout = workload, qat_steps, timeout
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Starts another trial in this process."""
         self._scores: list[Score] = []
-        self._source = scores_of(self._workload, BitPolicy.from_dict(new_config["policy"]), self._qat_steps)
+        self._policy = BitPolicy.from_dict(new_config["policy"])
+        self._source = scores_of(self._workload, self._policy, self._qat_steps)
         self._planned = 1 + (CHUNKS if self._qat_steps else 0)
+        self._started, self._retried = time.monotonic(), False
         return True
 
     def step(self) -> dict[str, Any]:
         """Reports the next score."""
-        try:
-            score = next(self._source)
-            error = None if score.finite else f"the loss became {score.loss}"
+        with self._watched():
+            score, error = self._next()
+            if error is not None and not self._retried:
+                self._retried = True
+                self._source = scores_of(self._workload, self._policy, self._qat_steps)
+                for _ in range(len(self._scores) + 1):
+                    score, error = self._next()
+        if score is not None:
             self._scores.append(score)
-        except (RuntimeError, ValueError, MemoryError) as failure:  # the trial is lost, not the search
-            error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
         return {
-            METRIC: 0.0 if error else score.objective(self._workload.rank_by),
+            METRIC: 0.0 if error or score is None else score.objective(self._workload.rank_by),
             "scores": [score.to_dict() for score in self._scores],
             "error": error,
             "done": error is not None or len(self._scores) == self._planned,
         }
+
+    def _next(self) -> tuple[Score | None, str | None]:
+        """Returns the next score, or why there is none that counts."""
+        try:
+            score = next(self._source)
+        except Exception as failure:  # of a user's network, too: the trial is lost, not the search
+            return None, f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+        return score, None if score.finite else f"the loss became {score.loss}"
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Ends this process when the trial has taken too long: what hangs in an operator cannot be interrupted."""
+        if self._timeout is None:
+            yield
+            return
+        left = max(self._started + self._timeout - time.monotonic(), 0.0)
+        watchdog = threading.Timer(left, os._exit, (1,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keeps nothing: a trial that is lost is run again from its policy."""

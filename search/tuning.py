@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from haq.config import SearchConfig
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
 from haq.search.agents import INFORMED, Task, make_agent
+from haq.search.halving import Halving
+from haq.search.interrupts import stopping
 from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.searcher import METRIC, BitSearcher, Proposal
 from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
 from haq.search.sweep import make_sweep
-from haq.search.trainable import CHUNKS, QuantizationTrial
+from haq.search.trainable import QuantizationTrial
 from haq.search.workload import Workload
 
 __all__ = ["run_trials", "search", "sensitivity_of"]
@@ -67,7 +69,9 @@ def search(
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
     def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
-        result = result or {"error": "its worker died", "scores": [], METRIC: 0.0}
+        if result is None:
+            reason = _lost(config.trial_timeout, time.monotonic() - proposal.started)
+            result = {"error": reason, "scores": [], METRIC: 0.0}
         trial = Trial(
             number=proposal.number,
             policy=proposal.policy,
@@ -78,28 +82,53 @@ def search(
             elapsed_s=time.monotonic() - start,
             error=result["error"],
         )
+        searcher.save(str(folder.searcher), trial.to_dict())  # before the trial, whose proposal moved the agent on
         folder.append_trial(trial)
-        searcher.save(str(folder.searcher))
         trials.append(trial)
         on_trial(trials)
 
     searcher = BitSearcher(agent, first, finished, workload.rank_by)
-    if folder.searcher.is_file():
-        searcher.restore(str(folder.searcher))
-    for trial in trials:
-        if trial.policy not in searcher:
-            objective = trial.scores[0].objective(workload.rank_by) if trial.scores else 0.0
-            searcher.learn(trial.number, trial.policy, objective)
-    from ray import tune
+    _restore(searcher, folder, trials)
+    if len(trials) < config.trials:
+        from ray import tune
 
-    trainable = tune.with_parameters(QuantizationTrial, workload=workload, qat_steps=config.qat_steps)
-    missing = config.trials - len(trials)
-    run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial)
+        trainable = tune.with_parameters(
+            QuantizationTrial, workload=workload, qat_steps=config.qat_steps, timeout=config.trial_timeout
+        )
+        with stopping(observer.say) as searcher.stopped:
+            missing = config.trials - len(trials)
+            run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial, trials)
     return trials
 
 
+def _restore(searcher: BitSearcher, folder: RunFolder, trials: list[Trial]) -> None:
+    """Takes in what an interrupted search did: its searcher's state, and trials that this state does not know."""
+    if folder.searcher.is_file():
+        last = searcher.restore(str(folder.searcher))
+        if last is not None and last["number"] not in {trial.number for trial in trials}:
+            trial = Trial.from_dict(dict(last))  # it died between the two files
+            folder.append_trial(trial)
+            trials.append(trial)
+    for trial in trials:
+        if trial.policy not in searcher:
+            searcher.learn(trial.number, trial.policy, trial.scores)
+
+
+def _lost(timeout: float | None, elapsed: float) -> str:
+    """Why a trial has no result: Tune started it twice, and twice its worker ended."""
+    if timeout is not None and elapsed >= 2 * timeout:
+        return f"it took longer than --trial-timeout {timeout:g}, twice"
+    return "its worker died twice: killed, or out of memory"
+
+
 def run_trials(
-    trainable: Any, searcher: BitSearcher, trials: int, folder: RunFolder, workers: int, gpus: float = 0.0
+    trainable: Any,
+    searcher: BitSearcher,
+    trials: int,
+    folder: RunFolder,
+    workers: int,
+    gpus: float = 0.0,
+    before: Sequence[Trial] = (),
 ) -> None:
     """Runs trials that the searcher proposes, as many at a time as there are workers; ASHA stops the less promising.
 
@@ -110,19 +139,16 @@ def run_trials(
         folder: Keeps Tune's files.
         workers: Trials at a time, each with a CPU.
         gpus: That each trial takes.
+        before: Trials that ended before the search was interrupted.
     """
     from ray import tune
     from ray.tune.logger import TBXLoggerCallback
-    from ray.tune.schedulers import ASHAScheduler
 
-    scheduler = ASHAScheduler(
-        time_attr="training_iteration", metric=METRIC, mode="max", max_t=1 + CHUNKS, grace_period=1, reduction_factor=2
-    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=tune.search.ConcurrencyLimiter(searcher, workers),
-            scheduler=scheduler,
+            scheduler=Halving(before, searcher.rank_by),
             num_samples=trials,
             reuse_actors=True,
         ),

@@ -118,6 +118,12 @@ for _command in (
     help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's), evolution, ilp, "
     "random or uniform; haq compare-agents shows them side by side.",
 )
+@click.option(
+    "--trial-timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Give a trial up that takes longer; it is tried once more, then counted as failed.  [default: wait]",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
 @click.option(
     "--resume",
@@ -136,7 +142,8 @@ def search(
 ) -> None:
     """Search, fine-tune the winner, test it, and write a run folder.
 
-    The search runs on this machine's cores; Ctrl-C ends it with what was found so far.
+    The search runs on this machine's cores. Ctrl-C lets the running trials end and reports what was found so far;
+    pressed again it stops at once. Either way, and after a crash, --resume goes on.
     """
     if resumed is not None:
         given = [name for name in context.params if _given(context, name) and name != "resumed"]

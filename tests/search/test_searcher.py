@@ -7,8 +7,9 @@ from ray.tune.search import Searcher
 
 from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy, LayerBits
+from haq.scores import Score
 from haq.search.agent import DDPGAgent
-from haq.search.searcher import METRIC, BitSearcher
+from haq.search.searcher import HOPELESS, METRIC, BitSearcher
 from haq.search.walker import Walker
 
 from .conftest import best_of_all, toy_objective
@@ -25,7 +26,8 @@ def play(searcher: BitSearcher, trials: int, start: int = 0) -> list[BitPolicy]:
         config = searcher.suggest(f"t{number}")
         assert isinstance(config, dict)
         policies.append(BitPolicy.from_dict(config["policy"]))
-        searcher.on_trial_complete(f"t{number}", {METRIC: toy_objective(policies[-1])})
+        score = Score(toy_objective(policies[-1]), 0.1, 100, 0.0, "ptq")
+        searcher.on_trial_complete(f"t{number}", {METRIC: score.top1, "scores": [score.to_dict()]})
     return policies
 
 
@@ -99,3 +101,38 @@ def test_actions_are_in_range_and_noise_shrinks(env: BitAllocationEnv) -> None:
     assert early.min() >= -1
     assert early.max() <= 1
     assert late.std() < 0.1 < early.std()
+
+
+def test_a_search_whose_first_trials_all_fail_is_given_up(env: BitAllocationEnv, tmp_path: Path) -> None:
+    searcher = make(env)
+    for number in range(HOPELESS):
+        assert isinstance(searcher.suggest(f"t{number}"), dict)
+        searcher.on_trial_complete(f"t{number}", None, error=True)
+    assert searcher.suggest("more") == Searcher.FINISHED
+    searcher.save(str(tmp_path / "state.pt"))
+    restored = make(env)
+    restored.restore(str(tmp_path / "state.pt"))
+    assert restored.suggest("more") == Searcher.FINISHED
+
+
+def test_one_trial_that_is_scored_keeps_a_search_going(env: BitAllocationEnv) -> None:
+    searcher = make(env)
+    play(searcher, 1)
+    for number in range(2 * HOPELESS):
+        searcher.suggest(f"f{number}")
+        searcher.on_trial_complete(f"f{number}", None, error=True)
+    assert isinstance(searcher.suggest("more"), dict)
+
+
+def test_what_stops_it_is_asked_before_every_proposal(env: BitAllocationEnv) -> None:
+    searcher = make(env)
+    play(searcher, 2)
+    searcher.stopped = lambda: True
+    assert searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_the_last_outcome_comes_back_with_the_state(env: BitAllocationEnv, tmp_path: Path) -> None:
+    searcher = make(env)
+    play(searcher, 1)
+    searcher.save(str(tmp_path / "state.pt"), {"number": 1})
+    assert make(env).restore(str(tmp_path / "state.pt")) == {"number": 1}
