@@ -55,6 +55,8 @@ def _typed(block: Block) -> Iterator[str]:
                 continue
             line = line[2:]
         command = re.sub(r"\s+#.*|^#.*", "", line).strip()
+        command = re.sub(r"^\w+=\$\((.*)\)$", r"\1", command)  # run=$(haq …)
+        command = re.sub(r" > \S+$", "", command)
         if command:
             yield re.sub(r"\s+", " ", command)
 
