@@ -47,6 +47,7 @@ def ray_workers(workers: int, address: str | None = None, gpus: float = 0.0) -> 
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is reported with its reason
     if ray.is_initialized():
         _check_gpus(gpus)
         yield

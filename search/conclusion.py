@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from haq.config import SearchConfig
+from haq.errors import HaqError
 from haq.policy import BitPolicy
 from haq.quant.preparation import save_quantized
 from haq.runs import Baseline, Best, Cost, RunFolder, Trial
@@ -32,13 +33,25 @@ def conclude(
     policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:_FINALISTS])}
     searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
     policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:_FINALISTS], 1)}
+    losses: list[str] = []
+
+    def lost(name: str, error: Exception) -> None:
+        losses.append(f"{type(getattr(error, 'cause', error)).__name__}: {' '.join(str(error).split())[-200:]}")
+        observer.say(f"note: {name} could not be fine-tuned and is left out; {losses[-1]}")
+
     finalists = finetune_all(
         workload,
         policies,
         config.finetune_steps,
         lambda done, total: observer.progress("fine-tune", done, total),
         config.gpus_per_trial,
+        lost,
     )
+    if not finalists:
+        raise HaqError(
+            f"no finalist could be fine-tuned ({losses[0]}); the search is kept: try again with `haq search --resume "
+            f"{folder.path}`, perhaps with fewer workers"
+        )
 
     def objective(finalist: Finalist) -> float:
         return finalist.score.objective(workload.rank_by)
@@ -49,8 +62,9 @@ def conclude(
         "uniform8": workload.quantized(problem.budget.uniform(8)),
         "ours": chosen.network(workload),
     }
-    if rivals:
-        strongest = max(range(len(rivals[:_FINALISTS])), key=lambda number: objective(finalists[f"uniform {number}"]))
+    tuned = [number for number in range(_FINALISTS) if f"uniform {number}" in finalists]
+    if tuned:
+        strongest = max(tuned, key=lambda number: objective(finalists[f"uniform {number}"]))
         networks["uniform_same_budget"] = finalists[f"uniform {strongest}"].network(workload)
         baselines["uniform_same_budget"] = rivals[strongest][1]
         folder.write_baselines(baselines)

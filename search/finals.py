@@ -48,8 +48,9 @@ def finetune_all(
     steps: int,
     progress: Callable[[int, int], None],
     gpus: float = 0.0,
+    on_loss: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Finalist]:
-    """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers.
+    """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers; what fails is tried once more.
 
     Args:
         workload: What all share.
@@ -57,13 +58,16 @@ def finetune_all(
         steps: Fine-tuning steps for each.
         progress: Called with steps taken and steps in all.
         gpus: That each takes.
+        on_loss: Called with the name of a policy that has no result, and why; without it, that is raised.
     """
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=1)(_finetune)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=1, retry_exceptions=True)(
+        _finetune
+    )
     shared = ray.put(workload)
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
-    return gather(streams, lambda taken: progress(sum(taken.values()), steps * len(policies)))
+    return gather(streams, lambda taken: progress(sum(taken.values()), steps * len(policies)), on_loss)
 
 
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:

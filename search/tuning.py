@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
+from haq.errors import ConfigError
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
 from haq.search.agents import INFORMED, Task, make_agent
@@ -68,6 +69,8 @@ def search(
     agent, first = make_sweep(config.agent, task, config.pareto) if config.pareto else make_agent(config.agent, task)
     start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
+    unwritten: list[OSError] = []
+
     def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
         if result is None:
             reason = _lost(config.trial_timeout, time.monotonic() - proposal.started)
@@ -82,8 +85,12 @@ def search(
             elapsed_s=time.monotonic() - start,
             error=result["error"],
         )
-        searcher.save(str(folder.searcher), trial.to_dict())  # before the trial, whose proposal moved the agent on
-        folder.append_trial(trial)
+        try:
+            searcher.save(str(folder.searcher), trial.to_dict())  # before the trial, whose proposal moved the agent on
+            folder.append_trial(trial)
+        except OSError as error:
+            unwritten.append(error)
+            return
         trials.append(trial)
         on_trial(trials)
 
@@ -95,9 +102,15 @@ def search(
         trainable = tune.with_parameters(
             QuantizationTrial, workload=workload, qat_steps=config.qat_steps, timeout=config.trial_timeout
         )
-        with stopping(observer.say) as searcher.stopped:
+        with stopping(observer.say) as asked:
+            searcher.stopped = lambda: asked() or bool(unwritten)
             missing = config.trials - len(trials)
             run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial, trials)
+    if unwritten:
+        raise ConfigError(
+            f"cannot write into {folder.path}: {unwritten[0].strerror}; mend that, and go on with `haq search --resume "
+            f"{folder.path}`"
+        )
     return trials
 
 
