@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export NO_MKDOCS_2_WARNING := 1
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types audit fuzz bench clean
+.PHONY: demo test lint types docs audit fuzz bench clean
 
 demo: $(READY)  ## search on the built-in network; the report ends the output
 	$(BIN)/haq search --constraint latency=10ms
@@ -17,6 +18,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive haq hwmodels envs search
+	$(BIN)/mkdocs build --quiet --strict -f .ci/mkdocs.yml
 
 # mypy cannot follow the mapping of top-level folders to sub-packages, so it reads an installed copy.
 types: $(READY)
@@ -35,6 +37,9 @@ fuzz: $(READY)  ## coverage-guided, of each parser in turn; the input that fails
 	for parser in $$($(BIN)/python -m tests.fuzz); do \
 	  $(BIN)/python -m tests.fuzz $$parser -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=8192 || exit 1; \
 	done
+
+docs: $(READY)  ## the documentation, rebuilt whenever a page changes
+	$(BIN)/mkdocs serve -f .ci/mkdocs.yml
 
 bench: $(READY)  ## figures of the README; see benchmarks/README.md
 	$(BIN)/python benchmarks/bitserial.py

@@ -23,7 +23,7 @@ __all__ = ["search"]
         "haq search --constraint latency=10ms",
         "haq search --constraint latency=60% --constraint size=100kB",
         "haq search --model resnet20 --weights resnet20.pt --data npz:cifar10 --constraint latency=50%",
-        "haq search --scheme kmeans --weights-only --constraint size=20%",
+        "haq search --scheme kmeans --weights-only --constraint size=30%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
         "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
         "haq search --pareto latency,size --trials 200",

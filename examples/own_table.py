@@ -1,0 +1,75 @@
+"""A search for a device of your own, whose latencies you know from a simulator or from measurements, in cells.
+
+    python examples/own_table.py
+
+Replace `latency_ms` by what your device takes; the rest stays. `--smoke` searches at the smallest scale.
+"""
+
+# %% What to work on
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+import pandas as pd
+
+from haq.cli.main import cli
+from haq.data import get_data
+from haq.layers import LayerSpec, trace
+from haq.models import open_untrained
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--model", default="digits-resnet", help="as of haq search")
+parser.add_argument("--data", default="digits", help="as of haq search")
+parser.add_argument("--out", default="runs/own-table", type=Path, help="folder for the results")
+parser.add_argument("--smoke", action="store_true", help="at the smallest scale")
+args = parser.parse_args()
+args.out.mkdir(parents=True, exist_ok=True)
+
+
+def haq(line: str) -> None:
+    """Runs a command as a shell would."""
+    cli.main(shlex.split(line), prog_name="haq", standalone_mode=False)
+
+
+# %% The layers that the table must have, under the names that it must use
+data = get_data(args.data, val_images=100, seed=0, model=args.model)
+layers = trace(open_untrained(args.model, None, data), data.train.batch([0])[0])
+for layer in layers:
+    print(layer.name, layer.kind, f"{layer.macs:,} multiply-accumulates")
+
+
+# %% What your device takes: here, one with an 8-bit and a 4-bit mode that loads weights over a narrow bus
+def latency_ms(layer: LayerSpec, w_bits: int, a_bits: int) -> float:
+    """Returns the time of a layer for one image, in milliseconds."""
+    macs_per_ms = 64_000 if max(w_bits, a_bits) == 8 else 128_000
+    bits_per_ms = 100_000
+    return layer.macs / macs_per_ms + layer.params * w_bits / bits_per_ms
+
+
+PAIRS = ((4, 4), (4, 8), (8, 8))  # what it can run: weights, activations
+rows = [
+    {"layer": layer.name, "w_bits": w_bits, "a_bits": a_bits, "latency_ms": latency_ms(layer, w_bits, a_bits)}
+    for layer in layers
+    for w_bits, a_bits in PAIRS
+]
+
+# %% The table: a few lines of facts above a CSV
+table = args.out / "my-device.csv"
+facts = {"hardware": "my-device", "batch": 1, "origin": "modelled", "version": "example 1"}
+header = "".join(f"# {key}: {value}\n" for key, value in facts.items())
+table.write_text(header + pd.DataFrame(rows).to_csv(index=False))
+
+# %% Is it whole, and is it this network's? Mistakes are told in one line
+haq(f"table {table} --model {args.model} --data {args.data}")
+
+# %% Search with it: nothing but the pairs that the device runs is proposed
+effort = "--trials 2 --qat-steps 1 --finetune-steps 1 --val-images 20 --workers 1" if args.smoke else "--trials 40"
+haq(
+    f"search --model {args.model} --data {args.data} --hardware {table} --bits 4,8 --constraint latency=75% "
+    f"--out {args.out}/search {effort}"
+)
+
+# %% The widths of every layer, and what they cost
+haq(f"export {args.out}/search --format markdown")
