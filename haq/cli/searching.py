@@ -88,7 +88,8 @@ def search(
     that is printed.
     """
     if resumed is not None:
-        given = [option for option in context.command.params if _given(context, option) and option.name != "resumed"]
+        asking = [option for option in context.command.params if option.name in context.params]  # not how to print
+        given = [option for option in asking if _given(context, option) and option.name != "resumed"]
         if given:
             raise ConfigError(
                 f"{given[0].opts[0]} cannot be changed with --resume; leave it out, the run folder says it"

@@ -150,7 +150,7 @@ def test_quiet_is_the_result_alone(name: str, expected: str, home: Home, tmp_pat
 def test_of_a_search(home: Home) -> None:
     run = RunFolder.open(home.folder / "run")
     assert home.searched["run"] == str(run.path)
-    assert home.searched["page"] == str(run.report)
+    assert home.searched["page"] == str(run.page)
     assert home.searched["best"] == json.loads((run.path / "best.json").read_text())
     assert home.searched["summary"]["trials_done"] == 3
 
