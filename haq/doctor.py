@@ -216,7 +216,7 @@ def _not_loading(error: Exception) -> str:
 
 
 def _shared_memory() -> Finding:
-    path = Path("/dev/shm")
+    path = Path("/dev/shm")  # nosec B108  # a mount point, whose size is read
     if not path.is_dir():
         return Finding("shared memory", "no /dev/shm; Ray uses the temporary folder", {"total_bytes": None})
     usage = shutil.disk_usage(path)
