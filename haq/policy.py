@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ class LayerBits:
     def __post_init__(self) -> None:
         check_width(self.w_bits, "w_bits")
         check_width(self.a_bits, "a_bits")
+
+
+_SIDES = {"w_bits", "a_bits"}
+
+
+@lru_cache(typed=True)
+def _shared(w_bits: Width, a_bits: Width) -> LayerBits:
+    """The pairs of a large archive are few; `typed`, because `True` is equal to 1, but no width."""
+    return LayerBits(w_bits, a_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +152,10 @@ class BitPolicy(Mapping[str, LayerBits]):
         for name, bits in layers.items():
             if not isinstance(name, str):
                 raise ConfigError(f"policy layer {name!r} is {type(name).__name__}; write names of layers in quotes")
-            if not isinstance(bits, Mapping) or set(bits) != {"w_bits", "a_bits"}:
+            if not isinstance(bits, Mapping) or bits.keys() != _SIDES:
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
-            parsed[name] = LayerBits(bits["w_bits"], bits["a_bits"])
+            try:
+                parsed[name] = _shared(bits["w_bits"], bits["a_bits"])
+            except TypeError:  # what cannot be hashed is no width
+                parsed[name] = LayerBits(bits["w_bits"], bits["a_bits"])
         return cls(parsed, scheme=scheme if isinstance(scheme, str) else "linear")

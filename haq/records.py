@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from haq.errors import ConfigError, did_you_mean
@@ -30,45 +31,72 @@ def restored(kind: type[T], data: object) -> T:
     Raises:
         ConfigError: It is no mapping, a key is unknown or missing, or a value is of another type.
     """
-    hints = get_type_hints(kind)
-    made = [field for field in fields(kind) if field.init]  # type: ignore[arg-type]  # a dataclass, see above
-    known = [field.name for field in made]
+    hints, checks, required = _shape(kind)  # type: ignore[arg-type]  # mypy does not take a type for hashable
+    known = list(hints)
     if not isinstance(data, Mapping):
         raise ConfigError(f"a mapping of {', '.join(known)} is needed, not {_shown(data)}")
     if unknown := [str(key) for key in data if key not in known]:
         raise ConfigError(f"unknown option {unknown[0]!r}{did_you_mean(unknown[0], known)}; known: {', '.join(known)}")
-    required = [field.name for field in made if field.default is MISSING and field.default_factory is MISSING]
     if missing := [key for key in required if key not in data]:
         raise ConfigError(f"{missing[0]!r} is missing")
     values = {key: _tuples(value) for key, value in data.items()}
     for key, value in values.items():
-        if not conforms(value, hints[key]):
+        if not checks[key](value):
             raise ConfigError(f"{key}={_shown(data[key])}: must be {described(hints[key])}")
     return kind(**values)
 
 
+@cache
+def _shape(kind: type) -> tuple[dict[str, Any], dict[str, Callable[[object], bool]], list[str]]:
+    """Returns the types of a dataclass's fields, how to check them, and the names of those without a default."""
+    made, every = [field for field in fields(kind) if field.init], get_type_hints(kind)
+    required = [field.name for field in made if field.default is MISSING and field.default_factory is MISSING]
+    hints = {field.name: every[field.name] for field in made}
+    return hints, {name: _check(hint) for name, hint in hints.items()}, required
+
+
 def conforms(value: object, kind: Any) -> bool:
     """Whether a value is of a type as annotations write it; whole numbers are numbers, and `True` is neither."""
+    return _check(kind)(value)
+
+
+@cache
+def _check(kind: Any) -> Callable[[object], bool]:
+    """Returns the test of a type, made once: a run folder may hold a million values of a few types."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
-        return True
-    if kind in (int, float):  # bool is an int, and a float may be written without a point
-        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MOST
-        return whole or (kind is float and isinstance(value, float))
+        return lambda value: True
+    if kind is float:  # it may be written without a point
+        return lambda value: type(value) is float or _whole(value)
+    if kind is int:
+        return _whole
     if origin is Literal:
-        return isinstance(value, str) and value in arguments
+        return lambda value: isinstance(value, str) and value in arguments
     if origin in (Union, types.UnionType):
-        return any(conforms(value, argument) for argument in arguments)
+        checks = tuple(map(_check, arguments))
+        return lambda value: any(check(value) for check in checks)
     if origin is tuple:
+        return _check_tuple(arguments)
+    if origin is not None and issubclass(origin, Mapping):
+        key, entry = map(_check, arguments)
+        return lambda value: isinstance(value, Mapping) and all(key(k) and entry(v) for k, v in value.items())
+    return lambda value: isinstance(value, kind)
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and abs(value) <= _MOST  # bool is an int for isinstance
+
+
+def _check_tuple(arguments: tuple[Any, ...]) -> Callable[[object], bool]:
+    checks = [_check(argument) for argument in arguments if argument is not Ellipsis]
+
+    def check(value: object) -> bool:
         if not isinstance(value, tuple):
             return False
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return len(value) == len(inner) and all(map(conforms, value, inner))
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(
-            conforms(key, arguments[0]) and conforms(entry, arguments[1]) for key, entry in value.items()
-        )
-    return isinstance(value, kind)
+        inner = checks[:1] * len(value) if arguments[-1] is Ellipsis else checks
+        return len(value) == len(inner) and all(each(part) for each, part in zip(inner, value, strict=True))
+
+    return check
 
 
 def described(kind: Any) -> str:
@@ -86,7 +114,7 @@ def described(kind: Any) -> str:
 
 
 def _tuples(value: object) -> object:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if type(value) is list else value
 
 
 def _shown(value: object) -> str:

@@ -201,6 +201,7 @@ class RunFolder:
         self._config, self._layers = path / "config.yaml", path / "layers.json"
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
+        self._known: tuple[tuple[int, int] | None, list[Trial]] = (None, [])
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -314,6 +315,12 @@ class RunFolder:
         """Reads all finished trials; a last line that a crash cut short is dropped."""
         if not self._trials.exists():
             return []
+        found = self._trials.stat()
+        if self._known[0] != (found.st_size, found.st_mtime_ns):  # a report asks for them time and again
+            self._known = (found.st_size, found.st_mtime_ns), self._parsed_trials()
+        return list(self._known[1])
+
+    def _parsed_trials(self) -> list[Trial]:
         try:
             *complete, _ = self._trials.read_bytes().split(b"\n")  # what follows the last newline is empty, or torn
         except OSError as error:

@@ -33,7 +33,7 @@ def summarize(run: RunFolder) -> Summary:
     axis = "latency_ms" if "latency_ms" in limits or not limits else next(iter(limits))
 
     failed = [trial for trial in trials if trial.error is not None or not trial.scores]
-    scored = [trial for trial in trials if trial not in failed]
+    scored = [trial for trial in trials if trial.error is None and trial.scores]
     chosen = _trial_of(best.policy, scored) if best else next(iter(best_first(scored)), None)
     policy = best.policy if best else chosen.policy if chosen else None
     same = baselines.get("uniform_same_budget")

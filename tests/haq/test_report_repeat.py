@@ -6,8 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from haq.cli.main import search
-from haq.cli.options import searched
+from haq.cli.searching import search
 from haq.config import SearchConfig
 from haq.report.repeat import command
 
@@ -31,7 +30,6 @@ def test_the_command_asks_for_the_same_search(config: SearchConfig, monkeypatch:
         search.parse_args(context, arguments)
         context.invoke(search)
     options = {key: value for key, value in context.params.items() if key not in ("out", "resumed")}
-    pareto = options.pop("pareto")
-    found = searched(pareto=tuple(pareto.split(",")) if pareto else (), **options)
+    found = SearchConfig(**options)
     assert {**found.to_dict(), "constraints": None} == {**config.to_dict(), "constraints": None}
     assert found.parsed_constraints() == config.parsed_constraints()
