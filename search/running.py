@@ -52,6 +52,7 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
         folder = RunFolder(out)
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             out.mkdir(parents=True)
+            _prepared(out, observer)
             with folder.locked():
                 folder.write_config(problem.config, _environment())
                 folder.write_layers(problem.layers)
@@ -79,11 +80,17 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
-    with one_thread(), folder.locked():
+    with one_thread():
         problem = pose(config, observer, folder.costs)
-        with ray_workers(config.workers, config.address, config.gpus_per_trial):
+        with folder.locked(), ray_workers(config.workers, config.address, config.gpus_per_trial):
+            _prepared(path, observer)
             complete(config, problem, folder, observer)
     return folder
+
+
+def _prepared(path: Path, observer: Observer) -> None:
+    observer.progress("prepare", 1, 1)
+    observer.say(f"run folder: {path}")
 
 
 def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer: Observer) -> None:

@@ -126,7 +126,8 @@ def export(run: Path, form: str, output: Path | None) -> Result:
     text = written.removesuffix("\n")
     if sys.stdout.isatty():  # a program gets every character as it is
         text = "\n".join(map(printable, text.split("\n")))
-    console.out(text, highlight=False)
+    if not console.quiet:
+        click.echo(text)
     return Result(lambda: _document(text, form), (text,))
 
 

@@ -111,7 +111,7 @@ def _search(config: SearchConfig | None, path: Path) -> Result:
     from haq.cli.terminal import TerminalObserver, console
 
     with TerminalObserver() as observer:
-        observer.say(f"run folder: {path}")
+        observer.progress("prepare", 0, 1)  # imports take seconds
         from haq.report import write_report
         from haq.search import resume, run
 

@@ -64,7 +64,7 @@ def get_model(name: str, num_classes: int | None = None, in_channels: int | None
 
 
 def load_model(spec: str, weights: str | None, num_classes: int, in_channels: int) -> nn.Module:
-    """Returns a network in evaluation mode.
+    """Returns a network in evaluation mode and float32, whatever its weights came in.
 
     Args:
         spec: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; or `file.py:function` or
@@ -96,7 +96,7 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
             raise ModelError(f"weight {key!r} of {spec!r} has a shape and no values; make the model on a real device")
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
-    return model.eval()
+    return model.float().eval()  # half precision holds no more than float32 does, which everything here computes in
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -94,9 +94,9 @@ def _option(content: bytes) -> object:
 
 
 def _policy(path: Path) -> object:
-    from haq.cli.quantization import _read_policy
+    from haq.policy import BitPolicy
 
-    return _read_policy(path)
+    return BitPolicy.load(path)
 
 
 def _spec(content: bytes) -> object:

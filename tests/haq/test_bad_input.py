@@ -65,7 +65,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     def ray_workers(*options: object) -> None:
         raise AssertionError("Ray is started, so the input was taken for good")
 
-    monkeypatch.setattr(import_module("haq.search.run"), "ray_workers", ray_workers)
+    monkeypatch.setattr(import_module("haq.search.running"), "ray_workers", ray_workers)
     case.prepare()
     before = snapshot(home)
     monkeypatch.setattr(sys, "argv", ["haq", *case.arguments])
@@ -73,9 +73,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
         warnings.simplefilter("error", UserWarning)  # it would be another line
         with pytest.raises(SystemExit) as stopped:
             main()
-    errors = capsys.readouterr().err.splitlines()
-    assert (stopped.value.code, len(errors)) == (2, 1), errors
-    assert errors[0].startswith("error: ")
+    said = capsys.readouterr().err.splitlines()
+    errors = [line for line in said if line.startswith("error: ")]
+    assert (stopped.value.code, len(errors)) == (2, 1), said
+    assert said[-1] == errors[0], "notes and progress come before"
+    assert not any("Traceback" in line for line in said)
     assert errors[0].isprintable()
     rest = errors[0].replace(f"{home}/", "").replace(str(home), ".")
     for part in case.message.split(" … "):

@@ -87,7 +87,6 @@ CASES = [
         "weight '1.weight' of 'bad.py:net' has NaN or infinite values; train or load it again",
     ),
     _function("return nn.Sequential(nn.Flatten(), nn.Linear(64, 3, device='meta'))", "bad.py:net"),
-    _function("return nn.Sequential(nn.Flatten(), nn.Linear(64, 3).double())", "fails on a sample"),
     # Weights
     Case(f"{_SEARCH} user.py:net --weights nowhere.pt", "weights file 'nowhere.pt' does not exist"),
     Case(f"{_SEARCH} user.py:net --weights ~no_such_user/x.pt", "weights file '~no_such_user/x.pt' does not exist"),

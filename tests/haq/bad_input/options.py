@@ -16,7 +16,7 @@ def _constraint(text: str, message: str) -> Case:
 
 CASES = [
     # Commands and options that do not exist, or lack their value
-    Case("serach", "No such command 'serach'"),
+    Case("serach", "no command 'serach' (did you mean 'search'?)"),
     Case("search --constrain latency=80%", "No such option … --constrain … --constraint"),
     Case("search --constraint", "Option '--constraint' requires an argument"),
     Case("report", "Missing argument 'RUN...'"),
@@ -84,7 +84,7 @@ CASES = [
     _search("--hardware ''", "unknown hardware ''"),
     _search("--hardware ../board", "unknown hardware '../board'"),
     # Options that exclude each other, or need one another
-    Case("search --resume half --trials 3", "--trials cannot be changed with --resume; the run folder says it"),
+    Case("search --resume half --trials 3", "--trials cannot be changed with --resume; leave it out"),
     Case("search --resume half --constraint size=1kB", "--constraint cannot be changed with --resume"),
     Case("search --resume half --out new", "--out cannot be changed with --resume"),
     Case("quantize", "give either --policy FILE or --bits N"),

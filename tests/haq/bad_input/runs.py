@@ -39,7 +39,7 @@ CASES = [
     _config("search: {}", "run/config.yaml: no constraint"),
     _config(b"\xff", "cannot read run/config.yaml: it is not UTF-8 text"),
     _config(encoded("utf-16"), "cannot read run/config.yaml: it is not UTF-8 text"),
-    _config(cut(0.3), "run/config.yaml"),
+    _config(edited("trials: 2", "trials: [2"), "cannot read run/config.yaml: while parsing a flow sequence"),
     _config(folder, "run folder 'run' has no config.yaml"),
     _config(link("nowhere"), "run"),
     _config(edited("trials: 2", "trials: two"), "run/config.yaml: trials='two': must be a whole number"),
