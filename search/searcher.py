@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,13 +54,11 @@ class Proposal:
         number: 1 for the first one.
         origin: Who proposed it; see `haq.runs.Trial`.
         policy: Fits the budget.
-        started: When, in seconds on the monotonic clock.
     """
 
     number: int
     origin: str
     policy: BitPolicy
-    started: float = field(default_factory=time.monotonic, compare=False)
 
 
 class BitSearcher(Searcher):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +42,7 @@ class QuantizationTrial(tune.Trainable):
     """One trial; its process serves many, with the workload read once from the object store.
 
     Every result holds `objective` and all `scores` so far; `error` when the trial failed. What fails is tried once
-    more: memory may have been short. A process that hangs ends itself, for Tune to start another.
+    more: memory may have been short.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
@@ -59,20 +57,25 @@ class QuantizationTrial(tune.Trainable):
         """Starts another trial in this process."""
         self._scores: list[Score] = []
         self._policy = BitPolicy.from_dict(new_config["policy"])
-        self._source = scores_of(self._workload, self._policy, self._qat_steps)
         self._planned = 1 + (CHUNKS if self._qat_steps else 0)
-        self._started, self._retried = time.monotonic(), False
+        self._retried = False
+        self._start()
         return True
+
+    def _start(self) -> None:
+        self._source = scores_of(self._workload, self._policy, self._qat_steps)
+        self._started = time.monotonic()
 
     def step(self) -> dict[str, Any]:
         """Reports the next score."""
-        with self._watched():
-            score, error = self._next()
-            if error is not None and not self._retried:
-                self._retried = True
-                self._source = scores_of(self._workload, self._policy, self._qat_steps)
-                for _ in range(len(self._scores) + 1):
-                    score, error = self._next()
+        score, error = self._next()
+        if error is not None and not self._retried:
+            self._retried = True
+            self._start()
+            for _ in range(len(self._scores) + 1):
+                score, error = self._next()
+                if error is not None:
+                    break
         if score is not None:
             self._scores.append(score)
         return {
@@ -83,27 +86,26 @@ class QuantizationTrial(tune.Trainable):
         }
 
     def _next(self) -> tuple[Score | None, str | None]:
-        """Returns the next score, or why there is none that counts."""
+        """Returns the next score, or why there is none that counts, when the trial's time is over at the latest.
+
+        Nothing can interrupt what hangs in an operator: its thread is left behind, and ends with the process.
+        """
+        if self._timeout is None:
+            return self._attempt()
+        found: list[tuple[Score | None, str | None]] = []
+        thread = threading.Thread(target=lambda: found.append(self._attempt()), daemon=True)
+        thread.start()
+        thread.join(max(self._started + self._timeout - time.monotonic(), 0.0))
+        if found:
+            return found[0]
+        return None, f"it took longer than --trial-timeout {self._timeout:g}"
+
+    def _attempt(self) -> tuple[Score | None, str | None]:
         try:
             score = next(self._source)
         except Exception as failure:  # of a user's network, too: the trial is lost, not the search
             return None, f"{type(failure).__name__}: {' '.join(str(failure).split())}"
         return score, None if score.finite else f"the loss became {score.loss}"
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Ends this process when the trial has taken too long: what hangs in an operator cannot be interrupted."""
-        if self._timeout is None:
-            yield
-            return
-        left = max(self._started + self._timeout - time.monotonic(), 0.0)
-        watchdog = threading.Timer(left, os._exit, (1,))
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            yield
-        finally:
-            watchdog.cancel()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keeps nothing: a trial that is lost is run again from its policy."""

@@ -26,6 +26,7 @@ __all__ = ["run_trials", "search", "sensitivity_of"]
 
 _MEASURE = "kl"
 _IMAGES = 512
+_LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial twice
 
 
 def search(
@@ -73,8 +74,7 @@ def search(
 
     def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
         if result is None:
-            reason = _lost(config.trial_timeout, time.monotonic() - proposal.started)
-            result = {"error": reason, "scores": [], METRIC: 0.0}
+            result = {"error": _LOST, "scores": [], METRIC: 0.0}
         trial = Trial(
             number=proposal.number,
             policy=proposal.policy,
@@ -125,13 +125,6 @@ def _restore(searcher: BitSearcher, folder: RunFolder, trials: list[Trial]) -> N
     for trial in trials:
         if trial.policy not in searcher:
             searcher.learn(trial.number, trial.policy, trial.scores)
-
-
-def _lost(timeout: float | None, elapsed: float) -> str:
-    """Why a trial has no result: Tune started it twice, and twice its worker ended."""
-    if timeout is not None and elapsed >= 2 * timeout:
-        return f"it took longer than --trial-timeout {timeout:g}, twice"
-    return "its worker died twice: killed, or out of memory"
 
 
 def run_trials(

@@ -108,7 +108,13 @@ def test_a_search_goes_through(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text(TINY.replace("def model():", "def sound():") + NETS[name])
     layers = 300 if name == "300 layers" else 1 if name == "one layer" else 3
-    changed = {"trials": 3, "qat_steps": 2, "finetune_steps": 2, "constraints": ("size=60%", "latency=80%")}
+    changed = {
+        "agent": "random",
+        "trials": 2,
+        "qat_steps": 2,
+        "finetune_steps": 2,
+        "constraints": ("size=90%", "latency=90%"),
+    }
     found = run(config_for(path, bits="2,4,8", **changed), tmp_path / "run")
     assert found.finished
     assert [trial.error for trial in found.trials] == [None] * len(found.trials)
