@@ -178,7 +178,7 @@ def _absolute(path: str) -> str:
 def _split_path(text: str) -> tuple[str, str, str]:
     """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
     prefix, path = source_of(text)
-    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and Path(path).is_dir()):
+    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and os.path.isdir(path)):
         return prefix + ":", path, ""
     if prefix:
         return text, "", ""

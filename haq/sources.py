@@ -75,7 +75,7 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
         error: Raised for anything that goes wrong.
         mend: What to do about it where the name is a folder.
     """
-    online = Path(name).is_dir() or _reachable()
+    online = os.path.isdir(name) or _reachable()
     with nullcontext() if online else _cache_only():
         library = need(package, "hf", asked, error)
         # Bars and warnings would run into ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def read_npz(spec: str) -> Splits:
     """Reads `train.npz` and `test.npz` of the folder in `npz:FOLDER`; nothing is ever unpickled."""
     folder = Path(source_of(spec)[1])
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
         raise DataError(f"data folder {str(folder)!r} does not exist; it must hold train.npz and test.npz")
     train = _arrays(folder / "train.npz")
     test = _arrays(folder / "test.npz")
@@ -50,7 +51,7 @@ def read_function(spec: str) -> Splits:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"data file {str(path)!r} does not exist; the folder must hold train.npz and test.npz")
     try:
         with np.load(path, allow_pickle=False) as file:

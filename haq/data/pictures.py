@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _found(spec: str, name: str) -> Mapping[str, Any]:
     folder = Path(name)
     mend = "give folders of images by class, train/CLASS/… and test/CLASS/…"
     if spec.startswith("imagefolder:"):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise DataError(f"data folder {name!r} does not exist; {mend}")
         with hugging_face("datasets", f"data {spec!r}", name, DataError, mend) as datasets:
             found: Mapping[str, Any] = datasets.load_dataset("imagefolder", data_dir=name)

@@ -156,7 +156,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         }
         done = [_trial(toy, number, limit) for number in range(1, trials + 1)]
 
-        run.write_config(SearchConfig((f"latency={limit:.6f}ms",), trials=60, workers=2), {"haq": "0.1.0"})
+        run.write_config(SearchConfig((f"latency={limit:.6f}ms",), batch=16, trials=60, workers=2), {"haq": "0.1.0"})
         run.write_layers(list(toy.layers))
         toy.table.save(run.costs)
         run.write_baselines(baselines)

@@ -108,7 +108,7 @@ def test_compare(network: tuple[str, ...]) -> None:
         (("--bits", "4", "--ptq", "cel"), "unknown post-training pass 'cel' (did you mean 'cle'"),
         (("--bits", "4", "--qat-steps", "-1"), "--qat-steps -1: must be at least 0"),
         (("--bits", "4", "--option", "clip"), "write KEY=VALUE"),
-        (("--bits", "4", "--option", "clip=["), "--option clip=[: cannot read '['"),
+        (("--bits", "4", "--option", "clip=["), "--option clip=[: while parsing a flow node"),
         (("--bits", "4", "--option", "clp=mse"), "no option 'clp' (did you mean 'clip'?)"),
         (("--bits", "4", "--option", "clip=mes"), "unknown range setting 'mes' (did you mean 'mse'?)"),
         (("--bits", "4", "--scheme", "kmeans", "--integer"), "KMeansQuantizer; integer arithmetic needs"),
