@@ -19,7 +19,7 @@ def command(config: SearchConfig) -> str:
     What decides most is always there; other options only where they differ from today's defaults.
 
     Examples:
-        >>> command(SearchConfig(("latency=10ms",), workers=2, trials=80, pin_ends=False))
+        >>> command(SearchConfig(("latency=10ms",), batch=16, workers=2, trials=80, pin_ends=False))
         'haq search --constraint latency=10ms --model digits-resnet --data digits --hardware edge --batch 16 \
 --trials 80 --free-ends --workers 2 --seed 0'
     """

@@ -44,7 +44,16 @@ def test_the_order_of_the_rows_does_not_matter_within_a_layer(table, file):
 
 def test_other_readers_see_units_and_values(table, file):
     frame = pq.read_table(file).to_pandas()
-    assert list(frame.columns) == ["layer", "w_bits", "a_bits", "latency_ms", "energy_mj", "size_bytes", "bops"]
+    assert list(frame.columns) == [
+        "layer",
+        "w_bits",
+        "a_bits",
+        "latency_ms",
+        "energy_mj",
+        "size_bytes",
+        "bops",
+        "detail_memory_bound",
+    ]
     row = frame[(frame.layer == "fc") & (frame.w_bits == 4) & (frame.a_bits == 3)]
     assert row.bops.item() == table.metrics["bops"][2, 1, 0]
 

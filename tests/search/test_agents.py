@@ -21,6 +21,8 @@ from haq.search.sensitivity import Sensitivity
 from ..envs.conftest import WIDTHS, make_table
 from .toy import Toy
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:

@@ -16,6 +16,8 @@ from haq.search.sweep import make_sweep, swept_budgets
 from ..envs.conftest import WIDTHS, make_table
 from .toy import Toy
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 def test_budgets_reach_from_the_widest_to_the_tightest() -> None:
     widest = Budget(make_table(3), [Constraint("latency", 0.8, relative=True)], WIDTHS, {})

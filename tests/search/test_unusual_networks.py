@@ -17,29 +17,16 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 
 DATA = TINY[TINY.index("def data") : TINY.index("def model")]
 NETS = {
-    "half": """
+    "half, frozen and transposed": """
 def model():
-    return sound().half()
-""",
-    "bfloat16": """
-def model():
-    return sound().to(torch.bfloat16)
-""",
-    "shared": """
-class Shared(Tiny):
-    def forward(self, x):
-        x = torch.relu(self.conv1(x))
-        for _ in range(3):
-            x = torch.relu(self.conv2(x))
-        return self.linear(x.flatten(1))
-
-
-def model():
-    net = Shared()
-    net.load_state_dict(sound().state_dict())
+    net = sound().half()
+    net.conv2.weight = nn.Parameter(net.conv2.weight.detach().transpose(0, 1).contiguous().transpose(0, 1))
+    net.linear.weight = nn.Parameter(net.linear.weight.detach().t().contiguous().t())
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
     return net
 """,
-    "tied": """
+    "tied weights, a layer called twice": """
 class Tied(Tiny):
     def __init__(self):
         super().__init__()
@@ -48,25 +35,12 @@ class Tied(Tiny):
 
     def forward(self, x):
         x = torch.relu(self.again(torch.relu(self.conv2(torch.relu(self.conv1(x))))))
+        x = torch.relu(self.conv2(x))
         return self.linear(x.flatten(1))
 
 
 def model():
     return Tied()
-""",
-    "frozen": """
-def model():
-    net = sound()
-    for parameter in net.parameters():
-        parameter.requires_grad_(False)
-    return net
-""",
-    "non-contiguous": """
-def model():
-    net = sound()
-    net.conv2.weight = nn.Parameter(net.conv2.weight.detach().transpose(0, 1).contiguous().transpose(0, 1))
-    net.linear.weight = nn.Parameter(net.linear.weight.detach().t().contiguous().t())
-    return net
 """,
     "one layer": """
 class One(nn.Module):
