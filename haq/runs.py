@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from haq.config import SearchConfig
-from haq.constraints import parse_constraint
 from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
@@ -23,9 +22,8 @@ from haq.layers import LayerSpec
 from haq.policy import BitPolicy, check_width
 from haq.records import restored
 from haq.scores import Score
-from haq.sources import short_name
 
-__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial", "check_place", "free_folder", "free_path"]
+__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
 
 T = TypeVar("T")
 
@@ -380,27 +378,3 @@ class RunFolder:
 
 def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def check_place(path: Path) -> None:
-    """Raises `ConfigError` unless a run folder can be made there, which is better known before hours of work."""
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise ConfigError(f"--out {path}: {str(parent)!r} is no folder that can be written; give another --out")
-
-
-def free_folder(config: SearchConfig, parent: Path = Path("runs")) -> Path:
-    """Returns `PARENT/MODEL-HARDWARE-CONSTRAINT`, with a number behind it when that exists."""
-    limits = [f"pareto-{metric}" for metric in config.pareto]
-    limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in config.constraints]
-    name = "-".join([short_name(config.model), Path(config.hardware).stem, *limits])
-    return free_path(parent / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name))
-
-
-def free_path(base: Path) -> Path:
-    """Returns the path, with a number behind it when that exists."""
-    path, number = base, 1
-    while path.exists():
-        number += 1
-        path = base.with_name(f"{base.name}-{number}")
-    return path

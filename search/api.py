@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
+from haq.places import free_folder, free_path
 from haq.policy import BitPolicy
 from haq.results import Result
-from haq.runs import RunFolder, free_folder, free_path
+from haq.runs import RunFolder
 from haq.search import finetuning, picking, running
 from haq.search.observer import Observer
 

@@ -20,12 +20,13 @@ from haq.constraints import format_cost
 from haq.documents import read_yaml
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
 from haq.files import replacing, write_text
+from haq.places import check_folder
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.records import restored
-from haq.runs import Best, RunFolder, Trial, check_place
+from haq.runs import Best, RunFolder, Trial
 from haq.scores import Score
 from haq.search.conclusion import reported
 from haq.search.interrupts import stopping
@@ -103,9 +104,7 @@ def finetune(
     Raises:
         HaqError: The run has no result, or the policy is of other layers or over the budget.
     """
-    if out.exists():
-        raise ConfigError(f"{str(out)!r} exists; go on with `haq finetune --resume {out}`, or give another --out")
-    check_place(out)
+    check_folder(out, "haq finetune")
     best, observer = source.read_best(), observer or Silent()
     config = source.read_config()
     problem = pose(config, observer, source.costs)

@@ -9,7 +9,8 @@ from pathlib import Path
 from haq.config import SearchConfig
 from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
-from haq.runs import RunFolder, Trial, check_place
+from haq.places import check_folder
+from haq.runs import RunFolder, Trial
 from haq.search.cluster import ray_workers
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
@@ -54,9 +55,7 @@ def pick(
     Raises:
         HaqError: No policy of the run meets the budget, or what the run names is no longer there.
     """
-    if out.exists():
-        raise ConfigError(f"{str(out)!r} exists; give another --out")
-    check_place(out)
+    check_folder(out)
     config = picked(source, constraints, finetune_steps)
     observer = observer or Silent()
     with one_thread():

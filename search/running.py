@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
+from haq.places import check_folder
 from haq.quant.evaluation import evaluate
 from haq.runs import Baseline, RunFolder, Trial
 from haq.search.cluster import ray_workers
@@ -44,8 +44,7 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
     Raises:
         HaqError: Anything wrong with the options.
     """
-    if os.path.lexists(out):
-        raise ConfigError(f"{str(out)!r} exists; go on with `haq search --resume {out}`, or give another --out")
+    check_folder(out, "haq search")
     observer = observer or Silent()
     with one_thread():
         problem = pose(config, observer)
@@ -108,16 +107,18 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
         note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
         observer.progress("search", len(trials), config.trials, note)
 
-    trials = search(config, problem, workload, float_score, folder, observer, on_trial)
+    trials, interrupted = search(config, problem, workload, float_score, folder, observer, on_trial)
     ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)])
     if not ranked:
         reasons = sorted({trial.error or "unknown" for trial in trials})
         raise HaqError(f"no policy could be scored: all {len(trials)} trials failed ({'; '.join(reasons)[:300]})")
     folder.write_front(pareto_front(trials))
-    if len(trials) < config.trials:
+    if interrupted:
         observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
         folder.write_best(untested(problem, ranked[0], baselines))
         return
+    if len(trials) < config.trials:
+        observer.say(f"the agent has nothing left to propose after {len(trials)} of {config.trials} trials")
     try:
         conclude(config, problem, workload, ranked, baselines, rivals, folder, observer)
     except KeyboardInterrupt:

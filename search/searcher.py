@@ -65,7 +65,7 @@ class BitSearcher(Searcher):
     """Asks the agent for every trial, and lets it learn from the trial's outcome.
 
     Tune calls `suggest`, runs the trial, and then calls `on_trial_complete`; with several workers these interleave.
-    No policy is proposed twice. When the first few trials all failed, nothing more is proposed.
+    No policy is proposed twice. When the first few trials since it was made all failed, nothing more is proposed.
 
     Args:
         agent: Proposes and learns.
@@ -114,6 +114,10 @@ class BitSearcher(Searcher):
         proposal = self._running.pop(trial_id)
         result = None if error else result
         scores = [Score.from_dict(score) for score in (result or {}).get("scores") or []]
+        if any(score.finite for score in scores):
+            self._successes += 1
+        else:
+            self._failures += 1
         self.learn(proposal.number, proposal.policy, scores)
         if self._finished:
             self._finished(proposal, result)
@@ -121,8 +125,6 @@ class BitSearcher(Searcher):
     def learn(self, number: int, policy: BitPolicy, scores: Sequence[Score]) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
         self._seen[policy] = number
-        good = any(score.finite for score in scores)
-        self._successes, self._failures = self._successes + good, self._failures + (not good)
         self._agent.learn(policy, scores[0].objective(self.rank_by) if scores else 0.0)
 
     def save(self, checkpoint_path: str, last: Mapping[str, Any] | None = None) -> None:
@@ -134,15 +136,13 @@ class BitSearcher(Searcher):
         """
         running = {proposal.policy for proposal in self._running.values()}
         scored = [[number, policy.to_dict()] for policy, number in self._seen.items() if policy not in running]
-        counts = [self._successes, self._failures]
-        self._agent.save(Path(checkpoint_path), {"scored": scored, "counts": counts, "last": last})
+        self._agent.save(Path(checkpoint_path), {"scored": scored, "last": last})
 
     def restore(self, checkpoint_path: str) -> Mapping[str, Any] | None:
         """Restores what `save` wrote, and returns its `last`."""
         with reading(Path(checkpoint_path)):
             extra = self._agent.load(Path(checkpoint_path))
             self._seen = {BitPolicy.from_dict(policy): number for number, policy in extra["scored"]}
-            self._successes, self._failures = map(int, extra["counts"])
             last: Mapping[str, Any] | None = extra["last"]
         return last
 

@@ -37,11 +37,11 @@ def search(
     folder: RunFolder,
     observer: Observer,
     on_trial: Callable[[list[Trial]], None],
-) -> list[Trial]:
-    """Runs trials until `config.trials` are finished, or until Ctrl-C, and returns all of them.
+) -> tuple[list[Trial], bool]:
+    """Runs trials until `config.trials` are finished, nothing is left to propose, or Ctrl-C.
 
-    Every finished trial is appended to `trials.jsonl`, then the searcher's state is saved; trials that the folder
-    already holds are taken in first, so that an interrupted search goes on.
+    After every trial the searcher's state is saved with it, then the trial is appended to `trials.jsonl`; trials that
+    the folder already holds are taken in first, so that an interrupted search goes on.
 
     Args:
         config: Options.
@@ -51,10 +51,13 @@ def search(
         folder: The run.
         observer: Receives progress of what precedes the trials.
         on_trial: Called after each trial with all finished ones.
+
+    Returns:
+        All trials, and whether Ctrl-C ended the search.
     """
-    trials = folder.read_trials()
+    trials, interrupted = folder.read_trials(), False
     if len(trials) >= config.trials:
-        return trials
+        return trials, interrupted
     measured = None
     if config.agent in INFORMED:
         measured = sensitivity_of(config, problem, workload, folder.sensitivity, observer)
@@ -106,12 +109,13 @@ def search(
             searcher.stopped = lambda: asked() or bool(unwritten)
             missing = config.trials - len(trials)
             run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial, trials)
+            interrupted = asked()
     if unwritten:
         raise ConfigError(
             f"cannot write into {folder.path}: {unwritten[0].strerror}; mend that, and go on with `haq search --resume "
             f"{folder.path}`"
         )
-    return trials
+    return trials, interrupted
 
 
 def _restore(searcher: BitSearcher, folder: RunFolder, trials: list[Trial]) -> None:

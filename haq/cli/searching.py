@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from haq.cli.outlets import reported
 from haq.cli.output import Result, output_options
 from haq.config import SearchConfig
 from haq.errors import ConfigError
-from haq.runs import check_place, free_folder
+from haq.places import check_folder, free_folder
 
 __all__ = ["search"]
 
@@ -105,9 +104,7 @@ def _given(context: click.Context, option: click.Parameter) -> bool:
 
 def _search(config: SearchConfig | None, path: Path) -> Result:
     if config is not None:  # known before the slow imports
-        if os.path.lexists(path):
-            raise ConfigError(f"{str(path)!r} exists; go on with `haq search --resume {path}`, or give another --out")
-        check_place(path)
+        check_folder(path, "haq search")
     from haq.cli.terminal import TerminalObserver, console
 
     with TerminalObserver() as observer:

@@ -19,6 +19,7 @@ from haq.search.agents import AGENTS, INFORMED, make_agent, penalties_of
 from haq.search.sensitivity import Sensitivity
 
 from ..envs.conftest import WIDTHS, make_table
+from .conftest import config_for
 from .toy import Toy
 
 pytestmark = pytest.mark.usefixtures("one_ray")
@@ -175,3 +176,9 @@ def test_agents_search(tiny: Path, tmp_path: Path, agent: str, origins: set[str]
 def test_an_unknown_agent_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--agent ddgp \(did you mean 'ddpg'\?\): use predictor, ddpg, haq"):
         SearchConfig(("latency=50%",), agent="ddgp")  # type: ignore[arg-type]
+
+
+def test_a_search_that_has_tried_everything_ends(tiny: Path, tmp_path: Path) -> None:
+    found = run(config_for(tiny, agent="uniform", trials=50, qat_steps=0, finetune_steps=0), tmp_path / "run")
+    assert len(found.trials) < 50
+    assert found.finished

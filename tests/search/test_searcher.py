@@ -112,7 +112,7 @@ def test_a_search_whose_first_trials_all_fail_is_given_up(env: BitAllocationEnv,
     searcher.save(str(tmp_path / "state.pt"))
     restored = make(env)
     restored.restore(str(tmp_path / "state.pt"))
-    assert restored.suggest("more") == Searcher.FINISHED
+    assert isinstance(restored.suggest("more"), dict), "who resumes has mended something"
 
 
 def test_one_trial_that_is_scored_keeps_a_search_going(env: BitAllocationEnv) -> None:
