@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +68,16 @@ class BitPolicy(Mapping[str, LayerBits]):
 
     layers: Mapping[str, LayerBits]
     scheme: str = "linear"
-    _items: tuple[tuple[str, LayerBits], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         layers = dict(self.layers)
         if not layers:
             raise ConfigError("a policy needs at least one layer")
         object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "_items", tuple(layers.items()))
+
+    @cached_property
+    def _items(self) -> tuple[tuple[str, LayerBits], ...]:
+        return tuple(self.layers.items())
 
     def __getitem__(self, name: str) -> LayerBits:
         return self.layers[name]
@@ -152,7 +154,7 @@ class BitPolicy(Mapping[str, LayerBits]):
         for name, bits in layers.items():
             if not isinstance(name, str):
                 raise ConfigError(f"policy layer {name!r} is {type(name).__name__}; write names of layers in quotes")
-            if not isinstance(bits, Mapping) or bits.keys() != _SIDES:
+            if not isinstance(bits, dict | Mapping) or bits.keys() != _SIDES:
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
             try:
                 parsed[name] = _shared(bits["w_bits"], bits["a_bits"])

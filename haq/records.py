@@ -32,11 +32,11 @@ def restored(kind: type[T], data: object) -> T:
         ConfigError: It is no mapping, a key is unknown or missing, or a value is of another type.
     """
     hints, checks, required = _shape(kind)  # type: ignore[arg-type]  # mypy does not take a type for hashable
-    known = list(hints)
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"a mapping of {', '.join(known)} is needed, not {_shown(data)}")
-    if unknown := [str(key) for key in data if key not in known]:
-        raise ConfigError(f"unknown option {unknown[0]!r}{did_you_mean(unknown[0], known)}; known: {', '.join(known)}")
+    if not isinstance(data, dict | Mapping):
+        raise ConfigError(f"a mapping of {', '.join(hints)} is needed, not {_shown(data)}")
+    if unknown := [str(key) for key in data if key not in hints]:
+        meant = did_you_mean(unknown[0], list(hints))
+        raise ConfigError(f"unknown option {unknown[0]!r}{meant}; known: {', '.join(hints)}")
     if missing := [key for key in required if key not in data]:
         raise ConfigError(f"{missing[0]!r} is missing")
     values = {key: _tuples(value) for key, value in data.items()}
@@ -79,7 +79,7 @@ def _check(kind: Any) -> Callable[[object], bool]:
         return _check_tuple(arguments)
     if origin is not None and issubclass(origin, Mapping):
         key, entry = map(_check, arguments)
-        return lambda value: isinstance(value, Mapping) and all(key(k) and entry(v) for k, v in value.items())
+        return lambda value: isinstance(value, dict | Mapping) and all(key(k) and entry(v) for k, v in value.items())
     return lambda value: isinstance(value, kind)
 
 

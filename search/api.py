@@ -1,4 +1,7 @@
-"""Searching from Python: the same options as on the command line."""
+"""Searching from Python: the same options as on the command line.
+
+Ray's workers import this package, too, and need none of what the functions here import when they are called.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from haq.places import free_folder, free_path
 from haq.policy import BitPolicy
 from haq.results import Result
 from haq.runs import RunFolder
-from haq.search import finetuning, picking, running
 from haq.search.observer import Observer
 
 __all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
@@ -48,6 +50,8 @@ def run(
         result.export("onnx", "net.onnx")
         ```
     """
+    from haq.search import running
+
     config = constraints if isinstance(constraints, SearchConfig) else SearchConfig(constraints, **options)  # type: ignore[arg-type]
     folder = Path(out) if out is not None else free_folder(config)
     return Result(running.run(config, folder, observer).path)
@@ -59,6 +63,8 @@ def resume(path: Folder, observer: Observer | None = None) -> Result:
     Raises:
         HaqError: `path` is not a run folder, or what it names is no longer there.
     """
+    from haq.search import running
+
     return Result(running.resume(_opened(path).path, observer).path)
 
 
@@ -81,6 +87,8 @@ def pick(
     Raises:
         HaqError: No policy of the run meets the budget.
     """
+    from haq.search import picking
+
     folder = _opened(source)
     config = picking.picked(folder, constraints, finetune_steps)
     place = Path(out) if out is not None else free_folder(config, folder.path.parent)
@@ -108,6 +116,8 @@ def finetune(
     Raises:
         HaqError: The run has no result, or the policy does not fit it.
     """
+    from haq.search import finetuning
+
     folder = _opened(source)
     training = finetuning.Training(epochs, **options)
     widths = BitPolicy.load(Path(policy)) if isinstance(policy, Path | str) else policy
@@ -121,6 +131,8 @@ def resume_finetune(path: Folder, observer: Observer | None = None) -> Result:
     Raises:
         HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there.
     """
+    from haq.search import finetuning
+
     return Result(finetuning.resume_finetune(_opened(path).path, observer).path)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 
 from haq.errors import ConfigError
 
-__all__ = ["ray_workers"]
+__all__ = ["more_processes", "ray_workers"]
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -25,7 +26,9 @@ _QUIET = {
 }
 
 _ANSWER_S = 5.0
-_ENVIRONMENT = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_TASKS = "haq.search.trainable", "haq.search.finals"
+"""Modules whose imports take a worker's process seconds."""
 
 
 @contextmanager
@@ -69,17 +72,52 @@ def _start(workers: int, gpus: float) -> None:
 
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(
-        "local",  # not a cluster that happens to run on this machine
-        num_cpus=workers,
-        num_gpus=torch.cuda.device_count() if gpus else 0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-        _node_ip_address="127.0.0.1",
-        runtime_env=_ENVIRONMENT,
-    )
+    with _inherited(_ENVIRONMENT):  # a runtime_env would keep Ray from starting workers before there are tasks
+        ray.init(
+            "local",  # not a cluster that happens to run on this machine
+            num_cpus=workers,
+            num_gpus=torch.cuda.device_count() if gpus else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            _node_ip_address="127.0.0.1",
+            # Workers import while the driver calibrates, and idle ones are kept: the next task finds them ready
+            _system_config={
+                "preload_python_modules": list(_TASKS),
+                "num_workers_soft_limit": 2 * workers,
+                "idle_worker_killing_time_threshold_ms": 86_400_000,
+            },
+        )
+
+
+@contextmanager
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of the environment for processes that the block starts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def more_processes(count: int) -> None:
+    """Has Ray start processes beside those that are busy, so that the tasks that follow need not wait for imports."""
+    import ray
+
+    task = ray.remote(num_cpus=0)(_imported)
+    for _ in range(count):
+        task.remote()
+
+
+def _imported() -> None:
+    for name in _TASKS:
+        import_module(name)
 
 
 def _connect(address: str) -> None:
@@ -89,7 +127,7 @@ def _connect(address: str) -> None:
         if address != "auto":  # Ray itself tries for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _ANSWER_S).close()
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_ENVIRONMENT)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": _ENVIRONMENT})
     except (ConnectionError, OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(

@@ -14,9 +14,10 @@ from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.workload import Workload
 
-__all__ = ["conclude", "limits", "reported", "untested"]
+__all__ = ["FINALISTS", "conclude", "reported", "untested"]
 
-_FINALISTS = 2
+FINALISTS = 2
+"""So many of the search, and so many uniform networks, are fine-tuned to the end."""
 
 
 def conclude(
@@ -30,9 +31,9 @@ def conclude(
     observer: Observer,
 ) -> None:
     """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time."""
-    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:_FINALISTS])}
+    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:FINALISTS])}
     searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
-    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:_FINALISTS], 1)}
+    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:FINALISTS], 1)}
     losses: list[str] = []
 
     def lost(name: str, error: Exception) -> None:
@@ -62,7 +63,7 @@ def conclude(
         "uniform8": workload.quantized(problem.budget.uniform(8)),
         "ours": chosen.network(workload),
     }
-    tuned = [number for number in range(_FINALISTS) if f"uniform {number}" in finalists]
+    tuned = [number for number in range(FINALISTS) if f"uniform {number}" in finalists]
     if tuned:
         strongest = max(tuned, key=lambda number: objective(finalists[f"uniform {number}"]))
         networks["uniform_same_budget"] = finalists[f"uniform {strongest}"].network(workload)
@@ -77,7 +78,7 @@ def conclude(
             loss=chosen.score.loss,
             test_top1=top1["ours"],
             cost=reported(problem.table.cost(chosen.policy)),
-            constraints=limits(problem),
+            constraints=_limits(problem),
             baselines=_tested(baselines, top1),
         )
     )
@@ -92,7 +93,7 @@ def untested(problem: Problem, trial: Trial, baselines: dict[Any, Baseline | Non
         loss=trial.score.loss,
         test_top1=None,
         cost=reported(trial.cost),
-        constraints=limits(problem),
+        constraints=_limits(problem),
         baselines=_tested(baselines, {}),
     )
 
@@ -109,6 +110,6 @@ def reported(cost: Cost) -> dict[str, float | None]:
     return {field: cost.get(field) for field in ("latency_ms", "energy_mj", "size_bytes")}
 
 
-def limits(problem: Problem) -> dict[str, float]:
+def _limits(problem: Problem) -> dict[str, float]:
     """Returns metric field → absolute limit."""
     return {constraint.field: constraint.limit for constraint in problem.budget.constraints}

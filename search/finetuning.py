@@ -19,7 +19,7 @@ from haq.config import SearchConfig, check_range
 from haq.constraints import format_cost
 from haq.documents import read_yaml
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
-from haq.files import replacing, write_text
+from haq.files import making, replacing, write_text
 from haq.places import check_folder
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate, teacher_of
@@ -115,18 +115,19 @@ def finetune(
         raise ConfigError(f"{source.path} has no model.pt; finish it with `haq search --resume {source.path}`")
     else:
         load_quantized(source.model, problem.model)  # a damaged file is known before the folder is made
-    folder = source.copy_to(out)
-    if start is None or policy is None:
-        shutil.copy2(source.model, folder.start)
-    else:
-        policy = policy.with_scheme(config.scheme)
-        save_quantized(folder.start, start, policy, problem.sample)
-        if all(trial.policy != policy for trial in source.read_trials()):
-            folder.append_trial(_given(policy, problem, start, folder))
-    chosen = policy or best.policy
-    unfinished = replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None)
-    folder.write_best(unfinished)
-    write_text(folder.training, yaml.safe_dump(asdict(training), sort_keys=False))
+    with making(out) as path:
+        made = source.copy_to(path)
+        if start is None or policy is None:
+            shutil.copy2(source.model, made.start)
+        else:
+            policy = policy.with_scheme(config.scheme)
+            save_quantized(made.start, start, policy, problem.sample)
+            if all(trial.policy != policy for trial in source.read_trials()):
+                made.append_trial(_given(policy, problem, start, made))
+        chosen = policy or best.policy
+        made.write_best(replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None))
+        write_text(made.training, yaml.safe_dump(asdict(training), sort_keys=False))
+    folder = RunFolder(out)
     with folder.locked():
         return _train(folder, config, problem, training, observer)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from haq.config import SearchConfig
 from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
+from haq.files import making
 from haq.places import check_folder
 from haq.runs import RunFolder, Trial
 from haq.search.cluster import ray_workers
@@ -66,8 +67,9 @@ def pick(
             raise ConstraintError(_unmet(problem, trials, source))
         observer.say(f"{fitting} of {len(trials)} policies of {source.path} meet the budget")
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
-            folder = source.copy_to(out)
-            folder.write_config(config, source.read_environment())
+            with making(out) as path:
+                source.copy_to(path).write_config(config, source.read_environment())
+            folder = RunFolder(out)
             with folder.locked():
                 complete(config, problem, folder, observer)
     return folder

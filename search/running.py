@@ -17,14 +17,16 @@ from haq.archive import best_first, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
+from haq.files import making
 from haq.places import check_folder
 from haq.quant.evaluation import evaluate
 from haq.runs import Baseline, RunFolder, Trial
-from haq.search.cluster import ray_workers
-from haq.search.conclusion import conclude, untested
+from haq.search.cluster import more_processes, ray_workers
+from haq.search.conclusion import FINALISTS, conclude, untested
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.references import references, uniform_rivals
+from haq.search.states import check_state
 from haq.search.tuning import search
 from haq.search.workload import choose_rank_by, make_workload
 
@@ -50,12 +52,13 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
         problem = pose(config, observer)
         folder = RunFolder(out)
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
-            out.mkdir(parents=True)
+            with making(out) as path:
+                made = RunFolder(path)
+                made.write_config(problem.config, _environment())
+                made.write_layers(problem.layers)
+                problem.table.save(made.costs)
             _prepared(out, observer)
             with folder.locked():
-                folder.write_config(problem.config, _environment())
-                folder.write_layers(problem.layers)
-                problem.table.save(folder.costs)
                 complete(config, problem, folder, observer)
     return folder
 
@@ -74,7 +77,8 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
     if folder.training.is_file():
         raise ConfigError(f"{str(path)!r} is a fine-tuning; go on with `haq finetune --resume {path}`")
     config = folder.read_config()
-    folder.read_trials()  # a damaged file is known before anything is computed or written
+    folder.read_trials()  # what is damaged is known before anything is done
+    check_state(folder.searcher)
     observer = observer or Silent()
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")
@@ -106,6 +110,8 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
         best = best_first(trials)
         note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
         observer.progress("search", len(trials), config.trials, note)
+        if len(trials) == config.trials // 2:
+            more_processes(min(config.workers, 2 * FINALISTS))
 
     trials, interrupted = search(config, problem, workload, float_score, folder, observer, on_trial)
     ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)])

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from haq.errors import ConfigError, HaqError
+from haq.tensors import read_tensors
 
-__all__ = ["read_json", "reading"]
+__all__ = ["check_state", "read_json", "reading"]
 
 
 def read_json(path: Path) -> Any:
@@ -21,6 +22,14 @@ def read_json(path: Path) -> Any:
     """
     with reading(path):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_state(path: Path) -> None:
+    """Raises `ConfigError` if there is a state that is neither plain data nor tensors."""
+    if path.exists():
+        with reading(path):
+            content = path.read_bytes()
+            json.loads(content) if content.startswith(b"{") else read_tensors(path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from haq.sources import short_name
 if TYPE_CHECKING:
     from haq.hwmodels import CostTable
     from haq.hwmodels.benching import BenchedRun
+    from haq.hwmodels.measuring import Plan
 
 __all__ = ["bench", "measure"]
 
@@ -69,12 +70,11 @@ def measure(
 
         network, sample = open_untrained_network(model, weights, data)
         plan = Plan(trace(network, sample), widths, widths, batch, repeats, device=device)
-        observer.say(f"{len(plan.layers)} layers of {len(plan.shapes)} shapes, {len(plan.cells)} pairs of widths")
         journal = path.with_name(path.name + ".partial")
         costs = measured(plan, network, sample, journal, lambda done, total: observer.progress("measure", done, total))
         costs.save(path)
         journal.unlink(missing_ok=True)
-    _print_measured(costs)
+    _print_measured(costs, plan)
     console.print(Text(f"\nwritten: {path}"), soft_wrap=True)
     return Result(lambda: {**costs.overview(), "file": path}, (str(path),))
 
@@ -135,7 +135,7 @@ def _check(path: Path, device: str, batch: int, repeats: int) -> None:
 # What is shown
 
 
-def _print_measured(costs: CostTable) -> None:
+def _print_measured(costs: CostTable, plan: Plan) -> None:
     import numpy as np
 
     spread, outliers = costs.details["spread"], costs.details["outliers"]
@@ -143,6 +143,7 @@ def _print_measured(costs: CostTable) -> None:
     low, high = costs.bounds("latency_ms")
     provenance = costs.provenance
     labelled = {
+        "network": f"{len(plan.layers)} layers of {len(plan.shapes)} shapes, {len(plan.cells)} pairs of widths",
         "device": f"{costs.hardware} ({provenance['features']})",
         "kernels": costs.version,
         "whole network": f"{format_cost('latency_ms', low)} to {format_cost('latency_ms', high)}, of which "

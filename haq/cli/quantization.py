@@ -15,6 +15,7 @@ from haq.config import parse_bits
 from haq.constraints import format_cost
 from haq.documents import parse_yaml
 from haq.errors import ConfigError
+from haq.places import check_file
 from haq.policy import BitPolicy
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def quantize(
     if (policy is None) == (bits is None):
         raise ConfigError("give either --policy FILE or --bits N")
     at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
+    if output is not None:
+        check_file("-o", output)
     given = BitPolicy.load(policy) if policy else None
     with TerminalObserver() as observer:
         from haq.policy import check_width

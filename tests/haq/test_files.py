@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from haq.files import replacing, write_text
+from haq.files import making, replacing, write_text
 
 
 def test_text_is_written_as_utf8_into_folders_that_are_made(tmp_path: Path) -> None:
@@ -46,3 +46,23 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_not_seen_before_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one"
+    with making(path) as temporary:
+        (temporary / "config.yaml").write_text("seed: 0")
+        assert not path.exists()
+    assert os.listdir(path) == ["config.yaml"]
+    assert os.listdir(path.parent) == ["one"]
+
+
+def test_a_failure_leaves_no_folder(tmp_path: Path) -> None:
+    def make_half() -> None:
+        with making(tmp_path / "one") as temporary:
+            (temporary / "config.yaml").write_text("seed: 0")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        make_half()
+    assert os.listdir(tmp_path) == []

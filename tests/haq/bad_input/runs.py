@@ -129,4 +129,9 @@ CASES = [
     _half("config.yaml", edited("model: user.py:net", "model: gone.py:net"), "model file 'gone.py' does not exist"),
     _half("config.yaml", edited("data: npz:data", "data: npz:gone"), "data folder 'gone' does not exist"),
     _half("config.yaml", edited("hardware: edge", "hardware: egde"), "unknown hardware 'egde'"),
+    # the agent's state
+    *(
+        _half("searcher.pt", spoil, "cannot read 'half/searcher.pt' as the state of a search: … remove it, and")
+        for spoil in ("", "{", "[" * 100_000, b"\xff\xfe", b"PK\x03\x04", b"\x80\x04K\x01.", folder)
+    ),
 ]
