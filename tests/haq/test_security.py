@@ -123,7 +123,7 @@ def _extension_parquet(path: Path) -> None:
         ("bits.json", lambda path: path.write_text(YAML), ["quantize", "--policy", "bits.json"]),
         ("run/config.yaml", lambda path: path.write_text(f"search: {YAML}"), ["report", "run"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_file_with_a_payload_is_refused_and_the_payload_does_not_run(
     file: str,

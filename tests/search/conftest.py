@@ -1,4 +1,5 @@
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,13 +116,15 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture(scope="session")
-def finished(tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A search that has ended; nobody may write into it."""
     return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
-    """A Ray that all searches of a module share, which saves their starts."""
-    with ray_workers(1):
-        yield
+    """A Ray that all searches in this process share, which saves their starts; its workers know whom not to harm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
+        with ray_workers(1):
+            yield

@@ -1,11 +1,14 @@
 """Ray of one's own, a cluster of two nodes, and what is missing there."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,39 +16,44 @@ from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.runs import RunFolder
 from haq.search import run
-from haq.search.cluster import ray_workers
 
 
 @pytest.fixture
-def cluster() -> Iterator[str]:
-    """Two nodes with a core each, and a GPU in name on the first; yields the head's address."""
+def cluster() -> Iterator[Any]:
+    """Two nodes with a core each, and a GPU in name."""
     from ray.cluster_utils import Cluster
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     nodes.add_node(num_cpus=1, num_gpus=1)
-    yield nodes.address
+    yield nodes
     nodes.shutdown()
 
 
-def test_a_search_runs_on_a_cluster(cluster: str, tiny: Path, tmp_path: Path) -> None:
+def test_a_search_on_a_cluster_outlives_a_node(cluster: Any, tiny: Path, tmp_path: Path) -> None:
     options = {
         "--model": f"{tiny}:model", "--data": f"{tiny}:data", "--constraint": "latency=50%", "--bits": "2,4,8",
-        "--trials": "6", "--qat-steps": "3", "--finetune-steps": "2", "--workers": "2", "--gpus-per-trial": "0.5",
-        "--address": cluster, "--out": str(tmp_path / "run"),
+        "--trials": "30", "--qat-steps": "3", "--finetune-steps": "2", "--workers": "2", "--gpus-per-trial": "0.5",
+        "--address": cluster.address, "--out": str(tmp_path / "run"),
     }  # fmt: skip
-    command = [
-        sys.executable,
-        "-m",
-        "haq",
-        "search",
-        "--free-ends",
-        *(part for option in options.items() for part in option),
-    ]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    arguments = [part for option in options.items() for part in option]
+    file = tmp_path / "run" / "trials.jsonl"
+    with (tmp_path / "said").open("w") as said:
+        search = subprocess.Popen([sys.executable, "-m", "haq", "search", "--free-ends", *arguments], stderr=said)
+    deadline = time.monotonic() + 120
+    while not (file.is_file() and file.read_bytes().count(b"\n") >= 4):
+        assert search.poll() is None, (tmp_path / "said").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    *finished, _ = file.read_text().split("\n")
+    (other,) = cluster.worker_nodes
+    cluster.remove_node(other, allow_graceful=False)
+    assert search.wait(timeout=300) == 0, (tmp_path / "said").read_text()
     folder = RunFolder.open(tmp_path / "run")
     assert folder.finished
-    assert [trial.error for trial in folder.read_trials()] == [None] * 6
+    assert file.read_text().split("\n")[: len(finished)] == finished, "none is lost"
+    trials = folder.read_trials()
+    assert sorted(trial.number for trial in trials) == list(range(1, 31)), "and none is run twice"
+    assert [trial.error for trial in trials] == [None] * 30, "what ran there is run elsewhere"
 
 
 def config_for(tiny: Path, **changed: object) -> SearchConfig:
@@ -75,10 +83,14 @@ def listening(pids: set[int]) -> set[str]:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the kernel's tables of sockets")
 def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_has_no_dashboard() -> None:
     """Who reaches Ray's ports can run code."""
-    with ray_workers(1):
-        own = {os.getpid(), *descendants(os.getpid())}
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in own]
-        addresses = listening(own)
+    program = "from haq.search.cluster import ray_workers\nwith ray_workers(1):\n    print('up', flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    own = {process.pid, *descendants(process.pid)}
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in own]
+    addresses = listening(own)
+    process.communicate(b"\n")
     assert any(b"raylet" in command for command in commands), "Ray's processes are among them"
     # Ray counts its usage, which `RAY_USAGE_STATS_ENABLED` turns off, in a process of this name that has no pages
     dashboards = [command for command in commands if b"dashboard/dashboard.py" in command]
@@ -92,13 +104,21 @@ def descendants(pid: int) -> set[int]:
     return children.union(*map(descendants, children))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999"])
-def test_a_cluster_that_does_not_answer_is_one_line_and_leaves_nothing(
-    address: str, tiny: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match=f"--address {address}: no Ray cluster answers"):
-        run(config_for(tiny, address=address), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_cluster_that_does_not_answer_is_one_line() -> None:
+    program = """
+from haq.errors import ConfigError
+from haq.search.cluster import ray_workers
+for address in ("127.0.0.1:1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999"):
+    try:
+        with ray_workers(1, address):
+            print("connected")
+    except ConfigError as error:
+        print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = found.stdout.splitlines()
+    assert len(lines) == 4
+    assert all(re.match("--address [^ ]+: no Ray cluster answers", line) for line in lines), lines
 
 
 def test_a_gpu_that_is_not_there_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from click.testing import CliRunner
 from haq.cli.main import cli
 from haq.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 def compare(tiny: Path, out: Path, *options: str) -> str:
     given = ["--model", f"{tiny}:model", "--data", f"{tiny}:data", "--bits", "2,4,8", "--free-ends", "--workers", "1"]

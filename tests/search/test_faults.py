@@ -1,13 +1,11 @@
 """Trials that raise, diverge, hang or die: the search goes on without them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from haq.policy import LayerBits
 from haq.report import summarize
 from haq.runs import RunFolder, Trial
 from haq.search import resume, run
-from haq.search.cluster import ray_workers
 
 from .conftest import TINY, Recorder, config_for
 
@@ -55,17 +52,11 @@ REASONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def workers() -> Iterator[None]:
-    """A Ray that all searches share, whose workers know whom not to harm."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
-        with ray_workers(1):
-            yield
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 @pytest.fixture
-def faulty(workers: None, tmp_path: Path) -> Path:
+def faulty(tmp_path: Path) -> Path:
     return tmp_path / "faulty.py"
 
 
@@ -116,7 +107,6 @@ def killed_after(trials: int, command: list[str], run: Path) -> int:
     return len(RunFolder.open(run).read_trials())
 
 
-@pytest.mark.usefixtures("workers")
 def test_a_search_whose_driver_is_killed_proposes_what_an_uninterrupted_one_does(
     finished: RunFolder, tiny: Path, tmp_path: Path
 ) -> None:
@@ -146,7 +136,6 @@ def test_a_trial_that_only_the_searchers_state_knows_is_not_lost(
     assert found.trials[4] == Trial.from_dict(json.loads(lines[-1]))
 
 
-@pytest.mark.usefixtures("workers")
 def test_a_folder_in_use_is_refused(finished: RunFolder, tmp_path: Path, tiny: Path) -> None:
     half = run(config_for(tiny, trials=2), tmp_path / "half")
     (half.path / "best.json").unlink()
@@ -168,7 +157,6 @@ class Filling(Recorder):
             self.trials.symlink_to("/dev/full")
 
 
-@pytest.mark.usefixtures("workers")
 def test_a_disk_that_is_full_ends_the_search_with_a_mend(tmp_path: Path, tiny: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")

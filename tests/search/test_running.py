@@ -25,6 +25,8 @@ from haq.search.problem import pose
 
 from .conftest import Recorder, config_for
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 class Payload:
     """Makes a folder where it is unpickled."""

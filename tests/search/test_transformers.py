@@ -26,6 +26,8 @@ pytest.importorskip("transformers")
 
 SHORT = ("--constraint", "latency=60%", "--trials", "3", "--qat-steps", "2", "--finetune-steps", "4", "--workers", "1")
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
