@@ -10,6 +10,7 @@ share of their whole time; that they start once, and that the last ones wait for
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ class Sleeper(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Starts another trial in this process."""
-        self._policy, self._scores, self._waited = BitPolicy.from_dict(new_config["policy"]), [], 0.0
+        self._policy, self._scores, self._waited = BitPolicy.from_dict(json.loads(new_config["policy"])), [], 0.0
         return True
 
     def step(self) -> dict[str, Any]:

@@ -27,8 +27,8 @@ _QUIET = {
 
 _ANSWER_S = 5.0
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-_TASKS = "haq.search.trainable", "haq.search.finals"
-"""Modules whose imports take a worker's process seconds."""
+_TASKS = "haq.search.trainable", "haq.search.finals", "torch._dynamo"
+"""Modules whose imports take a worker's process seconds; PyTorch's optimizers import the last one."""
 
 
 @contextmanager
@@ -69,7 +69,10 @@ def ray_workers(workers: int, address: str | None = None, gpus: float = 0.0) -> 
 def _start(workers: int, gpus: float) -> None:
     import ray
     import torch
+    from ray.tune.execution import class_cache
 
+    # Of use to PyTorch Lightning only; with variables of their own, Tune's actors would be no match for those workers
+    class_cache.DEFAULT_ENV_VARS.clear()
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     with _inherited(_ENVIRONMENT):  # a runtime_env would keep Ray from starting workers before there are tasks

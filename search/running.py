@@ -32,6 +32,8 @@ from haq.search.workload import choose_rank_by, make_workload
 
 __all__ = ["complete", "one_thread", "resume", "run"]
 
+_START_S = 5.0  # a process takes about so long to import what tasks need
+
 
 def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> RunFolder:
     """Searches, fine-tunes the winner, tests it, and writes a run folder.
@@ -110,7 +112,7 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
         best = best_first(trials)
         note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
         observer.progress("search", len(trials), config.trials, note)
-        if len(trials) == config.trials // 2:
+        if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
             more_processes(min(config.workers, 2 * FINALISTS))
 
     trials, interrupted = search(config, problem, workload, float_score, folder, observer, on_trial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class BitSearcher(Searcher):
         self.stopped: Callable[[], bool] = lambda: False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
-        """Returns `{"policy": ...}` for the next trial, or `FINISHED` when no more is worth trying or can be found."""
+        """Returns `{"policy": JSON}` for the next trial, or `FINISHED` when no more is worth trying or can be found."""
         hopeless = self._failures >= HOPELESS and not self._successes
         number = 1 + max(self._seen.values(), default=0)
         proposal = None if self.stopped() or hopeless else self._propose(number)
@@ -100,7 +101,8 @@ class BitSearcher(Searcher):
             return str(Searcher.FINISHED)
         self._seen[proposal.policy] = proposal.number
         self._running[trial_id] = proposal
-        return {"policy": proposal.policy.to_dict()}
+        # Text, because Tune would keep statistics of every number for as long as it runs
+        return {"policy": json.dumps(proposal.policy.to_dict())}
 
     def _propose(self, number: int) -> Proposal | None:
         for origin, policy in self._first:

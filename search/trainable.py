@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ class QuantizationTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Starts another trial in this process."""
         self._scores: list[Score] = []
-        self._policy = BitPolicy.from_dict(new_config["policy"])
+        self._policy = BitPolicy.from_dict(json.loads(new_config["policy"]))
         self._planned = 1 + (CHUNKS if self._qat_steps else 0)
         self._retried = False
         self._start()

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def play(searcher: BitSearcher, trials: int, start: int = 0) -> list[BitPolicy]:
     for number in range(start, start + trials):
         config = searcher.suggest(f"t{number}")
         assert isinstance(config, dict)
-        policies.append(BitPolicy.from_dict(config["policy"]))
+        policies.append(BitPolicy.from_dict(json.loads(config["policy"])))
         score = Score(toy_objective(policies[-1]), 0.1, 100, 0.0, "ptq")
         searcher.on_trial_complete(f"t{number}", {METRIC: score.top1, "scores": [score.to_dict()]})
     return policies
