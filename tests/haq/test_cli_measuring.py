@@ -65,7 +65,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a user's network, its measured table, and the run of a search that took it as hardware."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "tiny.py").write_text(
@@ -147,10 +147,13 @@ def test_open_untrained(tmp_path: Path) -> None:
         open_untrained("resnet200", None, data)
 
 
-def test_ctrl_c_and_the_same_command_again(
-    own: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stop", "code", "last"), [(signal.SIGINT, 130, "stopped"), (signal.SIGKILL, -signal.SIGKILL, None)]
+)
+def test_one_that_was_stopped_goes_on_with_the_same_command(
+    stop: int, code: int, last: str | None, own: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["measure", *own, *BITS, "--repeats", "2000", "-o", str(tmp_path / "cpu.parquet")]
+    arguments = ["measure", *own, *BITS, "--repeats", "6000", "-o", str(tmp_path / "cpu.parquet")]
     process = subprocess.Popen(
         [sys.executable, "-m", "haq", *arguments], start_new_session=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
@@ -163,10 +166,10 @@ def test_ctrl_c_and_the_same_command_again(
     deadline = time.monotonic() + 120
     while not pieces() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, stop)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert output.splitlines()[-1] == "stopped"
+    assert process.returncode == code, output
+    assert last is None or output.splitlines()[-1] == last
     assert not (tmp_path / "cpu.parquet").exists()
     left = 3 - len([line for line in pieces() if line.endswith("\n")])
     assert left in (1, 2)

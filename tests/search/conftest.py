@@ -1,6 +1,4 @@
 import itertools
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,6 @@ from haq.policy import BitPolicy, LayerBits
 from haq.results import Result
 from haq.scores import Score
 from haq.search import Silent, run
-from haq.search.cluster import ray_workers
 
 from ..envs.conftest import WIDTHS, make_layers, make_table
 
@@ -119,12 +116,3 @@ def recorder() -> Recorder:
 def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A search that has ended; nobody may write into it."""
     return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
-
-
-@pytest.fixture(scope="session")
-def one_ray() -> Iterator[None]:
-    """A Ray that all searches in this process share, which saves their starts; its workers know whom not to harm."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
-        with ray_workers(1):
-            yield

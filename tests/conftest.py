@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from haq.search.cluster import ray_workers
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """A Ray that all searches in this process share, which saves their starts; its workers know whom not to harm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
+        with ray_workers(1):
+            yield
