@@ -8,7 +8,7 @@ import numpy as np
 
 from haq.runs import Trial
 
-__all__ = ["best_first", "hypervolume", "pareto_front"]
+__all__ = ["best_first", "best_of", "hypervolume", "pareto_front"]
 
 
 def _comparable(trials: Sequence[Trial]) -> list[Trial]:
@@ -23,9 +23,14 @@ def _level(trial: Trial) -> tuple[int, str]:
     return trial.scores[-1].steps, trial.scores[-1].fidelity
 
 
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """Returns the first that `best_first` would, without sorting, or `None` where nothing was scored."""
+    return min(_comparable(trials), key=_rank, default=None)
+
+
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
     """Sorts the trials that trained longest by objective, the cheaper of two equal ones first."""
-    return sorted(_comparable(trials), key=lambda trial: (-trial.objective, *_costs(trial)))
+    return sorted(_comparable(trials), key=_rank)
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
@@ -61,6 +66,10 @@ def hypervolume(trials: Sequence[Trial], reference: Mapping[str, float]) -> floa
         for trial in _comparable(trials)
     ]
     return float(dominated(np.array(points), ref=np.ones(1 + len(reference)))) if points else 0.0
+
+
+def _rank(trial: Trial) -> tuple[float, ...]:
+    return -trial.objective, *_costs(trial)
 
 
 def _costs(trial: Trial) -> tuple[float, ...]:

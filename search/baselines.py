@@ -40,6 +40,9 @@ class Stateless:
     def learn(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`."""
         write_text(path, json.dumps(extra))

@@ -80,16 +80,18 @@ class Evolution:
         """See `Agent`."""
         self._scored[policy] = -math.log(max(objective, _SMALLEST))
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        self.learn(policy, objective)
+
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`."""
-        scored = [[policy.to_dict(), loss] for policy, loss in self._scored.items()]
-        write_text(path, json.dumps({"scored": scored, "extra": extra}))
+        write_text(path, json.dumps({"extra": extra}))
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`; generations follow from the seed and the scores, so they are gone through again when asked."""
         content = read_json(path)
         with reading(path):
-            self._scored = {BitPolicy.from_dict(policy): loss for policy, loss in content["scored"]}
             extra: dict[str, Any] = content["extra"]
         return extra
 

@@ -48,6 +48,10 @@ class Guide:
         indices = self.projection.indices(policy)
         self._scored[indices.tobytes()] = indices, max(-math.log(max(objective, _SMALLEST)), _SMALLEST)
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        self.learn(policy, objective)
+
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
         """See `Agent`."""
         if not self._scored:
@@ -71,14 +75,9 @@ class Guide:
         return extra
 
     def _state(self) -> dict[str, Any]:
-        return {
-            "scored": [[indices.tolist(), loss] for indices, loss in self._scored.values()],
-            "random": self._rng.bit_generator.state,
-        }
+        return {"random": self._rng.bit_generator.state}
 
     def _restore(self, content: dict[str, Any]) -> None:
-        arrays = [(np.array(indices, np.intp), loss) for indices, loss in content["scored"]]
-        self._scored = {indices.tobytes(): (indices, loss) for indices, loss in arrays}
         self._rng.bit_generator.state = content["random"]
 
     def _candidates(self) -> Iterator[tuple[str, Indices]]:

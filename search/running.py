@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from haq import __version__
-from haq.archive import best_first, pareto_front
+from haq.archive import best_first, best_of, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
@@ -109,8 +109,8 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
     _introduce(problem, baselines, observer)
 
     def on_trial(trials: list[Trial]) -> None:
-        best = best_first(trials)
-        note = f"best {best[0].score.top1:.1%}" if best and best[0].score else ""
+        best = best_of(trials)
+        note = f"best {best.score.top1:.1%}" if best and best.score else ""
         observer.progress("search", len(trials), config.trials, note)
         if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
             more_processes(min(config.workers, 2 * FINALISTS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ray.tune.search import Searcher
 
 from haq.policy import BitPolicy
+from haq.runs import Trial
 from haq.scores import RankBy, Score
 from haq.search.states import reading
 
@@ -38,8 +39,12 @@ class Agent(Protocol):
         """
         ...
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """Takes in what a state that was loaded had learnt already; outcomes are so many that states leave them out."""
+        ...
+
     def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """Writes the whole state and the caller's `extra`, as tensors and JSON."""
+        """Writes the state, but for outcomes that `recall` is told of, and the caller's `extra`: tensors and JSON."""
         ...
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -127,31 +132,48 @@ class BitSearcher(Searcher):
     def learn(self, number: int, policy: BitPolicy, scores: Sequence[Score]) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
         self._seen[policy] = number
-        self._agent.learn(policy, scores[0].objective(self.rank_by) if scores else 0.0)
+        self._agent.learn(policy, self._objective(scores))
 
-    def save(self, checkpoint_path: str, last: Mapping[str, Any] | None = None) -> None:
-        """Writes the agent's whole state and the policies scored; running trials will be proposed again.
+    def save(self, checkpoint_path: str, last: Trial | None = None) -> None:
+        """Writes the agent's state and which trials it knows; running ones will be proposed again.
 
         Args:
             checkpoint_path: File to write.
-            last: Whatever `restore` is to return, such as the outcome that this state is the first to know of.
+            last: The trial that this state is the first to know of.
         """
-        running = {proposal.policy for proposal in self._running.values()}
-        scored = [[number, policy.to_dict()] for policy, number in self._seen.items() if policy not in running]
-        self._agent.save(Path(checkpoint_path), {"scored": scored, "last": last})
+        running = {proposal.number for proposal in self._running.values()}
+        known = [number for number in self._seen.values() if number not in running]
+        self._agent.save(Path(checkpoint_path), {"known": known, "last": last.to_dict() if last else None})
 
-    def restore(self, checkpoint_path: str) -> Mapping[str, Any] | None:
-        """Restores what `save` wrote, and returns its `last`."""
+    def restore(self, checkpoint_path: str, trials: Sequence[Trial] = ()) -> list[Trial]:
+        """Restores what `save` wrote, and learns from trials that it does not know.
+
+        Args:
+            checkpoint_path: File to read.
+            trials: That ended, in this order.
+
+        Returns:
+            The last trial of the state, if it is not among these.
+
+        Raises:
+            ConfigError: The file is damaged.
+        """
         with reading(Path(checkpoint_path)):
             extra = self._agent.load(Path(checkpoint_path))
-            self._seen = {BitPolicy.from_dict(policy): number for number, policy in extra["scored"]}
-            last: Mapping[str, Any] | None = extra["last"]
-        return last
+            known, last = set(extra["known"]), extra["last"]
+            lost = [Trial.from_dict(last)] if last and last["number"] not in {trial.number for trial in trials} else []
+        for trial in [*trials, *lost]:
+            if trial.number in known:
+                self._seen[trial.policy] = trial.number
+                self._agent.recall(trial.policy, self._objective(trial.scores))
+            else:
+                self.learn(trial.number, trial.policy, trial.scores)
+        return lost
+
+    def _objective(self, scores: Sequence[Score]) -> float:
+        """Of the first score alone; see `Agent.learn`."""
+        return scores[0].objective(self.rank_by) if scores else 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore of its own; `save` keeps ours, in a file that cannot run code."""
         return {}
-
-    def __contains__(self, policy: object) -> bool:
-        """Whether the policy was proposed before."""
-        return policy in self._seen

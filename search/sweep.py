@@ -51,6 +51,11 @@ class Sweep:
         for agent in self._agents:
             agent.learn(policy, objective)
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        for agent in self._agents:
+            agent.recall(policy, objective)
+
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`; each agent has a file of its own beside this one."""
         for number, agent in enumerate(self._agents):

@@ -89,7 +89,7 @@ def search(
             error=result["error"],
         )
         try:
-            searcher.save(str(folder.searcher), trial.to_dict())  # before the trial, whose proposal moved the agent on
+            searcher.save(str(folder.searcher), trial)  # before the trial, whose proposal moved the agent on
             folder.append_trial(trial)
         except OSError as error:
             unwritten.append(error)
@@ -119,15 +119,13 @@ def search(
 
 
 def _restore(searcher: BitSearcher, folder: RunFolder, trials: list[Trial]) -> None:
-    """Takes in what an interrupted search did: its searcher's state, and trials that this state does not know."""
+    """Takes in what an interrupted search did: its searcher's state, and all trials."""
     if folder.searcher.is_file():
-        last = searcher.restore(str(folder.searcher))
-        if last is not None and last["number"] not in {trial.number for trial in trials}:
-            trial = Trial.from_dict(dict(last))  # it died between the two files
-            folder.append_trial(trial)
+        for trial in searcher.restore(str(folder.searcher), trials):
+            folder.append_trial(trial)  # it died between the two files
             trials.append(trial)
-    for trial in trials:
-        if trial.policy not in searcher:
+    else:
+        for trial in trials:
             searcher.learn(trial.number, trial.policy, trial.scores)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy
 from haq.search.agent import DDPGAgent
-from haq.search.states import reading
 
 __all__ = ["Walker"]
 
@@ -56,15 +55,14 @@ class Walker:
         self._archive[policy] = objective
         self.ddpg.observe(self._env.transitions(policy), self._env.reward(objective))
 
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`; the replay buffer has the episode."""
+        self._archive[policy] = objective
+
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`."""
-        archive = [[policy.to_dict(), objective] for policy, objective in self._archive.items()]
-        self.ddpg.save(path, {"archive": archive, "extra": extra})
+        self.ddpg.save(path, extra)
 
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
-        content = self.ddpg.load(path)
-        with reading(path):
-            self._archive = {BitPolicy.from_dict(policy): objective for policy, objective in content["archive"]}
-            extra: dict[str, Any] = content["extra"]
-        return extra
+        return self.ddpg.load(path)

@@ -115,6 +115,8 @@ def test_a_restored_agent_goes_on_as_if_nothing_had_happened(name: str, tmp_path
     one.save(tmp_path / "agent", {"kept": [1]})
     other, _ = make_agent(name, toy.task)
     assert other.load(tmp_path / "agent") == {"kept": [1]}
+    for policy, objective in seen.items():
+        other.recall(policy, objective)
     assert go_on(other, dict(seen), 4) == go_on(one, dict(seen), 4)
 
 

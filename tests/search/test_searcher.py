@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy, LayerBits
+from haq.runs import Trial
 from haq.scores import Score
 from haq.search.agent import DDPGAgent
 from haq.search.searcher import HOPELESS, METRIC, BitSearcher
@@ -21,14 +22,19 @@ def make(env: BitAllocationEnv, seed: int = 0, warmup: int = 5) -> BitSearcher:
     return BitSearcher(Walker(env, DDPGAgent(env, warmup, seed)), first)
 
 
+def trial(number: int, policy: BitPolicy) -> Trial:
+    score = Score(toy_objective(policy), 0.1, 100, 0.0, "ptq")
+    return Trial(number, policy, "agent", {}, (score,), score.top1, 0.0)
+
+
 def play(searcher: BitSearcher, trials: int, start: int = 0) -> list[BitPolicy]:
     policies = []
     for number in range(start, start + trials):
         config = searcher.suggest(f"t{number}")
         assert isinstance(config, dict)
         policies.append(BitPolicy.from_dict(json.loads(config["policy"])))
-        score = Score(toy_objective(policies[-1]), 0.1, 100, 0.0, "ptq")
-        searcher.on_trial_complete(f"t{number}", {METRIC: score.top1, "scores": [score.to_dict()]})
+        ended = trial(number, policies[-1]).to_dict()
+        searcher.on_trial_complete(f"t{number}", {METRIC: ended["objective"], "scores": ended["scores"]})
     return policies
 
 
@@ -56,7 +62,7 @@ def test_saved_and_restored_it_goes_on_as_if_nothing_happened(env: BitAllocation
     np.random.seed(99)
     torch.manual_seed(99)
     restored = make(env)
-    restored.restore(str(tmp_path / "state.pt"))
+    restored.restore(str(tmp_path / "state.pt"), [trial(number, policy) for number, policy in enumerate(before, 1)])
     assert before + play(restored, 8, start=12) == uninterrupted
 
 
@@ -134,6 +140,8 @@ def test_what_stops_it_is_asked_before_every_proposal(env: BitAllocationEnv) -> 
 
 def test_the_last_outcome_comes_back_with_the_state(env: BitAllocationEnv, tmp_path: Path) -> None:
     searcher = make(env)
-    play(searcher, 1)
-    searcher.save(str(tmp_path / "state.pt"), {"number": 1})
-    assert make(env).restore(str(tmp_path / "state.pt")) == {"number": 1}
+    (policy,) = play(searcher, 1)
+    last = trial(1, policy)
+    searcher.save(str(tmp_path / "state.pt"), last)
+    assert make(env).restore(str(tmp_path / "state.pt"), []) == [last], "where its line was lost"
+    assert make(env).restore(str(tmp_path / "state.pt"), [last]) == []

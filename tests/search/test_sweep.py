@@ -51,6 +51,8 @@ def test_agents_of_all_budgets_learn_from_every_evaluation(tmp_path: Path) -> No
     sweep.save(tmp_path / "sweep.json", {"kept": 1})
     other, _ = make_sweep("predictor", toy.task, ["size"])
     assert other.load(tmp_path / "sweep.json") == {"kept": 1}
+    for policy, objective in seen.items():
+        other.recall(policy, objective)
     assert [other.propose(seen) for _ in range(3)] == [sweep.propose(seen) for _ in range(3)]
 
 
