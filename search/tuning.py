@@ -26,6 +26,7 @@ __all__ = ["run_trials", "search", "sensitivity_of"]
 
 _MEASURE = "kl"
 _IMAGES = 512
+_AT_ONCE = 500  # Tune keeps some 50 kB of every trial until its run ends, and looks through all of them at every step
 _LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial twice
 
 
@@ -107,8 +108,10 @@ def search(
         )
         with stopping(observer.say) as asked:
             searcher.stopped = lambda: asked() or bool(unwritten)
-            missing = config.trials - len(trials)
-            run_trials(trainable, searcher, missing, folder, config.workers, config.gpus_per_trial, trials)
+            ended = -1
+            while ended < len(trials) < config.trials and not searcher.stopped():
+                ended, count = len(trials), min(config.trials - len(trials), _AT_ONCE)
+                run_trials(trainable, searcher, count, folder, config.workers, config.gpus_per_trial, trials)
             interrupted = asked()
     if unwritten:
         raise ConfigError(
