@@ -57,6 +57,8 @@ class Guide:
         if not self._scored:
             return None
         for origin, indices in self._candidates():
+            if self.projection.policy(indices) in seen:
+                continue  # it was scored, so it is settled; late in a search most candidates are such
             policy = self.projection.settled(indices)
             if policy not in seen:
                 return origin, policy

@@ -108,8 +108,11 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
     folder.write_baselines(baselines)
     _introduce(problem, baselines, observer)
 
+    best: Trial | None = None
+
     def on_trial(trials: list[Trial]) -> None:
-        best = best_of(trials)
+        nonlocal best
+        best = best_of(trials if best is None else [best, trials[-1]])
         note = f"best {best.score.top1:.1%}" if best and best.score else ""
         observer.progress("search", len(trials), config.trials, note)
         if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
