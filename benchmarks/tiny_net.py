@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 class Tiny(nn.Module):
-    """Six layers that tell which quarter of a picture is bright."""
+    """Layers that tell which quarter of a picture is bright: few would have fewer policies than a soak has trials."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.convs = nn.ModuleList(nn.Conv2d(1 if index == 0 else 4, 4, 3, padding=1) for index in range(5))
+        self.convs = nn.ModuleList(nn.Conv2d(1 if index == 0 else 4, 4, 3, padding=1) for index in range(15))
         self.linear = nn.Linear(4 * 16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:
-            x = torch.relu(conv(x))
+            x = torch.relu(conv(x)) + x if conv.in_channels == conv.out_channels else torch.relu(conv(x))
         logits: Tensor = self.linear(x.flatten(1))
         return logits
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from haq import __version__
 from haq.archive import best_first, best_of, pareto_front
@@ -177,10 +178,11 @@ def _git_commit() -> str | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The workers need the cores, and the agent's small networks are faster on one thread."""
+    """The workers need the cores, and the agent's small networks and regressions are faster on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):  # of BLAS
+            yield
     finally:
         torch.set_num_threads(threads)
