@@ -6,15 +6,24 @@ BIN := $(VENV)/bin
 export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONDONTWRITEBYTECODE
 READY := $(VENV)/.ready
+# A file's tests share what they set up, so files are what is dealt out; many threads in each process would only collide
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint types docs audit fuzz bench clean
+.PHONY: demo test test-minimum lint types docs audit fuzz bench clean
 
 demo: $(READY)  ## search on the built-in network; the report ends the output
 	$(BIN)/haq search --constraint latency=10ms
 
-# A file's tests share what they set up, so files are what is dealt out; many threads in each process would only collide.
 test: lint types  ## everything that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+MINIMUM := .venv-minimum
+
+test-minimum:  ## the tests at the lowest versions that pyproject.toml allows; PyTorch's comes with gigabytes of CUDA
+	$(PYTHON) -m venv $(MINIMUM)
+	$(MINIMUM)/bin/pip install --quiet uv
+	$(MINIMUM)/bin/uv pip install --quiet --python $(MINIMUM)/bin/python --resolution lowest-direct --editable '.[test]'
+	$(subst $(BIN),$(MINIMUM)/bin,$(PYTEST))
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -57,4 +66,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(MINIMUM) build

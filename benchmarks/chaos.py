@@ -26,7 +26,7 @@ TINY = Path(__file__).with_name("tiny_net.py")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=150)
+    parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -44,6 +44,8 @@ def main() -> None:
                 before = len(lines(run))
                 wait_for(lambda: len(lines(run)) > before or process.poll() is not None)  # noqa: B023
                 time.sleep(rng.uniform(0, 1.5))
+                if process.poll() is not None:
+                    raise SystemExit(f"the search ended after {sum(kills.values())} kills; give more --trials")
                 kills[kill(process, rng)] += 1
             else:
                 process.wait()

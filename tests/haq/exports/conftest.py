@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -19,6 +20,9 @@ from haq.quant import calibrate, get_scheme, prepare, save_quantized
 from haq.quant.evaluation import evaluate
 from haq.quant.pipeline import Recipe, apply_policy
 from haq.runs import Best, RunFolder
+
+# Extras that this installation lacks; `haq[dev]` has all
+collect_ignore = [f"test_{extra}.py" for extra in ("onnx", "qonnx", "torchao") if find_spec(extra) is None]
 
 MODEL = """
 import torch
