@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+from processes import trial_workers
 
 from haq.runs import RunFolder
 
@@ -90,11 +91,7 @@ def lines(run: Path) -> dict[int, str]:
 
 def kill(process: subprocess.Popen[bytes], rng: random.Random) -> str:
     """Sends SIGKILL to the driver, or to a worker that runs a trial; returns which."""
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if process.poll() is None and "Trial" in " ".join(child.cmdline())
-    ]
+    workers = trial_workers(psutil.Process(process.pid))
     if workers and rng.random() < 0.5:
         rng.choice(workers).send_signal(signal.SIGKILL)
         time.sleep(rng.uniform(0, 2))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from processes import trial_workers
 
 from haq.config import SearchConfig
 from haq.search import Silent, run
@@ -30,7 +31,7 @@ class Gauge(Silent):
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         if task != "search" or done % self.every:
             return
-        workers = [child for child in self._me.children(recursive=True) if "Trial" in " ".join(child.cmdline())]
+        workers = trial_workers(self._me)
         resident = sum(worker.memory_info().rss for worker in workers) / max(len(workers), 1)
         children = len(self._me.children(recursive=True))
         row = (done, time.monotonic(), self._me.memory_info().rss, resident, children, self._me.num_fds())
