@@ -22,7 +22,7 @@ MINIMUM := .venv-minimum
 test-minimum:  ## the tests at the lowest versions that pyproject.toml allows; PyTorch's comes with gigabytes of CUDA
 	$(PYTHON) -m venv $(MINIMUM)
 	$(MINIMUM)/bin/pip install --quiet uv
-	$(MINIMUM)/bin/uv pip install --quiet --python $(MINIMUM)/bin/python --resolution lowest-direct --editable '.[test]'
+	$(MINIMUM)/bin/uv pip install --quiet --python $(MINIMUM)/bin/python --resolution lowest-direct --editable '.[hf,test]'
 	$(subst $(BIN),$(MINIMUM)/bin,$(PYTEST))
 
 lint: $(READY)
