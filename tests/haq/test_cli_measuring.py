@@ -146,15 +146,16 @@ def test_open_untrained(tmp_path: Path) -> None:
 
 
 STOPPING = """
-import os, sys
+import os, signal, sys
 from haq.cli import main
 from haq.hwmodels.measuring.journal import Journal
 
-signal, keep = int(sys.argv.pop(1)), Journal.__setitem__
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
+stop, keep = int(sys.argv.pop(1)), Journal.__setitem__
 
 def keep_and_stop(journal, key, value):
     keep(journal, key, value)
-    os.kill(os.getpid(), signal)
+    os.kill(os.getpid(), stop)
 
 Journal.__setitem__ = keep_and_stop
 main()
