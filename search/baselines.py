@@ -35,7 +35,7 @@ def uniform_policies(budget: Budget) -> list[BitPolicy]:
 
 
 class Stateless:
-    """Part of an agent that learns nothing and whose proposals follow from what was seen."""
+    """Part of an agent whose proposals follow from its seed and from outcomes: it has no state to write but `extra`."""
 
     def learn(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from haq.errors import ConfigError
@@ -69,10 +69,12 @@ def ray_workers(workers: int, address: str | None = None, gpus: float = 0.0) -> 
 def _start(workers: int, gpus: float) -> None:
     import ray
     import torch
-    from ray.tune.execution import class_cache
 
-    # Of use to PyTorch Lightning only; with variables of their own, Tune's actors would be no match for those workers
-    class_cache.DEFAULT_ENV_VARS.clear()
+    with suppress(ImportError, AttributeError):  # of another Ray: its actors start later, that is all
+        from ray.tune.execution import class_cache
+
+        # Of use to PyTorch Lightning only; with variables of their own, Tune's actors would be no match for those workers
+        class_cache.DEFAULT_ENV_VARS.clear()
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
     with _inherited(_ENVIRONMENT):  # a runtime_env would keep Ray from starting workers before there are tasks

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,9 @@ from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.problems.static import StaticProblem
 from pymoo.termination.max_gen import MaximumGenerationTermination
 
-from haq.files import write_text
 from haq.policy import BitPolicy
-from haq.search.baselines import Random
+from haq.search.baselines import Random, Stateless
 from haq.search.lattice import Lattice
-from haq.search.states import read_json, reading
 
 __all__ = ["Evolution"]
 
@@ -34,12 +30,13 @@ _MOVES = 2
 _SMALLEST = 1e-6
 
 
-class Evolution:
+class Evolution(Stateless):
     """A genetic algorithm with elitism: binary tournaments, uniform crossover, and one or two widths moved by a step.
 
     One variable for each free layer, its pair of widths. What crossover and mutation give is fitted to the budget by
     random steps. A generation's policies are handed out one by one; while the last of them are still being scored,
-    random policies fill the gap.
+    random policies fill the gap. Generations follow from the seed and the scores, so a restored agent goes through
+    them again.
 
     Args:
         lattice: Of the budget.
@@ -83,17 +80,6 @@ class Evolution:
     def recall(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""
         self.learn(policy, objective)
-
-    def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """See `Agent`."""
-        write_text(path, json.dumps({"extra": extra}))
-
-    def load(self, path: Path) -> dict[str, Any]:
-        """See `Agent`; generations follow from the seed and the scores, so they are gone through again when asked."""
-        content = read_json(path)
-        with reading(path):
-            extra: dict[str, Any] = content["extra"]
-        return extra
 
     def _policies(self) -> list[BitPolicy]:
         assert self._generation is not None

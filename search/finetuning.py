@@ -32,9 +32,9 @@ from haq.search.conclusion import reported
 from haq.search.interrupts import stopping
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
-from haq.search.running import one_thread
 from haq.search.workload import calibrated, choose_rank_by, worker_device
 from haq.tensors import read_tensors
+from haq.threads import one_thread
 
 __all__ = ["Training", "finetune", "resume_finetune"]
 

@@ -15,7 +15,8 @@ from haq.runs import RunFolder, Trial
 from haq.search.cluster import ray_workers
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
-from haq.search.running import complete, one_thread
+from haq.search.running import complete
+from haq.threads import one_thread
 
 __all__ = ["pick", "picked"]
 

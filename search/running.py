@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
-from threadpoolctl import threadpool_limits
 
 from haq import __version__
 from haq.archive import best_first, best_of, pareto_front
@@ -30,8 +25,9 @@ from haq.search.references import references, uniform_rivals
 from haq.search.states import check_state
 from haq.search.tuning import search
 from haq.search.workload import choose_rank_by, make_workload
+from haq.threads import one_thread
 
-__all__ = ["complete", "one_thread", "resume", "run"]
+__all__ = ["complete", "resume", "run"]
 
 _START_S = 5.0  # a process takes about so long to import what tasks need
 
@@ -174,15 +170,3 @@ def _git_commit() -> str | None:
         ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     return result.stdout.strip() or None
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The workers need the cores, and the agent's small networks and regressions are faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):  # of BLAS
-            yield
-    finally:
-        torch.set_num_threads(threads)

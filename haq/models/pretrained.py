@@ -16,6 +16,7 @@ from haq.errors import DataError, ModelError
 from haq.files import cache_folder, replacing
 from haq.layers import run_sample
 from haq.models.registry import get_model, list_models, load_model, load_weights
+from haq.threads import one_thread
 
 __all__ = ["open_model", "open_untrained", "pretrained_digits", "train_digits"]
 
@@ -143,11 +144,6 @@ def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 @contextmanager
 def _one_thread_and_own_randomness(seed: int) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_thread():
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+        yield

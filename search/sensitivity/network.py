@@ -15,7 +15,7 @@ from haq.quant.schemes import Scheme
 from haq.search.observer import Observer
 from haq.search.sensitivity.measure import fingerprint, measure_sensitivity
 from haq.search.sensitivity.result import Sensitivity, cached
-from haq.search.sensitivity.threads import one_thread
+from haq.threads import one_thread
 
 __all__ = ["network_sensitivity"]
 

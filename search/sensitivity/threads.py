@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import torch
+from haq.threads import one_thread
 
-__all__ = ["Percent", "Progress", "one_thread", "spread"]
+__all__ = ["Percent", "Progress", "spread"]
 
 Progress = Callable[[int, int], None]
 """Is told percent done, and 100."""
@@ -66,14 +65,3 @@ def spread(work: Callable[[int], None], count: int, threads: int, percent: Perce
             percent.stopped = True
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limits PyTorch to one thread, here and in threads that start inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

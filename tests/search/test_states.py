@@ -12,6 +12,7 @@ import torch
 
 from haq.errors import ConfigError
 from haq.search.agents import AGENTS, make_agent
+from haq.search.searcher import BitSearcher
 
 from .toy import Toy
 
@@ -37,18 +38,18 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["predictor", "haq", "evolution", "ddpg"])
+@pytest.mark.parametrize("name", AGENTS)
 def test_a_state_that_is_none_is_refused_and_runs_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    agent, _ = make_agent(name, Toy(0).task)
+    searcher = BitSearcher(*make_agent(name, Toy(0).task))
     for number, spoil in enumerate(SPOILERS.values()):
         path = Path(f"searcher-{number}.pt")
-        agent.save(path, {})
+        searcher.save(str(path))
         spoil(path)
         with pytest.raises(ConfigError, match=rf"cannot read 'searcher-{number}\.pt' as the state .*; remove it, and"):
-            agent.load(path)
+            searcher.restore(str(path))
         assert not Path("marker").exists()
 
 
