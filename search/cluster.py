@@ -73,7 +73,7 @@ def _start(workers: int, gpus: float) -> None:
     with suppress(ImportError, AttributeError):  # of another Ray: its actors start later, that is all
         from ray.tune.execution import class_cache
 
-        # Of use to PyTorch Lightning only; with variables of their own, Tune's actors would be no match for those workers
+        # For PyTorch Lightning alone; with variables of their own, Tune's actors would be no match for those workers
         class_cache.DEFAULT_ENV_VARS.clear()
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
