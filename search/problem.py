@@ -16,9 +16,10 @@ from haq.hwmodels import CostTable, get_hardware
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.pricing import Prices, default_batch, is_table, price
-from haq.layers import LayerSpec, trace
+from haq.layers import LayerSpec, ends
 from haq.models import open_model
 from haq.policy import LayerBits
+from haq.quant.reach import reached
 from haq.quant.schemes import Scheme, get_scheme
 from haq.search.observer import Observer
 
@@ -31,7 +32,7 @@ class Problem:
 
     Attributes:
         config: What was asked for, with absolute paths and a batch.
-        model: The float network, in evaluation mode.
+        model: The float network, in evaluation mode, proven to be reached by quantizers.
         data: Training, validation and test images.
         sample: One training image, `(1, C, H, W)`.
         layers: In the order of their first call.
@@ -50,9 +51,7 @@ class Problem:
 
 def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
     """Holds the first and the last layer at 8 bits, as HAQ does; a network of one or two layers is left free."""
-    if len(layers) <= 2:
-        return {}
-    return {layer.name: LayerBits(8, 8) for layer in (layers[0], layers[-1])}
+    return dict.fromkeys(ends(layers), LayerBits(8, 8))
 
 
 def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) -> Problem:
@@ -79,7 +78,7 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
         config.model, config.weights, data, lambda done, total: observer.progress("train float", done, total)
     )
     sample = data.train.batch([0])[0]
-    layers = trace(model, sample)
+    model, layers = reached(model, sample)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     prices = (

@@ -66,10 +66,11 @@ def measure(
     with TerminalObserver() as observer:
         from haq.hwmodels.measuring import Plan
         from haq.hwmodels.measuring import measure as measured
-        from haq.layers import trace
+        from haq.quant.reach import reached
 
         network, sample = open_untrained_network(model, weights, data)
-        plan = Plan(trace(network, sample), widths, widths, batch, repeats, device=device)
+        network, layers = reached(network, sample)
+        plan = Plan(layers, widths, widths, batch, repeats, device=device)
         journal = path.with_name(path.name + ".partial")
         costs = measured(plan, network, sample, journal, lambda done, total: observer.progress("measure", done, total))
         costs.save(path)

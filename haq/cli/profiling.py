@@ -63,7 +63,7 @@ def profile(
     from haq.hwmodels.liveness import plan_or_none
     from haq.hwmodels.pricing import default_batch, excess, is_table
     from haq.hwmodels.roofline import check_png, draw, roofline, write_png
-    from haq.layers import trace
+    from haq.quant.reach import reached
 
     if is_table(device):
         raise ConfigError(f"--hardware {device}: a cost table does not say what binds a layer; see haq table {device}")
@@ -74,7 +74,7 @@ def profile(
     at_least({"--batch": (batch, 1)})
     pairs, left_out = _legal(_parsed_pairs(bits), chosen)
     network, sample = open_untrained_network(model, weights, data)
-    layers = trace(network, sample)
+    network, layers = reached(network, sample)
     priced = {pair: [chosen.cost(layer, pair, batch) for layer in layers] for pair in pairs}
     rooflines = [roofline(chosen, layers, costs, pair, batch) for pair, costs in priced.items()]
     title = f"{model} on {chosen.name}, batch {batch}"

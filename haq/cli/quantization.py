@@ -134,6 +134,7 @@ def quantize(
         from haq.policy import check_width
         from haq.quant.pipeline import Recipe, apply_policy, integer_top1, stored_bytes, uniform_policy
         from haq.quant.ptq import check_passes
+        from haq.quant.reach import reached
         from haq.quant.schemes import get_scheme
 
         chosen = get_scheme(scheme or (given.scheme if given else "linear"), **_parsed(options))
@@ -142,13 +143,14 @@ def quantize(
         )
         check_width(bits, "--bits")
         network, images = _open(model, weights, data, seed, observer)
+        network, layers = reached(network, images.train.batch([0])[0])
         if given is None:
             assert bits is not None
-            given = uniform_policy(network, bits, None if weights_only or chosen.inputs is None else bits)
+            given = uniform_policy(layers, bits, None if weights_only or chosen.inputs is None else bits)
         given = given.with_scheme(chosen.name)
         from haq.quant.evaluation import evaluate
 
-        rows = [("float", evaluate(network, images.test, "float").top1, stored_bytes(network))]
+        rows = [("float", evaluate(network, images.test, "float").top1, stored_bytes(network, layers))]
         result = apply_policy(network, given, images, recipe, lambda t, d, n: observer.progress(t, d, n))
         rows += [(stage, top1, result.size_bytes) for stage, top1 in result.top1.items()]
         if integer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import cast
 
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError
 from haq.exports.packing import coded_layers, slope_and_shift
-from haq.layers import quantizable_layers
+from haq.layers import copied, quantizable_layers, replace_module, run_sample
 from haq.quant.folding import batch_norms_after
-from haq.quant.modules import Quantized, replace_module
+from haq.quant.modules import Quantized
 from haq.quant.quantizer import Quantizer
 from haq.quant.tensor import QuantizedTensor
 
@@ -51,9 +50,9 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
         ConfigError: A batch norm cannot be folded: the codes in front of it have no scale for every channel, or
             something else reads the layer's output.
     """
-    folded = copy.deepcopy(network).eval().requires_grad_(False)
+    folded = copied(network).eval().requires_grad_(False)
     names = {layer: name for name, layer in quantizable_layers(folded)}
-    expected = _unrounded(folded)(sample)
+    expected = run_sample(_unrounded(folded), sample)
     for layer, norm in batch_norms_after(folded, sample):
         slope, shift = slope_and_shift(norm)
         if isinstance(layer, Quantized) and not isinstance(layer.weight_quantizer, nn.Identity):
@@ -62,8 +61,8 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
         else:
             layer.weight = nn.Parameter(layer.weight * slope.reshape(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias = nn.Parameter(shift if layer.bias is None else shift + slope * layer.bias)
-        replace_module(folded, norm, nn.Identity())
-    found = _unrounded(folded)(sample)
+        folded = replace_module(folded, norm, nn.Identity())
+    found = run_sample(_unrounded(folded), sample)
     if not torch.allclose(found, expected, rtol=_SAME, atol=_SAME * float(expected.abs().max())):
         raise ConfigError(
             "batch norms cannot be folded: a layer's output is read by more than its batch norm; export --format packed"
@@ -73,10 +72,10 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
 
 def _unrounded(network: nn.Module) -> nn.Module:
     """Returns a copy without quantization of inputs, where a last bit of difference may move a code."""
-    copied = copy.deepcopy(network)
-    for _, layer in coded_layers(copied):
+    unrounded = copied(network)
+    for _, layer in coded_layers(unrounded):
         layer.input_quantizer = nn.Identity()
-    return copied
+    return unrounded
 
 
 def _scaled(stored: QuantizedTensor, slope: Tensor, name: str) -> QuantizedTensor:

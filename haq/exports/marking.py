@@ -7,7 +7,6 @@ with `onnx.helper` from the quantizers' own codes.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any
@@ -22,7 +21,8 @@ from haq.errors import ConfigError, ModelError
 from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.opening import quiet, require
 from haq.exports.packing import coded_layers
-from haq.quant.modules import quantized_like, replace_module
+from haq.layers import copied, replace_module
+from haq.quant.modules import quantized_like
 from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["Nodes", "Writer"]
@@ -116,7 +116,7 @@ class Writer(ABC):
         if not hasattr(torch.onnx, "ops"):
             raise ConfigError(f"--format {self.extra} needs torch 2.8 or newer, not {torch.__version__}; upgrade torch")
         weights, inputs = {}, {}
-        marked = copy.deepcopy(network).eval().requires_grad_(False)
+        marked = copied(network).eval().requires_grad_(False)
         for name, layer in list(coded_layers(marked)):
             w_key, a_key = f"{name}.weight", f"{name}.input"
             stored, grid = weight_codes(name, layer, scheme), input_grid(name, layer, scheme)

@@ -7,7 +7,6 @@ room as its weights. `docs/exporting.md` describes the file.
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -28,11 +27,11 @@ from haq.exports.packing import (
     unpack,
 )
 from haq.files import replacing
-from haq.layers import quantizable_layers
+from haq.layers import copied, quantizable_layers, reachable, replace_module
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
 from haq.quant.granularity import group, ungroup
-from haq.quant.modules import quantized_like, replace_module
+from haq.quant.modules import quantized_like
 from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
@@ -178,7 +177,7 @@ class _Stream:
 
 
 def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream], path: Path) -> nn.Module:
-    network = fold_batch_norm(model, torch.zeros(about["sample"])) if about["folded"] else copy.deepcopy(model)
+    network = fold_batch_norm(model, torch.zeros(about["sample"])) if about["folded"] else copied(reachable(model))
     known = dict(quantizable_layers(network))
     for name, (w_bits, a_bits, shape, *more) in about["layers"].items():
         entry = more[0] if more else {}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.layers import evaluating, quantizable_layers
+from haq.layers import quantizable_layers, reachable, run_sample, watched
+from haq.layers.own_forward import OwnForward, window_of
 from haq.quant.schemes import Scheme, get_scheme
 
 __all__ = ["Calibration", "LayerQuantizers", "Samples", "calibrate", "input_samples"]
@@ -55,7 +55,9 @@ def calibrate(
     """
     chosen = get_scheme(scheme) if isinstance(scheme, str) else scheme
     widths = sorted(set(bits))
-    samples = input_samples(model, batches)
+    inputs = list(batches)
+    network = reachable(model, inputs[0][:1]) if inputs else reachable(model)
+    samples = input_samples(network, inputs)
     return {
         name: LayerQuantizers(
             weights={
@@ -63,7 +65,7 @@ def calibrate(
             },
             inputs={width: chosen.input_quantizer(samples[name].values, width) for width in widths},
         )
-        for name, layer in quantizable_layers(model)
+        for name, layer in quantizable_layers(network)
         if name in samples
     }
 
@@ -94,8 +96,8 @@ def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samp
     per_batch = -(-_READS_PER_LAYER // max(len(inputs), 1))
     rng = torch.Generator().manual_seed(0)
 
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach().float()
+    def keep(module: nn.Module, x: Tensor) -> None:
+        x = x.detach().float()
         values = x.flatten(1)
         # An odd stride visits all channels and positions, whose counts are mostly powers of two
         stride = max(1, values.shape[1] // per_sample) | 1
@@ -105,14 +107,9 @@ def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samp
         kept.setdefault(module, []).append((torch.cat([values[:, ::stride], low, high], 1), columns[:, :, chosen]))
 
     names: dict[nn.Module, str] = {module: name for name, module in quantizable_layers(model)}
-    handles = [module.register_forward_pre_hook(keep) for module in names]
-    try:
-        with evaluating(model):
-            for batch in inputs:
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(names, before=keep):
+        for batch in inputs:
+            run_sample(model, batch)
     return {
         names[module]: Samples(torch.cat([values for values, _ in parts]), torch.cat([reads for _, reads in parts], 2))
         for module, parts in kept.items()
@@ -123,7 +120,7 @@ def _columns(layer: nn.Module, x: Tensor) -> Tensor:
     """Returns the layer's inputs as the matrix product sees them, `(groups, n, columns)`."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    patches = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)  # (N, C·kernel, positions)
+    stride, padding, dilation = window_of(layer)
+    mode = "constant" if layer.padding_mode == "zeros" or isinstance(layer, OwnForward) else layer.padding_mode
+    patches = F.unfold(F.pad(x, padding, mode=mode), layer.kernel_size, dilation, 0, stride)  # (N, C·kernel, positions)
     return patches.transpose(0, 1).reshape(layer.groups, patches.shape[1] // layer.groups, -1)

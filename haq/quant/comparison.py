@@ -11,6 +11,7 @@ from haq.data import ImageData
 from haq.quant.evaluation import teacher_of
 from haq.quant.pipeline import Recipe, apply_policy, uniform_policy
 from haq.quant.qat import BATCH_SIZE
+from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
 
 __all__ = ["Compared", "compare_schemes"]
@@ -63,11 +64,12 @@ def compare_schemes(
         for scheme in schemes
         for w_bits in ([width for width in widths if width in scheme.widths] or scheme.widths[:1])
     ]
+    model, layers = reached(model, data.train.batch([0])[0])
     teacher = teacher_of(model, data.train) if qat_steps else None
     found = []
     for done, (scheme, w_bits, a_bits) in enumerate(cases):
         progress(done, len(cases), scheme.name)
-        policy = uniform_policy(model, w_bits, a_bits).with_scheme(scheme.name)
+        policy = uniform_policy(layers, w_bits, a_bits).with_scheme(scheme.name)
         result = apply_policy(model, policy, data, Recipe(scheme, (), qat_steps, batch, seed), teacher=teacher)
         found.append(Compared(scheme.name, w_bits, a_bits, result.top1, result.size_bytes))
     progress(len(cases), len(cases), "")

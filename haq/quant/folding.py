@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from typing import Any
 
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from haq.layers import evaluating, quantizable_layers
-from haq.quant.modules import replace_module
+from haq.layers import copied, quantizable_layers, reachable, replace_module, run_sample, watched
 
 __all__ = ["batch_norms_after", "fold_batch_norm"]
 
@@ -30,20 +28,21 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
         model: Any module.
         sample: One input, `(1, C, H, W)` for an image.
     """
-    folded = copy.deepcopy(model).eval()
+    model = reachable(model, sample)
+    folded = copied(model).eval()
     pairs = batch_norms_after(folded, sample)
     if not pairs:
         return folded
+    expected = run_sample(folded, sample)
     with torch.no_grad():
-        expected = folded(sample)
         for layer, norm in pairs:
             _fold(layer, norm)
-            replace_module(folded, norm, nn.Identity())
-        result = folded(sample)
+            folded = replace_module(folded, norm, nn.Identity())
+    result = run_sample(folded, sample)
     if torch.allclose(expected, result, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         return folded
     logger.warning("batch norms are not folded: a layer's output is read by more than its batch norm")
-    return copy.deepcopy(model).eval()
+    return copied(model).eval()
 
 
 def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
@@ -51,22 +50,16 @@ def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d 
     outputs: list[tuple[nn.Module, Tensor]] = []  # tensors stay alive here, so that identity means the same tensor
     inputs: list[tuple[_BatchNorm, Tensor]] = []
 
-    def layer_ran(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        outputs.append((module, output))
+    def layer_ran(module: nn.Module, x: Tensor, y: Tensor) -> None:
+        outputs.append((module, y))
 
-    def norm_ran(module: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(module, _BatchNorm)
-        inputs.append((module, args[0]))
+    def norm_ran(module: _BatchNorm, x: Tensor) -> None:
+        inputs.append((module, x))
 
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    handles = [module.register_forward_hook(layer_ran) for _, module in quantizable_layers(model)]
-    handles += [norm.register_forward_pre_hook(norm_ran) for norm in norms]
-    try:
-        with evaluating(model):
-            model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = [layer for _, layer in quantizable_layers(model)]
+    with watched(layers, after=layer_ran), watched(norms, before=norm_ran):
+        run_sample(model, sample)
 
     def once(module: nn.Module, calls: list[Any]) -> bool:
         return sum(called is module for called, _ in calls) == 1

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from haq.layers.copying import replace_module
+from haq.layers.own_forward import OwnForward, Substituted, own_class
+from haq.layers.running import put_in_place
+from haq.layers.variants import Variant, variant
 
 __all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like", "replace_module"]
 
@@ -17,9 +23,9 @@ class QuantConv2d(nn.Conv2d):
     input_quantizer: nn.Module
     gradient_quantizer: nn.Module
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Convolves the quantized input with the quantized weights, `(N, C, H, W)` → `(N, M, H', W')`."""
-        y: Tensor = self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        y: Tensor = self._conv_forward(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
         return cast(Tensor, self.gradient_quantizer(y))
 
 
@@ -30,20 +36,50 @@ class QuantLinear(nn.Linear):
     input_quantizer: nn.Module
     gradient_quantizer: nn.Module
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Multiplies the quantized input by the quantized weights, `(..., in)` → `(..., out)`."""
-        y = F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        y = F.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
         return cast(Tensor, self.gradient_quantizer(y))
 
 
 Quantized = QuantConv2d | QuantLinear
 
 
+class _QuantizedProduct(OwnForward):
+    """Added to a layer with a forward pass of its own: its product is quantized."""
+
+    def product(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+        """Returns the product of the quantized input with the quantized weights."""
+        layer = cast(Quantized, self)
+        y = function(layer.input_quantizer(x), layer.weight_quantizer(layer.weight), layer.bias, *rest)
+        return cast(Tensor, layer.gradient_quantizer(y))
+
+
+class _QuantizedWeight(Variant):
+    """Added to a layer whose product cannot be taken over: its own forward pass reads quantized weights and input."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward pass of the layer's class."""
+        layer = cast(Quantized, self)
+        if args:
+            args = (layer.input_quantizer(args[0]), *args[1:])
+        else:
+            name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+            kwargs[name] = layer.input_quantizer(kwargs[name])
+        with put_in_place(self, "weight", layer.weight_quantizer(layer.weight)):
+            y = own_class(self).forward(self, *args, **kwargs)
+        return layer.gradient_quantizer(y)
+
+
 def quantized_like(
     layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.Module, gradients: nn.Module | None = None
 ) -> Quantized:
     """Returns a layer with the same parameters and hooks as `layer`, and the given quantizers."""
-    kind = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
+    kind: type[nn.Module] = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
+    if isinstance(layer, OwnForward):
+        kind = variant(own_class(layer), _QuantizedProduct, kind)
+    elif isinstance(layer, Substituted | _QuantizedWeight):
+        kind = variant(own_class(layer), _QuantizedWeight, kind)
     quantized = cast(Quantized, kind.__new__(kind))
     # The layer's own attributes are taken over as they are, so that every form of convolution is covered; the two
     # registries are copied because quantizers are added to one of them.
@@ -51,14 +87,3 @@ def quantized_like(
     quantized.weight_quantizer, quantized.input_quantizer = weights, inputs
     quantized.gradient_quantizer = gradients or nn.Identity()
     return quantized
-
-
-def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts `new` wherever `old` is registered in `model`, under however many names, and returns the model."""
-    if model is old:
-        return new
-    for parent in list(model.modules()):
-        for child, module in list(parent._modules.items()):
-            if module is old:
-                setattr(parent, child, new)
-    return model

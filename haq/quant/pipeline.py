@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.data import ImageData
-from haq.layers import quantizable_layers
+from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate, teacher_of
@@ -18,6 +18,7 @@ from haq.quant.preparation import prepare
 from haq.quant.ptq import apply_passes
 from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.quant.quantizer import Quantizer
+from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
@@ -63,12 +64,18 @@ class Result:
     top1: dict[str, float] = field(default_factory=dict)
 
 
-def uniform_policy(model: nn.Module, w_bits: int, a_bits: int | None, pin_ends: bool = True) -> BitPolicy:
-    """Returns the same widths for all layers, with the first and last at 8 bits as is usual."""
-    names = [name for name, _ in quantizable_layers(model)]
-    ends = {names[0], names[-1]} if pin_ends and len(names) > 2 else set()
+def uniform_policy(layers: Sequence[LayerSpec], w_bits: int, a_bits: int | None, pin_ends: bool = True) -> BitPolicy:
+    """Returns the same widths for all layers, with the first and last at 8 bits as is usual.
+
+    Args:
+        layers: As `trace` gives them.
+        w_bits: Of weights.
+        a_bits: Of activations; `None` leaves them in floating point.
+        pin_ends: Whether the first and the last are held at 8 bits; see `haq.layers.ends`.
+    """
+    pinned = ends(layers) if pin_ends else ()
     outer = LayerBits(8, None if a_bits is None else 8)
-    return BitPolicy({name: outer if name in ends else LayerBits(w_bits, a_bits) for name in names})
+    return BitPolicy({spec.name: outer if spec.name in pinned else LayerBits(w_bits, a_bits) for spec in layers})
 
 
 def apply_policy(
@@ -91,8 +98,9 @@ def apply_policy(
 
     Raises:
         ConfigError: The policy does not fit the model, or a pass is unknown.
-        ModelError: A pass cannot handle the model.
+        ModelError: A pass cannot handle the model, or a layer cannot be reached; see `haq.quant.reach`.
     """
+    model, layers = reached(model, data.train.batch([0])[0])
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
     progress("calibrate", 0, 1)
@@ -115,7 +123,7 @@ def apply_policy(
             finetuning.run(round(recipe.qat_steps * part / _REPORTS) - finetuning.done)
             progress("fine-tune", finetuning.done, recipe.qat_steps)
         top1["fine-tuned"] = evaluate(quantized, data.test, "qat", recipe.qat_steps).top1
-    return Result(quantized, stored_bytes(quantized), top1)
+    return Result(quantized, stored_bytes(quantized, layers), top1)
 
 
 def integer_top1(model: nn.Module, data: ImageData) -> float:
@@ -130,14 +138,20 @@ def integer_top1(model: nn.Module, data: ImageData) -> float:
     return evaluate(convert(model, batches), data.test, "ptq").top1
 
 
-def stored_bytes(model: nn.Module) -> int:
-    """Returns the bytes of all layers as stored: packed codes with their scales or codebooks, and 32-bit biases.
+def stored_bytes(model: nn.Module, layers: Sequence[LayerSpec]) -> int:
+    """Returns the bytes of layers as stored: packed codes with their scales or codebooks, and 32-bit biases.
 
     A bias is counted for every output channel, because batch norms are folded in deployment, and so is one scale for
     every quantized input.
+
+    Args:
+        model: In floating point, or quantized.
+        layers: Those that are called; others, such as heads for training alone, are not deployed.
     """
-    total = 0
-    for _, layer in quantizable_layers(model):
+    total, called = 0, {spec.name for spec in layers}
+    for name, layer in quantizable_layers(model):
+        if name not in called:
+            continue
         total += _FLOAT_BYTES * layer.weight.shape[0]
         quantizer = layer.weight_quantizer if isinstance(layer, QuantConv2d | QuantLinear) else None
         if isinstance(quantizer, Quantizer):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.files import replacing
-from haq.layers import quantizable_layers
+from haq.layers import copied, quantizable_layers, reachable
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, LayerQuantizers
 from haq.quant.folding import fold_batch_norm
@@ -44,12 +44,16 @@ def prepare(
     """
     chosen = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     gradient_bits = chosen.options.get("gradient_bits")
-    quantized = copy.deepcopy(model)
+    quantized = copied(reachable(model))
     layers = dict(quantizable_layers(quantized))
     for name, bits in policy.items():
         if name not in layers:
             raise ConfigError(f"the policy's layer {name!r} is not in the model{did_you_mean(name, layers)}")
         layer = layers[name]
+        if calibration is not None and name not in calibration:
+            raise ConfigError(
+                f"layer {name!r} was not called in calibration, so it has no quantizers; leave it out of the policy"
+            )
         ready = calibration[name] if calibration is not None else None
         weights: nn.Module = nn.Identity()
         inputs: nn.Module = nn.Identity()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.layers import quantizable_layers
+from haq.layers import copied, quantizable_layers, watched
 
 __all__ = ["Curvature", "curvature"]
 
@@ -55,26 +53,23 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     Raises:
         ModelError: The network's outputs are not finite.
     """
-    model = copy.deepcopy(model).requires_grad_(False)
+    model = copied(model).requires_grad_(False)
     modules = {name: layer for name, layer in quantizable_layers(model) if name in layers}
     names: dict[nn.Module, str] = {layer: name for name, layer in modules.items()}
     read: dict[str, list[Tensor]] = {name: [] for name in layers}
     shifts: list[tuple[str, Tensor]] = []
 
-    def shift(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def shift(module: nn.Module, x: Tensor) -> Tensor:
         """Adds zeros that this layer alone reads: derivatives for them are those for its input."""
-        zeros = torch.zeros_like(args[0], requires_grad=True)
+        zeros = torch.zeros_like(x, requires_grad=True)
         shifts.append((names[module], zeros))
-        read[names[module]].append(args[0].detach().clone())
-        return (args[0] + zeros, *args[1:])
+        read[names[module]].append(x.detach().clone())
+        return x + zeros
 
-    handles = [layer.register_forward_pre_hook(shift) for layer in modules.values()]
     for layer in modules.values():
         layer.weight.requires_grad_(True)
-    with torch.enable_grad():
-        outputs = model(x)
-    for handle in handles:
-        handle.remove()  # or the copy would live on in a cycle of references
+    with torch.enable_grad(), watched(modules.values(), before=shift):
+        outputs = model(x.clone())
     if not bool(torch.isfinite(outputs).all()):
         raise ModelError("the float network gives NaN or infinite outputs; check its weights and the data")
     variables = [layer.weight for layer in modules.values()] + [zeros for _, zeros in shifts]

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
-from haq.layers import evaluating, quantizable_layers
+from haq.layers import evaluating, quantizable_layers, run_sample, watched
 from haq.quant.calibration import Calibration
 from haq.search.sensitivity.curvature import curvature
 from haq.search.sensitivity.recompute import Network, network_of
@@ -253,15 +253,11 @@ def _kept_bytes(model: nn.Module, layers: Sequence[str], sample: Tensor) -> floa
     """Returns how much memory one image takes when all layers' inputs are kept."""
     total = [sample.nbytes]
 
-    def count(module: nn.Module, args: tuple[Any, ...]) -> None:
-        total.append(args[0].nbytes)
+    def count(module: nn.Module, x: Tensor) -> None:
+        total.append(x.nbytes)
 
-    handles = [layer.register_forward_pre_hook(count) for name, layer in quantizable_layers(model) if name in layers]
-    try:
-        model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched((layer for name, layer in quantizable_layers(model) if name in layers), before=count):
+        run_sample(model, sample)
     return sum(total) / len(sample)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from haq.data import ImageData
-from haq.layers import trace
 from haq.quant.calibration import calibrate
+from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
 from haq.search.observer import Observer
 from haq.search.sensitivity.measure import fingerprint, measure_sensitivity
@@ -50,7 +50,8 @@ def network_sensitivity(
     Returns:
         Measure → values.
     """
-    names = [layer.name for layer in trace(network, data.train.batch([0])[0])]
+    network, layers = reached(network, data.train.batch([0])[0])
+    names = [layer.name for layer in layers]
     held = data.val.subset(range(min(images, len(data.val))))
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     observer.say(f"{len(names)} layers, {len(held)} images, {scheme.name} quantizers")

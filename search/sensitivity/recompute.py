@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,9 +15,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from haq.errors import ModelError
-from haq.layers import evaluating, quantizable_layers
+from haq.layers import copied, evaluating, quantizable_layers, replace_module, run_sample
 from haq.quant.graph import trace_graph
-from haq.quant.modules import quantized_like, replace_module
+from haq.quant.modules import quantized_like
 
 __all__ = ["Network", "network_of"]
 
@@ -76,7 +75,7 @@ def network_of(model: nn.Module, layers: Sequence[str], sample: Tensor) -> Netwo
         ModelError: The output is not a tensor of finite numbers.
     """
     with evaluating(model):
-        expected = model(sample)
+        expected = run_sample(model, sample)
         if not isinstance(expected, Tensor) or not bool(torch.isfinite(expected).all()):
             raise ModelError(
                 "the float network gives no tensor, or NaN or infinite outputs; check its weights and data"
@@ -100,7 +99,7 @@ class _Whole:
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
         self.order = tuple(layers)
-        self._model = copy.deepcopy(model)
+        self._model = copied(model)
         self._layers = {name: layer for name, layer in quantizable_layers(self._model) if name in self.order}
 
     def share(self, layer: str) -> float:
@@ -110,7 +109,7 @@ class _Whole:
         return nn.Parameter(weight, requires_grad=False)
 
     def start(self, x: Tensor) -> tuple[Tensor, Any]:
-        return self._model(x), x
+        return self._model(x.clone()), x
 
     def changed(self, state: Any, layer: str, weights: Any = None, quantizer: nn.Module | None = None) -> Tensor:
         old = self._layers[layer]
@@ -118,9 +117,10 @@ class _Whole:
         if weights is not None:
             new.weight = weights
         try:
-            result: Tensor = replace_module(self._model, old, new)(state)
+            self._model = replace_module(self._model, old, new)
+            result: Tensor = self._model(state.clone())
         finally:
-            replace_module(self._model, new, old)
+            self._model = replace_module(self._model, new, old)
         return result
 
     def leave(self, state: Any, layer: str) -> None:

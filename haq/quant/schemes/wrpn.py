@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
-from haq.layers import evaluating, quantizable_layers, trace
+from haq.layers import copied, quantizable_layers, reachable, run_sample, trace
 from haq.quant.granularity import group
 from haq.quant.quantizer import check_values
 from haq.quant.schemes.base import Scheme
@@ -66,7 +64,8 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
         ModelError: The forward pass depends on channel counts, so the copy does not compute the same.
     """
     called = [spec.name for spec in trace(model, sample)]
-    wide = copy.deepcopy(model)
+    model = reachable(model, sample)
+    wide = copied(model)
     layers = dict(quantizable_layers(wide))
     with torch.no_grad():
         for name in called:
@@ -78,9 +77,8 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
                         values.data = values.data.repeat_interleave(factor)
                 module.num_features *= factor
     try:
-        with evaluating(model), evaluating(wide):
-            same = torch.allclose(model(sample), wide(sample), rtol=1e-3, atol=1e-4)
-    except RuntimeError:
+        same = torch.allclose(run_sample(model, sample), run_sample(wide, sample), rtol=1e-3, atol=1e-4)
+    except ModelError:
         same = False
     if not same:
         raise ModelError(

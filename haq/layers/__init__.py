@@ -1,0 +1,46 @@
+"""The layers of a network: what they are, how they are called, and how a network is made whose layers all are."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from haq.layers.spec import LayerKind, LayerSpec, ends
+
+if TYPE_CHECKING:
+    from haq.layers.copying import copied, replace_module
+    from haq.layers.reaching import reachable
+    from haq.layers.running import evaluating, quantizable_layers, run_sample, watched
+    from haq.layers.tracing import trace
+
+__all__ = [
+    "LayerKind",
+    "LayerSpec",
+    "copied",
+    "ends",
+    "evaluating",
+    "quantizable_layers",
+    "reachable",
+    "replace_module",
+    "run_sample",
+    "trace",
+    "watched",
+]
+
+_PLACES = {
+    "copied": "copying",
+    "replace_module": "copying",
+    "reachable": "reaching",
+    "evaluating": "running",
+    "run_sample": "running",
+    "watched": "running",
+    "quantizable_layers": "running",
+    "trace": "tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs torch when it is used: that takes over a second, and reports read layers without it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

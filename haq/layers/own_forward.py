@@ -1,0 +1,247 @@
+"""Layers whose class has a forward pass of its own, such as weight standardisation or padding of another kind.
+
+Such a pass still comes down to one convolution or matrix product. It is run as it is, and the product is taken over on
+its way to PyTorch, so that it has the weight that the layer holds, and later quantizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from haq.errors import ModelError
+from haq.layers.variants import Variant, become
+
+__all__ = [
+    "PRODUCTS",
+    "OwnForward",
+    "Substituted",
+    "arguments",
+    "has_own_forward",
+    "own_class",
+    "settle",
+    "usual",
+    "window_of",
+]
+
+PRODUCTS = (torch.conv2d, F.linear)
+"""What every convolution and linear layer comes down to."""
+
+Layer = nn.Conv2d | nn.Linear
+
+
+class OwnForward(Variant):
+    """Added to a layer whose forward pass makes one product: that is given to `product`.
+
+    Attributes:
+        window: Of a convolution, `(stride, padding, dilation)` as the product gets them, whatever the layer's say.
+    """
+
+    window: tuple[Any, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward pass of the layer's class."""
+        with _Taken(self):
+            return own_class(self).forward(self, *args, **kwargs)
+
+    def product(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
+        """Returns the product of `x` with the weight that the layer holds; `rest` is stride, padding and so on."""
+        return function(x, self.weight, self.bias, *rest)
+
+
+class Substituted(Variant):
+    """Added to a layer whose forward pass makes no product that could be taken over: it is given another weight."""
+
+
+class _Taken(TorchFunctionMode):
+    def __init__(self, layer: OwnForward) -> None:
+        super().__init__()
+        self._layer = layer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            x, _, _, *rest = arguments(func, args, kwargs or {})
+            return self._layer.product(func, x, *rest)
+        return func(*args, **(kwargs or {}))
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """Returns the class of the user's that a variant was made of."""
+    cls = type(module)
+    while issubclass(cls, Variant):
+        cls = cls.made_of[0]
+    return cls
+
+
+def has_own_forward(layer: Layer) -> bool:
+    """Whether calling the layer is anything but PyTorch's product with its weight, or ours."""
+    if type(layer).forward.__module__.startswith("haq."):
+        return False
+    cls, base = type(layer), nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    names = ["forward", "__call__", *(["_conv_forward"] if base is nn.Conv2d else [])]
+    return "forward" in vars(layer) or any(getattr(cls, name) is not getattr(base, name) for name in names)
+
+
+def window_of(conv: nn.Conv2d) -> tuple[tuple[int, int], list[int], tuple[int, int]]:
+    """Returns the stride, the padding as `F.pad` takes it, and the dilation of a convolution's product."""
+    if not isinstance(conv, OwnForward):
+        return _pair(conv.stride), list(conv._reversed_padding_repeated_twice), _pair(conv.dilation)
+    stride, padding, dilation = conv.window
+    sides: list[int] = []
+    for axis in (1, 0):  # F.pad starts with the last dimension
+        total = dilation[axis] * (conv.kernel_size[axis] - 1) if padding == "same" else 0
+        before = total // 2 if isinstance(padding, str) else padding[axis]
+        sides += [before, total - before if isinstance(padding, str) else before]
+    return stride, sides, dilation
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    first, second = values
+    return first, second
+
+
+def settle(name: str, layer: Layer) -> None:
+    """Makes a layer with a forward pass of its own one that computes with the weight that it holds, in place.
+
+    The pass is tried on made-up inputs. One that only prepares the weight (weight standardisation) is replaced by the
+    plain layer with that weight; one that does more (padding) keeps its code, its product taken over; one whose weight
+    follows from the input, or that makes several products, later gets its weights substituted.
+
+    Args:
+        name: Of the layer.
+        layer: With its own forward pass; in evaluation mode.
+
+    Raises:
+        ModelError: The layer has no weight, and none can be found.
+    """
+    if "forward" in vars(layer):
+        _adopt(layer)
+    calls = [_tried(layer, scale) for scale in (1.0, 0.5)]
+    weight = _parameter(layer, "weight")
+    if None in calls:
+        if weight is None:
+            kind = type(layer).__name__
+            raise ModelError(f"layer {name!r} ({kind}) holds no weight and makes none; give it a parameter `weight`")
+        become(layer, Substituted)
+        return
+    first, second = cast(list[_Call], calls)
+    if not torch.equal(first.weight, second.weight) or not _same(first.bias, second.bias):
+        become(layer, Substituted)
+        return
+    if weight is None or first.weight is not weight:
+        layer.weight = nn.Parameter(first.weight.detach().clone())
+    if first.bias is not _parameter(layer, "bias"):
+        layer._parameters["bias"] = None if first.bias is None else nn.Parameter(first.bias.detach().clone())
+    if first.plain:
+        held = {key: layer._parameters[key] for key in ("weight", "bias")}
+        layer._parameters.clear()
+        layer._parameters.update(held)
+        layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
+    else:
+        become(layer, OwnForward)
+        cast(OwnForward, layer).window = first.rest[:3]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The one product of a forward pass, and whether the pass does nothing beside it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    rest: tuple[Any, ...]
+    plain: bool
+
+
+class _Seen(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[tuple[Any, ...], Any]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in PRODUCTS:
+            self.calls.append((arguments(func, args, kwargs or {}), result))
+        return result
+
+
+def _tried(layer: Layer, scale: float) -> _Call | None:
+    """Returns the product that the forward pass makes of a made-up input, `None` where there is not exactly one."""
+    if any(isinstance(child, nn.Conv2d | nn.Linear) for child in layer.children()):
+        return None
+    for x in _made_up(layer, scale):
+        seen, given = _Seen(), x.clone()
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), seen:
+                y = layer(x)
+        except Exception:  # the user's code, on an input that it may not be made for
+            continue
+        if len(seen.calls) != 1:
+            return None
+        (read, weight, bias, *rest), result = seen.calls[0]
+        alone = y is result and read is x and torch.equal(x, given) and not list(layer.children())
+        plain = alone and rest == usual(layer)
+        return _Call(weight, bias, tuple(rest), plain)
+    return None
+
+
+def _made_up(layer: Layer, scale: float) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    if isinstance(layer, nn.Linear):
+        shapes = [(2, layer.in_features), (2, 3, layer.in_features)]
+    else:
+        reach = max(d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        side = max(8, 2 * reach)
+        shapes = [(2, layer.in_channels, side, side)]
+    parameter = next(layer.parameters(), torch.zeros(()))
+    return [(torch.randn(shape, generator=rng) * scale).to(parameter.device, parameter.dtype) for shape in shapes]
+
+
+def usual(layer: Layer) -> list[Any]:
+    """What PyTorch's own layer gives to its product beside input, weight and bias."""
+    if isinstance(layer, nn.Linear):
+        return []
+    if layer.padding_mode != "zeros":
+        return [None]  # PyTorch pads before, so the product's input is never the layer's
+    return [layer.stride, layer.padding, layer.dilation, layer.groups]
+
+
+def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the arguments of a product in their order, defaults filled in and numbers as pairs."""
+    if func is F.linear:
+        names: dict[str, Any] = {"input": None, "weight": None, "bias": None}
+    else:
+        names = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    named = {**names, **dict(zip(names, args, strict=False)), **kwargs}
+    for key in ("stride", "padding", "dilation"):
+        if isinstance(value := named.get(key), int):
+            named[key] = (value, value)
+        elif isinstance(value, list):
+            named[key] = tuple(value)
+    return tuple(named.values())
+
+
+def _adopt(layer: Layer) -> None:
+    """Moves a forward pass that was put on the layer itself (`layer.forward = …`) into its class."""
+    forward = vars(layer).pop("forward")
+    cls = type(layer)
+
+    def own(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    if getattr(forward, "__self__", None) is layer:  # a bound method, which would stay that of this very module
+        own = forward.__func__
+    layer.__class__ = type(cls.__name__, (cls,), {"forward": own, "__module__": cls.__module__})
+
+
+def _parameter(layer: Layer, name: str) -> Tensor | None:
+    return layer._parameters.get(name)
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))

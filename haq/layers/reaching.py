@@ -1,0 +1,147 @@
+"""A network as it is searched, measured and exported: its layers are called, and compute with the weight they hold."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from haq.errors import ModelError
+from haq.layers.attention import call_layers, has_fast_path
+from haq.layers.computed import bake, has_computed_weights
+from haq.layers.copying import copied, replace_module
+from haq.layers.own_forward import OwnForward, Substituted, has_own_forward, settle
+from haq.layers.reads import CallsRead, Reads, find_reads
+from haq.layers.running import Sample, evaluating, run_sample, same_randomness
+from haq.layers.variants import Variant, become
+
+__all__ = ["reachable"]
+
+_SAME = 1e-4
+"""Of the largest output: fused kernels and weights that were computed before round in other places."""
+
+_settled: WeakKeyDictionary[nn.Module, Reads] = WeakKeyDictionary()
+"""What a sample showed of a network, for whoever opens it again without one."""
+
+
+class KeepsInput(Variant):
+    """Added to a network that changes its input in place, so that it changes a copy."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the network's own forward pass on copies of the tensors."""
+        args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (args, kwargs))
+        return super().forward(*args, **kwargs)
+
+
+def reachable(model: nn.Module, sample: Sample | None = None) -> nn.Module:
+    """Returns `model`, or a copy of it in which what stands between a caller and its layers is gone.
+
+    - Wrappers go: `torch.compile`, `DataParallel`.
+    - Weights that are computed (`weight_norm`, `spectral_norm`, pruning, any parametrization) become plain.
+    - Layers with a forward pass of their own compute with the weight that they hold; see `own_forward`.
+    - PyTorch's attention calls its output projection, and takes no fused kernel.
+    - With a sample: layers whose weight is read instead of being called are called, and the network leaves its input as
+      it was.
+
+    Where there is nothing to do, the model itself is returned; so a result may be given again.
+
+    Args:
+        model: Any network; it is not changed.
+        sample: One input, as for `trace`. What it shows is remembered for calls without one.
+
+    Raises:
+        ModelError: The network cannot be opened so (TorchScript), gives other outputs then, or has a layer whose weight
+            is read in a way that no quantizer can follow.
+    """
+    _check_opens(model)
+    reads = _settled.get(model)
+    network = _made_plain(model)
+    if sample is not None:
+        if network is not model:
+            _check_same(model, network, sample)
+        reads = find_reads(network, sample)
+        _settled[model] = reads
+    if reads is None or not (reads.layers or reads.changes_input):
+        return network
+    network = copied(network) if network is model else network
+    added = [kind for kind, needed in ((CallsRead, reads.layers), (KeepsInput, reads.changes_input)) if needed]
+    become(network, *added)
+    if reads.layers:
+        network.read_layers = reads.layers  # type: ignore[assignment]
+    _settled[network] = Reads()
+    return network
+
+
+def _check_opens(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module {name!r} of {type(model).__name__}" if name else "the model"
+            raise ModelError(f"{what} is TorchScript, whose layers are fixed code; give the nn.Module it was made from")
+
+
+def _made_plain(model: nn.Module) -> nn.Module:
+    if not any(_hides(module) for module in model.modules()):
+        return model
+    network = _unwrapped(copied(model))
+    with evaluating(network):  # weights as they are in evaluation mode: power iteration goes on in training
+        for name, module in list(network.named_modules()):
+            if has_computed_weights(module):
+                bake(module)
+            if has_fast_path(module):
+                call_layers(module)
+            if isinstance(module, nn.Conv2d | nn.Linear) and _unsettled(module):
+                settle(name, module)
+    return network
+
+
+def _hides(module: nn.Module) -> bool:
+    layer = isinstance(module, nn.Conv2d | nn.Linear) and _unsettled(module)
+    return layer or _is_wrapped(module) or has_computed_weights(module) or has_fast_path(module)
+
+
+def _unsettled(layer: nn.Conv2d | nn.Linear) -> bool:
+    return not isinstance(layer, OwnForward | Substituted) and has_own_forward(layer)
+
+
+_WRAPPERS = {
+    torch._dynamo.eval_frame.OptimizedModule: "_orig_mod",
+    nn.DataParallel: "module",
+    nn.parallel.DistributedDataParallel: "module",
+}
+
+
+def _is_wrapped(module: nn.Module) -> bool:
+    return type(module) in _WRAPPERS or module._compiled_call_impl is not None or _compiled_forward(module)
+
+
+def _compiled_forward(module: nn.Module) -> bool:
+    return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    while True:
+        wrapped = next((module for module in network.modules() if type(module) in _WRAPPERS), None)
+        if wrapped is None:
+            break
+        network = replace_module(network, wrapped, getattr(wrapped, _WRAPPERS[type(wrapped)]))
+    for module in network.modules():
+        module._compiled_call_impl = None
+        if _compiled_forward(module):  # `net.forward = torch.compile(net.forward)`
+            del vars(module)["forward"]
+    return network
+
+
+def _check_same(model: nn.Module, network: nn.Module, sample: Sample) -> None:
+    with same_randomness():
+        expected = tree_leaves(run_sample(model, sample))
+    with same_randomness():
+        found = tree_leaves(run_sample(network, sample))
+    for a, b in zip(expected, found, strict=True):
+        if isinstance(a, Tensor) and not torch.allclose(a, b, rtol=_SAME, atol=_SAME * float(a.abs().max())):
+            raise ModelError(
+                f"{type(model).__name__} gives other outputs when its layers are called one by one (by "
+                f"{float((a - b).abs().max()):.3g}); give a model without fused kernels, wrappers and computed weights"
+            )

@@ -1,0 +1,158 @@
+"""Layers that a network does not call: their weight is read by other code, as in `F.linear(x, self.proj.weight)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from haq.errors import ModelError
+from haq.layers.attention import CallsProjection
+from haq.layers.own_forward import PRODUCTS, arguments, usual
+from haq.layers.running import Sample, put_in_place, quantizable_layers, run_sample
+from haq.layers.variants import Variant
+
+__all__ = ["CallsRead", "Reads", "find_reads"]
+
+_SHAPE_ALONE = ("to", "type_as", "expand_as", "view_as", "reshape_as", "copy_")
+"""Methods whose second tensor only says what the result looks like, or is only written to."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a sample showed.
+
+    Attributes:
+        layers: Names of the layers whose weight goes into a product that is theirs, though nobody calls them.
+        changes_input: Whether the network changes its input in place.
+    """
+
+    layers: tuple[str, ...] = ()
+    changes_input: bool = False
+
+
+class CallsRead(Variant):
+    """Added to a network that reads weights of layers: where one goes into a product, the layer is called."""
+
+    read_layers: tuple[str, ...]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the network's own forward pass."""
+        with _Calling([self.get_submodule(name) for name in self.read_layers]):
+            return super().forward(*args, **kwargs)
+
+
+class _Calling(TorchFunctionMode):
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self._layers = {id(layer._parameters["weight"]): layer for layer in layers}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            x, weight, *_ = arguments(func, args, kwargs or {})
+            if id(weight) in self._layers:
+                return self._layers[id(weight)](x)
+        return func(*args, **(kwargs or {}))
+
+
+def find_reads(network: nn.Module, sample: Sample) -> Reads:
+    """Runs the network on a sample, and looks at what reads the weights of its layers, and whether the sample changes.
+
+    Raises:
+        ModelError: The network fails on the sample, or a layer's weight goes into something that the layer is not.
+    """
+    layers = dict(quantizable_layers(network))
+    watch = _Watch(layers, {module.out_proj for module in network.modules() if isinstance(module, CallsProjection)})
+    given = sample if isinstance(sample, tuple) else (sample,)
+    inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in given)
+    with watch.owners_watched(network), watch:
+        run_sample(network, inputs if isinstance(sample, tuple) else inputs[0], copied=False)
+    for name, how in watch.other.items():
+        where = "also read outside of it" if name in watch.called else "read, and the layer is not called"
+        raise ModelError(
+            f"layer {name!r}: its weight is {where} (by {how}), which no quantizer can follow; call the layer, or "
+            "keep that weight as a parameter of another module"
+        )
+    changed = any(isinstance(old, Tensor) and not torch.equal(old, new) for old, new in zip(given, inputs, strict=True))
+    return Reads(tuple(name for name in layers if name in watch.products), changed)
+
+
+class _Watch(TorchFunctionMode):
+    """Notes every function that computes with the weight of a layer outside of that layer."""
+
+    def __init__(self, layers: dict[str, nn.Conv2d | nn.Linear], projections: set[nn.Module]) -> None:
+        super().__init__()
+        self._layers, self._projections = layers, projections  # attention names the weight, and calls the layer
+        self._names = {_storage(layer.weight): name for name, layer in layers.items()}
+        self._active: list[nn.Module] = []
+        self.called: set[str] = set()
+        self.products: set[str] = set()
+        self.other: dict[str, str] = {}
+
+    @contextmanager
+    def owners_watched(self, network: nn.Module) -> Iterator[None]:
+        """Knows inside its block which module runs that holds such a weight itself: a layer, or a tied embedding."""
+        with ExitStack() as stack:
+            for name, module in network.named_modules():
+                held = {_storage(parameter) for parameter in module._parameters.values() if parameter is not None}
+                if name in self._layers or (held & self._names.keys() and not list(module.children())):
+                    stack.enter_context(put_in_place(module, "forward", self._noting(name, module)))
+            yield
+
+    def _noting(self, name: str, module: nn.Module) -> Any:
+        inner = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.called.add(name)
+            self._active.append(module)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                self._active.pop()
+
+        return forward
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        called = getattr(func, "__name__", str(func))
+        operands = list(args[:1] if called in _SHAPE_ALONE else args) + list((kwargs or {}).values())
+        for operand in tree_leaves(operands):
+            name = self._names.get(_storage(operand)) if isinstance(operand, Tensor) else None
+            if name is not None and self._outside(name) and _computes(called, operand, result):
+                self._note(name, func, called, args, kwargs or {})
+        return result
+
+    def _outside(self, name: str) -> bool:
+        weight = _storage(self._layers[name].weight)
+        return not any(
+            weight in {_storage(p) for p in module._parameters.values() if p is not None} for module in self._active
+        )
+
+    def _note(self, name: str, func: Any, called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        layer = self._layers[name]
+        if called == "multi_head_attention_forward" and layer in self._projections:
+            return
+        if func in PRODUCTS and name not in self.called:
+            _, weight, bias, *rest = arguments(func, args, kwargs)
+            if weight is layer._parameters["weight"] and bias is layer._parameters["bias"] and rest == usual(layer):
+                self.products.add(name)
+                return
+        self.other.setdefault(name, called)
+
+
+def _computes(called: str, operand: Tensor, result: Any) -> bool:
+    """Whether a function made new values of a tensor: views of it, and what only has its shape, are none."""
+    if called.startswith("new_") or called.endswith("_like") or called == "__get__":
+        return False
+    made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
+    return any(_storage(value) != _storage(operand) for value in made)
+
+
+def _storage(values: Tensor) -> int:
+    return values.untyped_storage().data_ptr()

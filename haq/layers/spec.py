@@ -1,0 +1,85 @@
+"""What a search knows about each layer of a network: shapes, weights and multiply-accumulates; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from haq.errors import ModelError
+from haq.records import restored
+
+__all__ = ["LayerKind", "LayerSpec", "Pair", "ends"]
+
+LayerKind = Literal["conv", "depthwise", "grouped", "linear"]
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One quantizable layer, as seen with one input sample.
+
+    Attributes:
+        name: Module path, as in `model.named_modules()`.
+        kind: `depthwise` has one input channel per group; `grouped` has several groups of several channels.
+        in_channels: Input channels (features of a linear layer).
+        out_channels: Output channels (features of a linear layer).
+        kernel: Height and width; `(1, 1)` for a linear layer, as are `stride` and `dilation`.
+        padding: `(height, width)` zeros on each side.
+        groups: Number of groups; 1 for a linear layer.
+        in_size: Input feature map, `(height, width)`; `(rows, 1)` for a linear layer, of its first call.
+        out_size: Output feature map, likewise.
+        macs: Multiply-accumulates for one sample, summed over all calls of the module.
+        params: Number of weights, biases not counted.
+        biases: Number of biases.
+    """
+
+    name: str
+    kind: LayerKind
+    in_channels: int
+    out_channels: int
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    in_size: Pair
+    out_size: Pair
+    macs: int
+    params: int
+    biases: int
+
+    def __post_init__(self) -> None:
+        for field in ("in_channels", "out_channels", "groups", "macs", "params"):
+            if getattr(self, field) < 1:
+                raise ModelError(f"layer {self.name!r}: {field} must be at least 1, but got {getattr(self, field)}")
+
+    @property
+    def reduction(self) -> int:
+        """Length of one dot product: input channels of a group times kernel area (K of the layer as a GEMM)."""
+        return self.params // self.out_channels
+
+    @property
+    def positions(self) -> int:
+        """Output positions for one sample, over all calls (N of the layer as a GEMM, for batch 1)."""
+        return self.macs // self.params
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types; `from_dict` restores an equal object."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> LayerSpec:
+        """Builds the layer from what `to_dict` gave; JSON's lists become tuples again."""
+        return restored(cls, data)
+
+
+def ends(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
+    """Returns the names of the first and the last layer that is called, which are usually held at 8 bits.
+
+    A network of one or two layers has none: nothing would be left between them.
+
+    Args:
+        layers: In the order of their first call, as `trace` gives them.
+    """
+    return (layers[0].name, layers[-1].name) if len(layers) > 2 else ()

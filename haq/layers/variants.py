@@ -1,0 +1,49 @@
+"""Modules of a user's class with something of ours added, which copy and pickle as what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ClassVar
+
+from torch import nn
+
+__all__ = ["Variant", "become", "variant"]
+
+
+class Variant(nn.Module):
+    """Base of what is added; see `variant`."""
+
+    made_of: ClassVar[tuple[type[nn.Module], ...]]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Names the classes it was made of: no other process knows one that was made here."""
+        return _remade, self.made_of, self.__getstate__()  # type: ignore[attr-defined]  # every object has one
+
+
+@cache
+def variant(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
+    """Returns a subclass of `cls` in which the methods of `added` come first; the same one for the same classes."""
+    names = {"made_of": (cls, *added), "__module__": cls.__module__, "__doc__": cls.__doc__}
+    kind = type(cls.__name__, (*added, cls), names)
+    if kind.forward is not cls.forward:  # tracers and exporters ask which arguments it takes
+        kind.forward = wraps(cls.forward, assigned=(), updated=())(_passing_on(kind.forward))  # type: ignore[method-assign]
+    return kind
+
+
+def _passing_on(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def passed_on(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    return passed_on
+
+
+def become(module: nn.Module, *added: type[nn.Module]) -> None:
+    """Makes a module one of the variant of its class, in place: whoever refers to it sees the change."""
+    module.__class__ = variant(type(module), *added)
+
+
+def _remade(cls: type[nn.Module], *added: type[nn.Module]) -> nn.Module:
+    kind = variant(cls, *added)
+    module: nn.Module = kind.__new__(kind)
+    return module

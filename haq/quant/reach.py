@@ -1,0 +1,101 @@
+"""Proof that quantizers are reached: before a network is searched, quantized, measured or exported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from haq.errors import ModelError
+from haq.layers import LayerSpec, copied, quantizable_layers, reachable, replace_module, run_sample, trace, watched
+from haq.layers.running import Sample, same_randomness
+from haq.quant.modules import quantized_like
+
+__all__ = ["reached"]
+
+
+class _Probe(nn.Module):
+    """A quantizer that changes nothing, and counts how often it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
+def reached(model: nn.Module, sample: Sample) -> tuple[nn.Module, list[LayerSpec]]:
+    """Returns the network to work with, and its layers, once it is proven that quantizers in them are all there is.
+
+    With quantizers that change nothing, the network gives the outputs of the float network to the bit, so no forward
+    pass of a layer is lost; and each is called as often as its layer was seen to be called, so nothing goes around
+    it. Both in evaluation mode, without gradients and without hooks, as the network is scored.
+
+    Args:
+        model: Any network.
+        sample: One input, as for `haq.layers.trace`.
+
+    Returns:
+        `reachable(model, sample)` and `trace` of it.
+
+    Raises:
+        ModelError: The model fails on the sample, or a layer cannot be reached; the message names it.
+    """
+    network = reachable(model, sample)
+    specs = trace(network, sample)
+    probed, probes = _probed(network, [spec.name for spec in specs])
+    expected, seen = _run(network, sample)
+    with same_randomness():
+        found = run_sample(probed, sample)
+    calls = Counter(name for name, _ in seen)
+    for name, pair in probes.items():
+        for what, probe in zip(("weight", "input"), pair, strict=True):
+            if probe.calls != calls[name]:
+                raise ModelError(
+                    f"layer {name!r} is called {calls[name]} times, but a quantizer of its {what} {probe.calls} times: "
+                    f"{type(model).__name__} has another reference to the layer; call it as an attribute of its module"
+                )
+    if not _equal(expected, found):
+        raise ModelError(_difference(probed, sample, seen))
+    return network, specs
+
+
+def _run(network: nn.Module, sample: Sample) -> tuple[Any, list[tuple[str, Any]]]:
+    """Returns the outputs of the network, and those of its layers in the order of their calls."""
+    names = {layer: name for name, layer in quantizable_layers(network)}
+    seen: list[tuple[str, Any]] = []
+    with same_randomness(), watched(names, after=lambda layer, x, y: seen.append((names[layer], y))):
+        return run_sample(network, sample), seen
+
+
+def _equal(a: Any, b: Any) -> bool:
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return all(torch.equal(x.nan_to_num(), y.nan_to_num()) for x, y in pairs if isinstance(x, Tensor))
+
+
+def _difference(probed: nn.Module, sample: Sample, seen: list[tuple[str, Any]]) -> str:
+    """Says where the outputs part, as far as layers show it."""
+    for (name, y), (_, other) in zip(seen, _run(probed, sample)[1], strict=False):
+        if not _equal(y, other):
+            return (
+                f"layer {name!r} gives other outputs with quantizers that change nothing, so its own forward pass is "
+                "lost; make it a plain Conv2d or Linear"
+            )
+    return (
+        "the network gives other outputs with quantizers that change nothing, though its layers do not; does its "
+        "forward pass ask for the type of a layer, or keep values between calls?"
+    )
+
+
+def _probed(network: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, tuple[_Probe, _Probe]]]:
+    probed = copied(network)
+    layers, probes = dict(quantizable_layers(probed)), {}
+    for name in names:
+        probes[name] = _Probe(), _Probe()
+        probed = replace_module(probed, layers[name], quantized_like(layers[name], *probes[name]))
+    return probed, probes
