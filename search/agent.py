@@ -18,6 +18,7 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from haq.envs import BitAllocationEnv, Transitions
 from haq.files import replacing
+from haq.search.agent_networks import HaqPolicy
 from haq.search.states import reading
 from haq.tensors import read_tensors
 
@@ -25,8 +26,9 @@ __all__ = ["DDPGAgent"]
 
 _ACTOR_RATE, _CRITIC_RATE = 1e-4, 1e-3
 _SIGMA, _SIGMA_DECAY = 0.5, 0.99  # of the exploration noise, for actions in [0, 1], and its decay an episode
-_BASELINE_RATE = 0.05
-_EPISODES_KEPT = 128  # HAQ keeps as many transitions for each layer
+_EPISODES = 600  # that HAQ runs, and for which that decay is meant
+_BASELINE_RATE = 0.5
+_KEPT_A_LAYER = 128  # transitions
 
 Array = NDArray[np.float32]
 
@@ -40,7 +42,8 @@ class _BaselineBuffer(ReplayBuffer):
         self.baseline: float | None = None
 
     def sample(self, batch_size: int, env: Any = None) -> ReplayBufferSamples:
-        data = self._get_samples(self.rng.integers(self.size(), size=batch_size), env=env)
+        kept = self.size()
+        data = self._get_samples(self.rng.choice(kept, batch_size, replace=kept < batch_size), env=env)
         mean = float(data.rewards.mean())
         self.baseline = mean if self.baseline is None else self.baseline + _BASELINE_RATE * (mean - self.baseline)
         return data._replace(rewards=data.rewards - self.baseline)
@@ -70,17 +73,17 @@ class DDPGAgent:
         seed: Decides initial weights, exploration and sampling.
     """
 
-    def __init__(self, env: BitAllocationEnv, warmup: int, seed: int) -> None:
+    def __init__(self, env: BitAllocationEnv, warmup: int, seed: int, trials: int = _EPISODES) -> None:
         self.warmup, self.episodes = warmup, 0
-        self._steps = env.steps
+        self._decay = _SIGMA_DECAY ** (_EPISODES / trials)
         self._rng = np.random.default_rng([seed, 1])
         self._ddpg = _DDPG(
-            "MlpPolicy",
+            HaqPolicy,
             env,
             gamma=1.0,
             tau=0.01,
             batch_size=64,
-            buffer_size=_EPISODES_KEPT * env.steps,
+            buffer_size=_KEPT_A_LAYER * env.layer_count,
             replay_buffer_class=_BaselineBuffer,
             replay_buffer_kwargs={"seed": [seed, 2]},
             policy_kwargs={"net_arch": [300, 300]},
@@ -92,7 +95,12 @@ class DDPGAgent:
     @property
     def warming_up(self) -> bool:
         """Whether actions should still be random."""
-        return self.episodes < self.warmup
+        return self.episodes <= self.warmup
+
+    @property
+    def sigma(self) -> float:
+        """Of the normal distribution that actions are drawn from, for actions in [0, 1]."""
+        return _SIGMA * self._decay ** max(self.episodes - self.warmup, 0)
 
     def act(self, observation: Array, random: bool = False) -> Array:
         """Returns an exploring action, or one that is uniformly random, `(1,)` in [−1, 1]."""
@@ -100,12 +108,12 @@ class DDPGAgent:
             return self._rng.uniform(-1, 1, 1).astype(np.float32)
         with torch.no_grad():
             mean = float(self._ddpg.actor(torch.from_numpy(observation)[None]))
-        sigma = 2 * _SIGMA * _SIGMA_DECAY ** max(self.episodes - self.warmup, 0)  # twice, for a range twice as wide
+        sigma = 2 * self.sigma  # for a range twice as wide
         share = self._rng.uniform(ndtr((-1 - mean) / sigma), ndtr((1 - mean) / sigma))
         return np.clip(np.array([mean + sigma * ndtri(share)], np.float32), -1, 1)
 
     def observe(self, episode: Transitions, reward: float) -> None:
-        """Stores an episode with its reward, and after the warm-up learns from as many batches as it had steps."""
+        """Stores the steps of an episode with its reward, and after the warm-up learns from a batch after each."""
         buffer = self._buffer
         for step in range(len(episode.actions)):
             buffer.add(
@@ -116,9 +124,9 @@ class DDPGAgent:
                 episode.dones[step : step + 1],
                 [{}],
             )
+            if not self.warming_up:
+                self._ddpg.train(gradient_steps=1, batch_size=self._ddpg.batch_size)
         self.episodes += 1
-        if not self.warming_up:
-            self._ddpg.train(gradient_steps=self._steps, batch_size=self._ddpg.batch_size)
 
     @property
     def _buffer(self) -> _BaselineBuffer:
@@ -140,6 +148,7 @@ class DDPGAgent:
             "buffer": {name: torch.from_numpy(getattr(buffer, name)[:size].copy()) for name in _BUFFER_ARRAYS},
             "rest": json.dumps(
                 {
+                    "layout": _LAYOUT,
                     "episodes": self.episodes,
                     "updates": ddpg._n_updates,
                     "buffer": [buffer.pos, buffer.full, buffer.baseline],
@@ -158,13 +167,19 @@ class DDPGAgent:
 
     def _restore(self, content: dict[str, Any]) -> dict[str, Any]:
         rest = json.loads(content["rest"])
+        if rest.get("layout") != _LAYOUT:
+            raise ValueError("the agent of another version of haq wrote it, which sees layers differently")
         buffer, ddpg = self._buffer, self._ddpg
         ddpg.policy.load_state_dict(content["policy"])
         ddpg.actor.optimizer.load_state_dict(content["actor_optimizer"])
         ddpg.critic.optimizer.load_state_dict(content["critic_optimizer"])
-        for name, values in content["buffer"].items():
-            getattr(buffer, name)[: len(values)] = values.numpy()
         buffer.pos, buffer.full, buffer.baseline = rest["buffer"]
+        size, last = buffer.size(), buffer.buffer_size - 1
+        for name in _BUFFER_ARRAYS:
+            kept, stored = content["buffer"][name].numpy(), getattr(buffer, name)
+            if kept.shape != stored[:size].shape or not 0 <= buffer.pos <= last:
+                raise ValueError(f"its replay buffer has {len(kept)} {name}, ends at {size} and may have {last + 1}")
+            stored[:size] = kept
         self.episodes, ddpg._n_updates = rest["episodes"], rest["updates"]
         self._rng.bit_generator.state, buffer.rng.bit_generator.state = rest["random"]
         extra: dict[str, Any] = rest["extra"]
@@ -172,3 +187,4 @@ class DDPGAgent:
 
 
 _BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones")
+_LAYOUT = 2  # of the state; the first one had other features, other networks and twice the transitions

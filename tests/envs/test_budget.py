@@ -42,7 +42,7 @@ def test_decrease_meets_every_limit_and_never_raises_a_width(policy: BitPolicy, 
 def test_decrease_takes_the_steps_of_haqs_public_code() -> None:
     """One bit at a time, from the last layer to the first, activations before weights, until it fits; then again.
 
-    Each of three layers costs w·a ms, so every step below leaves a sum of its own: 192, 184, 177, 169, 162, 154, 147, 140.
+    Each of three layers costs w·a ms, so every step leaves a sum of its own: 192, 184, 177, 169, 162, 154, 147, 140.
     """
     widths, names = tuple(range(2, 9)), ("one", "two", "three")
     products = np.stack([np.outer(widths, widths).astype(float)] * 3)
@@ -65,7 +65,7 @@ def test_decrease_takes_the_steps_of_haqs_public_code() -> None:
 
 
 def test_decrease_leaves_out_widths_at_their_lowest_and_pinned_layers() -> None:
-    """Of 8/8 (pinned), 3/2 and 2/8 bits the only steps left are, in turn, a third layer's inputs and a second's weights."""
+    """After a pinned layer, 3/2 and 2/8 bits: only the last layer's inputs and the second's weights can go down."""
     widths, names = (2, 3, 8), ("one", "two", "three")
     products = np.stack([np.outer(widths, widths).astype(float)] * 3)
     table = CostTable("products", 1, names, widths, widths, {"latency_ms": products}, "modelled", "test")
