@@ -26,7 +26,6 @@ __all__ = ["DDPGAgent"]
 
 _ACTOR_RATE, _CRITIC_RATE = 1e-4, 1e-3
 _SIGMA, _SIGMA_DECAY = 0.5, 0.99  # of the exploration noise, for actions in [0, 1], and its decay an episode
-_EPISODES = 600  # that HAQ runs, and for which that decay is meant
 _BASELINE_RATE = 0.5
 _KEPT_A_LAYER = 128  # transitions
 
@@ -62,20 +61,32 @@ class _DDPG(DDPG):
 class DDPGAgent:
     """Deep deterministic policy gradient (Lillicrap et al. 2016, arXiv:1509.02971) as HAQ uses it.
 
-    HAQ, arXiv:1811.08886, section 3.5 and public code: actor and critic of 300-300 units, learning rates 1e-4 and 1e-3,
-    discount 1, target rate 0.01, batch 64, exploration by a normal distribution around the actor's action truncated to
-    the action's range, with σ = 0.5 that shrinks by 1 % an episode, random actions in the first episodes, rewards
-    relative to their moving average, and every transition of an episode rewarded with the episode's outcome.
+    HAQ, arXiv:1811.08886, section 3.5 and public code (mit-han-lab/haq, `rl_quantize.py` and `ddpg.py`): actor and
+    critic of 300-300 units, see `HaqPolicy`; learning rates 1e-4 and 1e-3; discount 1; target rate 0.01; 128
+    transitions kept for each layer; a batch of 64 different ones after each step of an episode is stored; every step
+    rewarded with the episode's outcome, less a moving average that takes half of the mean of each batch; `warmup` + 1
+    episodes of random actions, from which nothing is learnt; then actions drawn from a normal distribution around the
+    actor's, truncated to their range, with σ = 0.5 · 0.99^(episode − warmup).
+
+    That σ is meant for HAQ's 600 episodes, at whose end it is 0.0015. It is the same for any number of trials: after 60
+    of them it is 0.32, and most of what the agent does is still chance.
+
+    These differ from the public code:
+
+    - The buffer holds the widths that the budget left, and observations to match. There it holds what was asked for.
+    - A step can be drawn as soon as it is stored. There it is drawn once the next one is stored, and each episode fills
+      one more place, which is never drawn, so that slightly fewer episodes are kept.
+    - Episodes are counted as they end. With several trials at a time, actions are chosen before the outcomes of those
+      that run are known. There one episode follows another.
 
     Args:
         env: Gives the spaces and the length of an episode.
-        warmup: Episodes of random actions.
+        warmup: Number of the last episode of random actions; the first one is 0.
         seed: Decides initial weights, exploration and sampling.
     """
 
-    def __init__(self, env: BitAllocationEnv, warmup: int, seed: int, trials: int = _EPISODES) -> None:
+    def __init__(self, env: BitAllocationEnv, warmup: int, seed: int) -> None:
         self.warmup, self.episodes = warmup, 0
-        self._decay = _SIGMA_DECAY ** (_EPISODES / trials)
         self._rng = np.random.default_rng([seed, 1])
         self._ddpg = _DDPG(
             HaqPolicy,
@@ -99,8 +110,8 @@ class DDPGAgent:
 
     @property
     def sigma(self) -> float:
-        """Of the normal distribution that actions are drawn from, for actions in [0, 1]."""
-        return _SIGMA * self._decay ** max(self.episodes - self.warmup, 0)
+        """Standard deviation of the exploration noise, for actions in [0, 1]."""
+        return _SIGMA * _SIGMA_DECAY ** max(self.episodes - self.warmup, 0)
 
     def act(self, observation: Array, random: bool = False) -> Array:
         """Returns an exploring action, or one that is uniformly random, `(1,)` in [−1, 1]."""

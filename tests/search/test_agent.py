@@ -82,6 +82,25 @@ def test_the_warm_up_is_one_episode_longer_than_its_number_and_learns_nothing(en
     assert updates == [(True, 0), (True, 0), (True, 0), (False, 6), (False, 12)]
 
 
+@pytest.mark.parametrize(
+    ("trials", "warmup", "sigmas"),
+    [
+        (60, 15, {0: 0.5, 15: 0.5, 16: 0.495, 17: 0.49005, 59: 0.5 * 0.99**44}),
+        (600, 20, {20: 0.5, 21: 0.495, 59: 0.5 * 0.99**39, 599: 0.5 * 0.99**579}),
+    ],
+)
+def test_sigma_falls_by_a_hundredth_an_episode_whatever_the_trials(
+    trials: int, warmup: int, sigmas: dict[int, float]
+) -> None:
+    walker, _ = make_agent("haq", Toy(0, trials=trials).task)
+    assert isinstance(walker, Walker)
+    agent = walker.ddpg
+    assert agent.warmup == warmup
+    for episodes, sigma in sigmas.items():
+        agent.episodes = episodes
+        assert agent.sigma == pytest.approx(sigma)
+
+
 def test_what_is_learnt_from_a_step_knows_no_later_one(env: BitAllocationEnv) -> None:
     """The public code learns from a batch after storing each step, not after the episode."""
     agent, sizes = DDPGAgent(env, warmup=0, seed=0), []
