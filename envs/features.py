@@ -34,7 +34,8 @@ def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
         np.float64,
     )  # fmt: skip
     smallest, span = rows.min(axis=0), np.ptp(rows, axis=0)
-    return ((rows - smallest) / np.where(span > 0, span, 1)).astype(np.float32)
+    scaled: NDArray[np.float32] = ((rows - smallest) / np.where(span > 0, span, 1)).astype(np.float32)
+    return scaled
 
 
 # The public code's readings of a layer (mit-han-lab/haq, `_build_state_embedding` and `measure_layer`)

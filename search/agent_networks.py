@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.td3.policies import Actor, ContinuousCritic, TD3Policy
+from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import Tensor, nn
 
 __all__ = ["HaqPolicy"]
