@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from haq.envs.actions import action_of, width_of
 from haq.envs.budget import Budget
+from haq.envs.features import layer_features
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 from haq.scores import RankBy, Score
@@ -20,7 +21,7 @@ __all__ = ["BitAllocationEnv", "Evaluator", "Transitions"]
 
 Array = NDArray[np.float32]
 
-_FEATURES = 10
+_FEATURES = 10  # eight of the layer, then what is decided and what was decided before
 _REWARD_SCALE = 0.1  # λ of HAQ, section 3.3, for accuracies in percent points
 
 
@@ -53,12 +54,23 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     After the last step the policy is fitted to the budget.
 
-    Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1), each scaled to [0, 1]: layer index, input
-    channels, output channels, kernel size, stride, input feature-map size, number of weights, depthwise or not, weight
-    (1) or activation (0) step, previous action. Action: `Box(-1, 1)`, see `width_of`. Reward: 0 until the last step,
-    then λ·(accuracy − float accuracy) in percent points with λ = 0.1 (section 3.3).
+    Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1): the eight `layer_features`, scaled over all
+    layers of the network; whether weights (1) or activations (0) are decided; and the previous width over the widest
+    candidate, 1 before the first decision. After the last decision, what was seen before it is shown again. Action:
+    `Box(-1, 1)`, see `width_of`. Reward: 0 until the last step, then λ·(accuracy − float accuracy) in percent points
+    with λ = 0.1 (section 3.3).
 
     `info` of the last step holds `policy`, `cost`, and, when there is an evaluator, `score`.
+
+    These differ from the public code (mit-han-lab/haq, `linear_quantize_env.py`):
+
+    - Pinned layers are not walked. There the agent decides them too; its decisions are then overwritten, but only if
+      the policy exceeds the budget, and the network's input is priced at 7 bits.
+    - Every episode starts alike. There the first observation holds a width of the episode before.
+    - The ninth feature tells what is decided. There it tells what was decided before.
+    - Widths move to the nearest candidate, and activations to those that the hardware runs beside the weights.
+    - With weights alone, the observation is the same. There (`quantize_env.py`) it lacks the ninth feature, and the
+      tenth is a width that is not scaled.
 
     Args:
         layers: In the order of their first call.
@@ -86,37 +98,42 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
             raise ValueError("every layer is pinned, so there is nothing to decide")
         self._evaluator = evaluator
         self._float_objective = float_score.objective(rank_by) if float_score else 1.0
-        self._features = _layer_features(self._free, list(layers))
+        features = layer_features(layers)
+        self._features = features[[layer.name not in budget.pinned for layer in layers]]
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (_FEATURES,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._widths: list[int] = []
-        self._range = tuple(sorted({width for field in budget.fields for width in budget.widths(field)}))
+        self._widest = max(width for field in budget.fields for width in budget.widths(field))
+
+    @property
+    def layer_count(self) -> int:
+        """Number of free layers."""
+        return len(self._free)
 
     @property
     def steps(self) -> int:
         """Length of an episode: a decision for each width of each free layer."""
-        return len(self.budget.fields) * len(self._free)
+        return len(self.budget.fields) * self.layer_count
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Starts at the first free layer."""
         super().reset(seed=seed)
         self._widths = []
-        return self._observation(0, None), {}
+        return self._observation(self._widths), {}
 
     def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Sets the next width; returns `(observation, reward, terminated, truncated, info)`."""
-        width = width_of(float(np.asarray(action).reshape(-1)[0]), self._candidates(self._widths))
-        self._widths.append(width)
-        done = len(self._widths)
-        if done < self.steps:
-            return self._observation(done, width), 0.0, False, False, {}
+        self._widths.append(width_of(float(np.asarray(action).reshape(-1)[0]), self._candidates(self._widths)))
+        observation = self._observation(self._widths)
+        if len(self._widths) < self.steps:
+            return observation, 0.0, False, False, {}
         policy = self.budget.decrease(self._policy(self._widths))
         info: dict[str, Any] = {"policy": policy, "cost": self.budget.table.cost(policy)}
         reward = 0.0
         if self._evaluator is not None:
             info["score"] = self._evaluator(policy)
             reward = self.reward(info["score"].objective(self.rank_by))
-        return self._observation(done, width), reward, True, False, info
+        return observation, reward, True, False, info
 
     def reward(self, objective: float) -> float:
         """Returns the reward for an objective between 0 and 1; see `Score.objective`."""
@@ -125,8 +142,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
     def transitions(self, policy: BitPolicy) -> Transitions:
         """Returns the episode that ends in `policy` exactly, as if its widths had been the actions."""
         widths = [getattr(policy[layer.name], field) for layer in self._free for field in self.budget.fields]
-        previous: list[int | None] = [None, *widths]
-        seen = np.stack([self._observation(step, width) for step, width in enumerate(previous)])
+        seen = np.stack([self._observation(widths[:step]) for step in range(self.steps + 1)])
         actions = np.array(
             [[action_of(width, self._candidates(widths[:step]))] for step, width in enumerate(widths)], np.float32
         )
@@ -148,28 +164,9 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         layers = {name: chosen.get(name) or self.budget.pinned[name] for name in self._names}
         return BitPolicy(layers, self.budget.scheme)
 
-    def _observation(self, step: int, previous: int | None) -> Array:
-        """What the agent sees before `step`; after the last step the last layer is shown once more."""
+    def _observation(self, decided: Sequence[int]) -> Array:
+        """What the agent sees after these decisions; after the last one, what it saw before it."""
         per_layer = len(self.budget.fields)
-        observation: Array = self._features[min(step, self.steps - 1) // per_layer].copy()
-        observation[8] = 1.0 - step % per_layer
-        observation[9] = 0.0 if previous is None else (action_of(previous, self._range) + 1) / 2
-        return observation
-
-
-def _layer_features(free: Sequence[LayerSpec], layers: Sequence[LayerSpec]) -> Array:
-    """Returns `(len(free), 10)` with the last two features left at 0, scaled by the largest value of all layers."""
-    index = {layer.name: number for number, layer in enumerate(layers)}
-    rows = np.array(
-        [
-            (
-                index[layer.name], layer.in_channels, layer.out_channels, max(layer.kernel), max(layer.stride),
-                max(layer.in_size), layer.params, layer.kind == "depthwise", 0, 0,
-            )
-            for layer in layers
-        ],
-        np.float64,
-    )  # fmt: skip
-    largest = rows.max(0)
-    scaled = rows / np.where(largest > 0, largest, 1)
-    return scaled[[index[layer.name] for layer in free]].astype(np.float32)
+        step = min(len(decided), self.steps - 1)
+        dynamic = [1.0 - step % per_layer, decided[step - 1] / self._widest if step else 1.0]
+        return np.concatenate([self._features[step // per_layer], np.array(dynamic, np.float32)])

@@ -186,9 +186,9 @@ class Budget:
     def spend(self, policy: BitPolicy) -> BitPolicy:
         """Raises widths of a policy that fits for as long as it still fits.
 
-        Layers are visited from the first to the last, weights before activations, one candidate each, over and over.
-        Sequential decrease lowers widths that save nothing, such as the weights of a layer that waits for its
-        activations; this gives them back.
+        Layers are visited from the first to the last, weights before activations, one candidate each, over and over:
+        the opposite order of `decrease`, which lowers widths that save nothing, such as the activations of a layer that
+        waits for its weights. This gives them back.
         """
         layers, totals, raised = dict(policy), self._totals(policy), True
         while raised:
@@ -209,9 +209,10 @@ class Budget:
     def decrease(self, policy: BitPolicy) -> BitPolicy:
         """Fits a policy to the budget by HAQ's sequential decrease (arXiv:1811.08886, section 3.4).
 
-        Layers are visited from the last to the first, weights before activations, and lowered by one candidate each,
-        over and over, until all limits hold. A policy that fits comes back unchanged. Where costs do not fall with the
-        widths, that may end at the lowest widths without a fit; then the cheapest policy is returned.
+        In the order of HAQ's public code: layers are visited from the last to the first, activations before weights,
+        and lowered by one candidate each, over and over, until all limits hold. A policy that fits comes back
+        unchanged. Where costs do not fall with the widths, that may end at the lowest widths without a fit; then the
+        cheapest policy is returned.
         """
         if self.allows(policy):
             return policy
@@ -220,7 +221,7 @@ class Budget:
         while lowered:
             lowered = False
             for name in free:
-                for field in self.fields:
+                for field in reversed(self.fields):
                     before, lower = layers[name], self._lower.get((layers[name], field))
                     if lower is None:
                         continue

@@ -22,7 +22,7 @@ __all__ = ["AGENTS", "INFORMED", "SEEDLESS", "First", "Task", "make_agent", "pen
 First = Sequence[tuple[str, BitPolicy]]
 """Policies to score before the agent is asked, with their origin."""
 
-_WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20 random episodes, of 600
+_WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20, of 600 episodes
 
 
 @dataclass(frozen=True)

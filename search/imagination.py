@@ -35,9 +35,9 @@ class Dreamer(Guide):
     The agent walks the layers and moves each width of a base policy, the best so far, by up to two candidates; the
     result is fitted to the budget both ways. Before each proposal it walks episodes that the prediction rewards, which
     cost no trial (Dyna, Sutton 1991; MBPO, Janner et al. 2019, arXiv:1906.08253). The reward is by how much the hope is
-    lower than the base's, in units of its spread over the episodes. It sees each layer's shape, as in HAQ, and what a
-    step of its widths gains and costs. Every decision is rewarded with the episode's outcome, so nothing is
-    bootstrapped.
+    lower than the base's, in units of its spread over the episodes. It sees each layer's shape, scaled in a way of its
+    own (HAQ's is in `haq.envs`), and what a step of its widths gains and costs. Every decision is rewarded with the
+    episode's outcome, so nothing is bootstrapped.
 
     Args:
         projection: Onto the budget.

@@ -18,8 +18,9 @@ _AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # how often a proposal that was made befor
 class Walker:
     """Proposes what the agent's actions, fitted to the budget, come to; rewards it with the outcome.
 
-    An episode that ends in a policy which was scored before is answered from the archive: the agent learns from it
-    again, at no trial's cost, and walks once more.
+    Differs from HAQ's public code, which scores whatever an episode ends in: no policy is scored twice. An episode that
+    ends in one which was scored before is answered from the archive: the agent learns from it again, at no trial's
+    cost, and walks once more. Where it only repeats itself, actions are random.
 
     Args:
         env: Walked once for a proposal; it scores nothing itself.

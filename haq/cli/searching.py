@@ -54,8 +54,8 @@ __all__ = ["search"]
     default=DEFAULTS.agent,
     show_default=True,
     metavar="NAME",
-    help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's), evolution, ilp, "
-    "random or uniform; haq compare-agents shows them side by side.",
+    help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's, for "
+    "hundreds of trials), evolution, ilp, random or uniform; haq compare-agents shows them side by side.",
 )
 @click.option(
     "--trial-timeout",

@@ -83,14 +83,14 @@ def test_observation_has_haqs_ten_features(layers: list[LayerSpec]) -> None:
     first, _ = env.reset()
     assert first.shape == (10,)
     assert first[8] == 1, "weights first"
-    assert first[9] == 0, "no previous action"
-    second = env.step(np.array([1.0], np.float32))[0]
+    assert first[9] == 1, "as if the widest had been chosen before"
+    second = env.step(np.array([0.0], np.float32))[0]
     assert second[8] == 0, "then activations"
-    assert second[9] == pytest.approx(1 - 1 / 14), "the middle of the actions for 8 of 2 to 8 bits"
+    assert second[9] == pytest.approx(4 / 8), "4 of at most 8 bits"
     assert np.array_equal(first[:8], second[:8]), "of the same layer"
     third = env.step(np.array([1.0], np.float32))[0]
     assert third[0] == pytest.approx(1 / 2)
-    assert third[1] == pytest.approx(9 / 10)
+    assert third[1] == pytest.approx((9 - 8) / (10 - 8))
 
 
 def test_pinned_layers_are_not_walked() -> None:

@@ -39,12 +39,41 @@ def test_decrease_meets_every_limit_and_never_raises_a_width(policy: BitPolicy, 
         assert result == policy
 
 
-def test_decrease_goes_from_the_last_layer_weights_first() -> None:
-    """The order of HAQ's public code: one step at a time, the last layer before the first."""
-    tight = budget(0.999)
-    result = tight.decrease(tight.uniform(8))
-    assert result["conv3"] == LayerBits(4, 8)
-    assert all(result[f"conv{i}"] == LayerBits(8, 8) for i in range(3))
+def test_decrease_takes_the_steps_of_haqs_public_code() -> None:
+    """One bit at a time, from the last layer to the first, activations before weights, until it fits; then again.
+
+    Each of three layers costs w·a ms, so every step leaves a sum of its own: 192, 184, 177, 169, 162, 154, 147, 140.
+    """
+    widths, names = tuple(range(2, 9)), ("one", "two", "three")
+    products = np.stack([np.outer(widths, widths).astype(float)] * 3)
+    table = CostTable("products", 1, names, widths, widths, {"latency_ms": products}, "modelled", "test")
+    steps = [
+        ((8, 8), (8, 8), (8, 8)),
+        ((8, 8), (8, 8), (8, 7)),
+        ((8, 8), (8, 8), (7, 7)),
+        ((8, 8), (8, 7), (7, 7)),
+        ((8, 8), (7, 7), (7, 7)),
+        ((8, 7), (7, 7), (7, 7)),
+        ((7, 7), (7, 7), (7, 7)),
+        ((7, 7), (7, 7), (7, 6)),
+    ]
+    for pairs in steps:
+        expected = BitPolicy({name: LayerBits(*pair) for name, pair in zip(names, pairs, strict=True)})
+        exactly = Constraint("latency", float(sum(w * a for w, a in pairs)))
+        fitted = Budget(table, [exactly], widths, {})
+        assert fitted.decrease(fitted.uniform(8)) == expected
+
+
+def test_decrease_leaves_out_widths_at_their_lowest_and_pinned_layers() -> None:
+    """After a pinned layer, 3/2 and 2/8 bits: only the last layer's inputs and the second's weights can go down."""
+    widths, names = (2, 3, 8), ("one", "two", "three")
+    products = np.stack([np.outer(widths, widths).astype(float)] * 3)
+    table = CostTable("products", 1, names, widths, widths, {"latency_ms": products}, "modelled", "test")
+    start = BitPolicy({"one": LayerBits(8, 8), "two": LayerBits(3, 2), "three": LayerBits(2, 8)})
+    for limit, second, third in ((76.0, (3, 2), (2, 3)), (75.0, (2, 2), (2, 3)), (72.0, (2, 2), (2, 2))):
+        fitted = Budget(table, [Constraint("latency", limit)], widths, {"one": LayerBits(8, 8)})
+        expected = {"one": LayerBits(8, 8), "two": LayerBits(*second), "three": LayerBits(*third)}
+        assert fitted.decrease(start) == BitPolicy(expected)
 
 
 def test_pinned_layers_are_left_alone() -> None:

@@ -1,0 +1,56 @@
+"""What HAQ's agent sees of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from haq.layers import LayerSpec
+
+__all__ = ["layer_features"]
+
+
+def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
+    """Returns the eight features of HAQ's observation that no decision changes, `(L, 8)`, each scaled to [0, 1].
+
+    In the order of eq. 1 of arXiv:1811.08886: index of the layer, input channels, output channels, height of the
+    kernel, stride, size of the input, number of weights, depthwise or not. As in the public code, each column is scaled
+    from its smallest value over the layers, which becomes 0, to its largest, which becomes 1. A column that is the same
+    in all layers says nothing and is 0; the public code leaves it as it is, outside of [0, 1].
+
+    Args:
+        layers: All that the network has, in the order of their first call.
+    """
+    rows = np.array(
+        [
+            (
+                index, layer.in_channels, layer.out_channels, layer.kernel[0], _stride(layer), _input_size(layer),
+                layer.params, _is_depthwise(layer),
+            )
+            for index, layer in enumerate(layers)
+        ],
+        np.float64,
+    )  # fmt: skip
+    smallest, span = rows.min(axis=0), np.ptp(rows, axis=0)
+    scaled: NDArray[np.float32] = ((rows - smallest) / np.where(span > 0, span, 1)).astype(np.float32)
+    return scaled
+
+
+# The public code's readings of a layer (mit-han-lab/haq, `_build_state_embedding` and `measure_layer`)
+
+
+def _stride(layer: LayerSpec) -> int:
+    return 0 if layer.kind == "linear" else layer.stride[0]
+
+
+def _input_size(layer: LayerSpec) -> int:
+    """Width times height; of a linear layer the size of the second axis, which is its channels or its tokens."""
+    height, width = layer.in_size
+    return layer.in_channels if layer.kind == "linear" and height == 1 else height * width
+
+
+def _is_depthwise(layer: LayerSpec) -> bool:
+    """As many groups as input channels, which a convolution of one input channel has too."""
+    return layer.kind != "linear" and layer.groups == layer.in_channels
