@@ -89,6 +89,12 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
         tuple(sorted(set(w_bits))),
         tuple(sorted(set(a_bits), key=lambda a: (a is None, a))),
     )
+    if None in a_axis and len(a_axis) > 1:
+        row = a_bits.index(None)
+        raise HardwareError(
+            f"a_bits is empty, which is floating point, for layer {layer[row]!r} at w_bits={w_bits[row]}, but "
+            f"{a_axis[0]} elsewhere; give widths in all rows or in none"
+        )
     _check_finite(columns, metrics)
     cells: dict[tuple[str, int, int | None], int] = {}
     for row, cell in enumerate(zip(layer, w_bits, a_bits, strict=True)):
