@@ -289,7 +289,7 @@ def read_npy(
 
 
 def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
-    """Writes the latencies as HAQ's array of cycles, float64; names, units and all other costs are lost.
+    """Writes the latencies as HAQ's array of cycles, float64; names, units, limits and all other costs are lost.
 
     Raises:
         HardwareError: The table has no latencies, or does not hold all pairs of 1 to 8 bits and no others.

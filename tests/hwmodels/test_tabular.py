@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from haq.constraints import METRICS
 from haq.errors import HardwareError
 from haq.hwmodels import CostTable, bops, size_bytes
 from haq.hwmodels.table import TABLE_FIELDS
@@ -52,13 +53,14 @@ def tables(draw: st.DrawFn) -> CostTable:
         rest=draw(st.dictionaries(st.sampled_from(sorted(fields)), COST, max_size=2)),
         details={name: costs(np.nan, st.floats()) for name in draw(st.sets(st.sampled_from(["spread", "runs"])))},
         provenance=draw(st.dictionaries(TEXT, TEXT, max_size=2)),
+        limits=draw(st.dictionaries(st.sampled_from(sorted(METRICS)), st.floats(1e-9, 1e30), max_size=2)) or None,
     )  # fmt: skip
 
 
 def assert_equal(one: CostTable, other: CostTable) -> None:
     for name in ("hardware", "batch", "layers", "w_bits", "a_bits", "origin", "version", "rest", "memory"):
         assert getattr(one, name) == getattr(other, name), name
-    assert one.provenance == other.provenance
+    assert (one.provenance, one.limits or {}) == (other.provenance, other.limits or {})
     for ours, theirs in ((one.metrics, other.metrics), (one.details, other.details)):
         assert set(ours) == set(theirs)
         assert all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)
@@ -198,7 +200,12 @@ def test_utf_16_without_a_mark(small):
 def test_notes_that_a_spreadsheet_split_at_their_commas(table, tmp_path):
     """Each part of a note is in a cell of its own, and those that hold quotes are quoted."""
     path = tmp_path / "costs.csv"
-    known = replace(table, hardware='a, 12" board', provenance={"device": 'x, "y",z', "options": "a, b,"})
+    known = replace(
+        table,
+        limits={"size": 60e3, "ram": 8e3},
+        hardware='a, 12" board',
+        provenance={"device": 'x, "y",z', "options": "a, b,"},
+    )
     write_csv(known, path)
     assert_equal(read_csv(path), known)
     for mark in (",", ";"):
@@ -235,6 +242,18 @@ def test_pairs_without_rows_are_illegal(small):
         ("# batch: 4", "# batch: 0", "batch=0"),
         ("# batch: 4", "# batch:", "cannot read the line '# batch:'"),
         ("measured", "guessed", "origin='guessed'"),
+        ("# batch: 4", '# batch: 4\n# limits: {"flash": 1}', "limit of 'flash': unknown; known: latency, energy, size"),
+        (
+            "# batch: 4",
+            '# batch: 4\n# limits: {"size": "60kB"}',
+            "limit of 'size' is '60kB': must be a positive number of",
+        ),
+        ("# batch: 4", '# batch: 4\n# limits: {"bops": -1}', "limit of 'bops' is -1: must be a positive number"),
+        (
+            "# batch: 4",
+            '# batch: 4\n# limit: {"size": 1}',
+            "cannot read the line '# limit: {\"size\": 1}' (did you mean",
+        ),
         ("kernels 1.2", '"kernels', "broken JSON"),
         ("latency_ms", "latency_us", "column 'latency_us': a cost table keeps latency in ms, in the column 'latency"),
         ("latency_ms", "Latency", "keeps latency in ms"),
