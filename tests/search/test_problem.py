@@ -41,7 +41,7 @@ def test_limits_travel_with_a_table(tiny: Path, tmp_path: Path, suffix: str) -> 
     assert list(map(str, again.budget.constraints)) == list(map(str, direct.budget.constraints))
     assert "size ≤ 300 B (board holds no more)" in map(str, again.budget.constraints)
     policy = again.budget.uniform(8)
-    assert again.table.cost(policy)["size_bytes"] > 300 >= again.table.cost(again.budget.fit(policy))["size_bytes"]
+    assert again.table.cost(policy)["size_bytes"] > 300 >= again.table.cost(again.budget.decrease(policy))["size_bytes"]
 
 
 def test_a_limit_that_no_policy_meets_is_refused(tiny: Path, tmp_path: Path) -> None:
