@@ -51,7 +51,7 @@ class CostTable:
         details: What else is known of each cell, such as the spread of a measurement, `(L, W, A)`; kept in files.
             Of models `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
         provenance: What is known of the table's making, such as the device, its features and the date; likewise.
-        limits: What the device holds, as in `Hardware`; `None` where nothing says so.
+        limits: What the device holds, as in `Hardware`; `None` in a file from before tables had limits.
 
     Raises:
         HardwareError: An axis, a cost or a limit is wrong.
@@ -69,7 +69,7 @@ class CostTable:
     memory: MemoryPlan | None = None
     details: Mapping[str, Costs] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, float] | None = None
+    limits: Mapping[str, float] | None = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
 

@@ -177,7 +177,7 @@ def _written(value: object) -> str:
 
 def _header(sheet: Sheet) -> dict[str, Any]:
     known = (*METADATA, *OPTIONAL)
-    entries: dict[str, Any] = {}
+    entries: dict[str, Any] = {"limits": {}}
     for cells in sheet.notes:
         line = sheet.delimiter.join(cells).rstrip(sheet.delimiter).strip()
         key, colon, text = (part.strip() for part in line.removeprefix("#").partition(":"))
@@ -187,7 +187,7 @@ def _header(sheet: Sheet) -> dict[str, Any]:
                 f"cannot read the line {line!r}{did_you_mean(key, known)}; lines that start with # are '# key: value', "
                 f"with a key of {', '.join(known)}"
             )
-        if key in entries:
+        if entries.get(key):
             raise HardwareError(f"has two lines '# {key}: …'; keep one")
         try:
             # Cells were split at JSON's own commas, whatever a spreadsheet then put between them

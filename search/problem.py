@@ -131,7 +131,7 @@ def _limits(config: SearchConfig, table: CostTable, costs: Path | None, weights_
     if weights_only:
         known = limits_of(str(costs or config.hardware))
         return {metric: limit for metric, limit in known.items() if METRICS[metric].field in table.fields}
-    # Nothing stands in tables of measurements, and in runs from before tables had limits
+    # They are missing in runs from before tables had limits
     return limits_of(config.hardware) if table.limits is None else table.limits
 
 

@@ -41,11 +41,11 @@ def opened(path: str | None, content: bytes | None, mode: str | None = None) -> 
     """
     from PIL import Image, ImageOps
 
-    with Image.open(BytesIO(content) if content else path or "") as picture:  # type: ignore[arg-type]
-        stored = str(picture.tile)  # gone as soon as it is loaded
-        form = picture.format
-        picture.load()
-    picture = ImageOps.exif_transpose(picture)
+    with Image.open(BytesIO(content) if content else path or "") as file:
+        stored = str(file.tile)  # gone as soon as it is loaded
+        form = file.format
+        file.load()
+    picture: Any = ImageOps.exif_transpose(file)
     if mode:
         picture = picture.convert(mode)
     lost = set()

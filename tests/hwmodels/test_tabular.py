@@ -53,14 +53,14 @@ def tables(draw: st.DrawFn) -> CostTable:
         rest=draw(st.dictionaries(st.sampled_from(sorted(fields)), COST, max_size=2)),
         details={name: costs(np.nan, st.floats()) for name in draw(st.sets(st.sampled_from(["spread", "runs"])))},
         provenance=draw(st.dictionaries(TEXT, TEXT, max_size=2)),
-        limits=draw(st.dictionaries(st.sampled_from(sorted(METRICS)), st.floats(1e-9, 1e30), max_size=2)) or None,
+        limits=draw(st.dictionaries(st.sampled_from(sorted(METRICS)), st.floats(1e-9, 1e30), max_size=2)),
     )  # fmt: skip
 
 
 def assert_equal(one: CostTable, other: CostTable) -> None:
     for name in ("hardware", "batch", "layers", "w_bits", "a_bits", "origin", "version", "rest", "memory"):
         assert getattr(one, name) == getattr(other, name), name
-    assert (one.provenance, one.limits or {}) == (other.provenance, other.limits or {})
+    assert (one.provenance, one.limits) == (other.provenance, other.limits)
     for ours, theirs in ((one.metrics, other.metrics), (one.details, other.details)):
         assert set(ours) == set(theirs)
         assert all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)
