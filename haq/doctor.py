@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from haq import __version__
 from haq.constraints import format_cost
-from haq.files import cache_folder
+from haq.files import cache_folder, writable
 
 __all__ = ["Finding", "examine"]
 
@@ -62,6 +62,7 @@ def examine() -> Iterator[Finding]:
     yield _gpu()
     yield _shared_memory()
     yield _temporary()
+    yield _home()
     yield _cache()
     yield _current_folder()
 
@@ -228,20 +229,35 @@ def _shared_memory() -> Finding:
 
 
 def _temporary() -> Finding:
+    mend = "set TMPDIR to a folder that can be written, on a disk with space"
     try:
-        path = Path(tempfile.gettempdir())
+        # Ray takes these as they are, where Python looks for another folder
+        told = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") if sys.platform == "linux" else None
+        path = Path(told or tempfile.gettempdir())
     except FileNotFoundError:
-        return Finding("temporary files", "no folder can be written", problem="set TMPDIR to one", fatal=True)
-    return _folder("temporary files", path, "set TMPDIR to a folder that can be written, on a disk with space")
+        return Finding("temporary files", "no folder can be written", problem=mend, fatal=True)
+    if not os.path.isdir(path):
+        return Finding("temporary files", f"{path} is no folder", problem=f"{path} cannot be written; {mend}")
+    return _folder("temporary files", path, mend)
+
+
+def _home() -> Finding:
+    path = Path.home()
+    can = writable(path)
+    problem = ""
+    if not can:
+        problem = "libraries keep nothing in it; set HOME to a folder of yours, or HF_HOME for models of Hugging Face"
+    return Finding(
+        "home", f"{path}{'' if can else ', cannot be written'}", {"path": str(path), "writable": can}, problem
+    )
 
 
 def _cache() -> Finding:
     path = cache_folder()
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    existing = next(folder for folder in (path, *path.parents) if folder.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK)
-    problem = "" if writable else "the embedded network is trained every time; set HAQ_CACHE to a folder of yours"
-    data = {"path": str(path), "size_bytes": size, "writable": writable}
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if os.path.isdir(path) else 0
+    can = writable(path)
+    problem = "" if can else "the embedded network is trained every time; set HAQ_CACHE to a folder of yours"
+    data = {"path": str(path), "size_bytes": size, "writable": can}
     return Finding("cache", f"{path}, {_bytes(size)}", data, problem)
 
 
@@ -254,14 +270,14 @@ def _current_folder() -> Finding:
 
 
 def _folder(name: str, path: Path, mend: str) -> Finding:
-    usage, writable = shutil.disk_usage(path), os.access(path, os.W_OK)
+    usage, can = shutil.disk_usage(path), writable(path)
     full = usage.used / (usage.used + usage.free) if usage.used + usage.free else 1.0
     problem = ""
-    if not writable:
+    if not can:
         problem = f"{path} cannot be written; {mend}"
     elif full > _FULL:
         problem = f"the disk of {path} is {full:.0%} full, and Ray stops at {_FULL:.0%}; make space, or {mend}"
-    data = {"path": str(path), "writable": writable, "free_bytes": usage.free}
+    data = {"path": str(path), "writable": can, "free_bytes": usage.free}
     return Finding(name, f"{path}, {_bytes(usage.free)} free", data, problem)
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from haq.errors import HaqError
 
-__all__ = ["parse_yaml", "read_text", "read_yaml", "reason_of"]
+__all__ = ["parse_yaml", "read_bytes", "read_text", "read_yaml", "reason_of"]
 
 _MOST_MIB = 8
 _MOST_NODES = 2_000_000  # with every alias written out: a few lines of aliases of aliases stand for billions
@@ -46,14 +46,28 @@ def read_text(file: Traversable, most_mib: int = _MOST_MIB) -> str:
         OSError: It cannot be read.
         ValueError: It is not UTF-8, or too large.
     """
+    try:
+        return read_bytes(file, most_mib).decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise ValueError(f"it is not UTF-8 text (byte {failure.start}); save it as UTF-8") from None
+
+
+def read_bytes(file: Traversable, most_mib: int) -> bytes:
+    """Returns what a file holds.
+
+    Args:
+        file: Any path, also of a pipe.
+        most_mib: What it may hold.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is too large.
+    """
     with file.open("rb") as stream:
         content = stream.read((most_mib << 20) + 1)  # a device may never end
     if len(content) > most_mib << 20:
         raise ValueError(f"it is larger than {most_mib} MiB; give the file that was meant")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        raise ValueError(f"it is not UTF-8 text (byte {failure.start}); save it as UTF-8") from None
+    return content
 
 
 def parse_yaml(text: str) -> Any:

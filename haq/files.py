@@ -11,12 +11,22 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["cache_folder", "making", "replacing", "write_text"]
+__all__ = ["cache_folder", "is_stream", "making", "replacing", "writable", "write_text"]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place when the block succeeds, and is removed otherwise."""
+    """Yields a temporary path beside `path` that takes its place when the block succeeds, and is removed otherwise.
+
+    A device or a pipe, such as `/dev/stdout`, is written to instead: its place is not ours to take.
+    """
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, f"content{path.suffix}")
+            yield temporary
+            with temporary.open("rb") as content, path.open("wb") as stream:
+                shutil.copyfileobj(content, stream)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -45,6 +55,11 @@ def making(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path is of a device or a pipe, or of what `/dev/stdout` stands for."""
+    return os.path.exists(path) and (not os.path.isfile(path) or path.is_relative_to("/dev")) and not path.is_dir()
+
+
 def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
@@ -68,4 +83,18 @@ def write_text(path: Path, text: str) -> None:
 
 def cache_folder() -> Path:
     """Returns `platformdirs.user_cache_dir("haq")`, or the folder that the variable `HAQ_CACHE` names."""
-    return Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq"))
+    return Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq")).absolute()
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or in what exists of its parents; nothing is left behind.
+
+    It is tried: permissions allow root everything, also what a file system does not.
+    """
+    path = folder.absolute()
+    existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False

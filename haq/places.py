@@ -8,6 +8,7 @@ from pathlib import Path
 from haq.config import SearchConfig
 from haq.constraints import parse_constraint
 from haq.errors import ConfigError
+from haq.files import is_stream, writable
 from haq.sources import short_name
 
 __all__ = ["check_file", "check_folder", "free_folder", "free_path"]
@@ -30,12 +31,13 @@ def check_file(option: str, path: Path) -> None:
     """Raises `ConfigError` unless a file can be written there; one that exists is replaced."""
     if os.path.isdir(path):
         raise ConfigError(f"{option} {path}: it is a folder; give the name of a file")
-    _check_parent(option, path)
+    if not is_stream(path):
+        _check_parent(option, path)
 
 
 def _check_parent(option: str, path: Path) -> None:
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not writable(parent):
         raise ConfigError(f"{option} {path}: {str(parent)!r} is no folder that can be written; give another {option}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from haq.errors import HaqError
+from haq.files import writable
 
 __all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of"]
 
@@ -89,6 +90,8 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
             reason = one_line(failure)
             if "trust_remote_code" in str(failure):
                 reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
+            elif isinstance(failure, OSError) and not writable(cache := _hub_cache()):
+                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a folder that can"
             elif not online:
                 reason = f"{name!r} is no folder and not in the cache, and {_HUB} cannot be reached"
                 mend = "give a folder, or go online once, which fills the cache"
@@ -98,6 +101,11 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
 def one_line(failure: BaseException) -> str:
     """Returns what a failure says, in at most 200 characters, without the full stop."""
     return " ".join(str(failure).split())[:200].rstrip(". ") or type(failure).__name__
+
+
+def _hub_cache() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or f"{cache}/huggingface").expanduser()
 
 
 def _reachable() -> bool:

@@ -20,7 +20,7 @@ KEY = b"haq"
 
 AXES = {"layer": pa.string(), "w_bits": pa.int64(), "a_bits": pa.int64()}
 METADATA = ("hardware", "batch", "origin", "version")
-OPTIONAL = ("rest", "provenance", "memory")
+OPTIONAL = ("limits", "rest", "provenance", "memory")
 DETAIL = "detail_"
 """Before the names of columns that say more about a cell than its costs."""
 
@@ -40,6 +40,7 @@ def to_arrow(table: CostTable) -> Any:
     metadata: dict[str, Any] = {key: getattr(table, key) for key in METADATA}
     metadata |= {"rest": dict(table.rest), "provenance": dict(table.provenance)}
     metadata["memory"] = table.memory.to_dict() if table.memory else None
+    metadata["limits"] = None if table.limits is None else dict(table.limits)
     return pa.table(columns).replace_schema_metadata({KEY: json.dumps(metadata)})
 
 
@@ -55,11 +56,12 @@ def from_arrow(content: Any) -> CostTable:
 def _metadata(content: Any) -> dict[str, Any]:
     try:
         metadata = json.loads((content.schema.metadata or {})[KEY])
-        memory = metadata.get("memory")
+        memory, limits = metadata.get("memory"), metadata.get("limits")
         return {
             **{key: str(metadata[key]) for key in METADATA},
             "batch": int(metadata["batch"]),
             "rest": {str(metric): float(cost) for metric, cost in (metadata.get("rest") or {}).items()},
+            "limits": None if limits is None else dict(limits),
             "memory": MemoryPlan.from_dict(memory) if memory else None,
             "provenance": {str(key): str(value) for key, value in (metadata.get("provenance") or {}).items()},
         }
@@ -89,6 +91,12 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
         tuple(sorted(set(w_bits))),
         tuple(sorted(set(a_bits), key=lambda a: (a is None, a))),
     )
+    if None in a_axis and len(a_axis) > 1:
+        row = a_bits.index(None)
+        raise HardwareError(
+            f"a_bits is empty, which is floating point, for layer {layer[row]!r} at w_bits={w_bits[row]}, but "
+            f"{a_axis[0]} elsewhere; give widths in all rows or in none"
+        )
     _check_finite(columns, metrics)
     cells: dict[tuple[str, int, int | None], int] = {}
     for row, cell in enumerate(zip(layer, w_bits, a_bits, strict=True)):

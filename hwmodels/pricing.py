@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from haq.hwmodels.table import CostTable
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 
-__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "excess", "is_table", "price"]
+__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "excess", "is_table", "limits_of", "price"]
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
@@ -29,11 +29,14 @@ class Prices:
 
     Attributes:
         table: Prices of every layer.
-        limits: As in `Hardware`; nothing for a table.
     """
 
     table: CostTable
-    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """As in `Hardware`; a table carries those of the hardware that it was built from."""
+        return self.table.limits or {}
 
 
 def is_table(name: str) -> bool:
@@ -48,6 +51,15 @@ def default_batch(name: str) -> int:
     from haq.hwmodels.tabular import load_table
 
     return load_table(Path(name)).batch
+
+
+def limits_of(name: str) -> Mapping[str, float]:
+    """Returns what the hardware holds, as in `Hardware`, also where a table says it; raises like `price`."""
+    if not is_table(name):
+        return get_hardware(name).limits
+    from haq.hwmodels.tabular import load_table
+
+    return load_table(Path(name)).limits or {}
 
 
 def price(
@@ -66,8 +78,7 @@ def price(
         HardwareError: There is no such hardware, it runs none of the widths, or the table is not for these layers.
     """
     if not is_table(name):
-        hardware = get_hardware(name)
-        return Prices(CostTable.build(hardware, layers, bits, bits, batch, memory), hardware.limits)
+        return Prices(CostTable.build(get_hardware(name), layers, bits, bits, batch, memory))
     from haq.hwmodels.tabular import load_table
 
     table = load_table(Path(name))

@@ -51,9 +51,10 @@ class CostTable:
         details: What else is known of each cell, such as the spread of a measurement, `(L, W, A)`; kept in files.
             Of models `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
         provenance: What is known of the table's making, such as the device, its features and the date; likewise.
+        limits: What the device holds, as in `Hardware`; `None` in a file from before tables had limits.
 
     Raises:
-        HardwareError: An axis or a cost is wrong.
+        HardwareError: An axis, a cost or a limit is wrong.
     """
 
     hardware: str
@@ -68,11 +69,13 @@ class CostTable:
     memory: MemoryPlan | None = None
     details: Mapping[str, Costs] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, float] | None = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_axes()
+        self._check_limits()
         metrics = {metric: np.array(costs, dtype=np.float64) for metric, costs in self.metrics.items()}
         for metric, costs in metrics.items():
             self._check_costs(metric, costs)
@@ -119,6 +122,7 @@ class CostTable:
         return cls(
             hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
             memory=memory, details={} if np.isnan(memory_bound).all() else {"memory_bound": memory_bound},
+            limits=dict(hardware.limits),
         )  # fmt: skip
 
     @classmethod
@@ -265,6 +269,7 @@ class CostTable:
             "bounds": {metric: {"at_least": low, "at_most": high} for metric, (low, high) in bounds.items()},
             "rest": dict(self.rest),
             "provenance": dict(self.provenance),
+            "limits": {METRICS[metric].field: limit for metric, limit in (self.limits or {}).items()},
         }
 
     # Files
@@ -304,6 +309,18 @@ class CostTable:
             raise HardwareError(f"origin={self.origin!r}: costs are {' or '.join(get_args(Origin))}")
         if not self.metrics:
             raise HardwareError(f"a cost table needs at least one of {', '.join(TABLE_FIELDS)}")
+
+    def _check_limits(self) -> None:
+        for metric, limit in (self.limits or {}).items():
+            if metric not in METRICS:
+                raise HardwareError(
+                    f"limit of {metric!r}: unknown{did_you_mean(metric, METRICS)}; known: {', '.join(METRICS)}"
+                )
+            if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < np.inf:
+                unit = METRICS[metric].kept_unit
+                raise HardwareError(
+                    f"limit of {metric!r} is {limit!r}: must be a positive number{unit and f' of {unit}'}"
+                )
 
     def _check_costs(self, metric: str, costs: Costs) -> None:
         if metric not in TABLE_FIELDS:

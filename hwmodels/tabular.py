@@ -15,28 +15,27 @@ HAQ's array holds cycles, `[layer, w_bits − 1, a_bits − 1]`, for 1 to 8 bits
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from io import StringIO
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.csv as arrow_csv
 
 from haq.constraints import METRICS
-from haq.documents import read_text, reason_of
+from haq.documents import read_bytes, reason_of
 from haq.errors import HardwareError, did_you_mean
 from haq.files import replacing
 from haq.hwmodels.arrow import AXES, DETAIL, KEY, METADATA, OPTIONAL, from_arrow, to_arrow
 from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.spreadsheet import Sheet, decode, read_sheet
 from haq.hwmodels.table import TABLE_FIELDS, CostTable, Origin
 from haq.layers import LayerSpec
-from haq.policy import LayerBits
+from haq.policy import WIDTHS, LayerBits
 
 __all__ = ["SUFFIXES", "load_table", "read_csv", "read_npy", "save_table", "write_csv", "write_npy"]
 
@@ -102,7 +101,13 @@ def _suffix(path: Path) -> str:
 
 
 def write_csv(table: CostTable, path: Path) -> None:
-    """Writes `table` as text that `read_csv` restores exactly."""
+    """Writes `table` as text that `read_csv` restores exactly.
+
+    Raises:
+        HardwareError: The name of a layer starts or ends with blanks, which do not last in spreadsheets.
+    """
+    if blank := [name for name in table.layers if name != name.strip() or not name]:
+        raise HardwareError(f"{path}: layer {blank[0]!r} has blanks around its name, which CSV loses; write .parquet")
     content = to_arrow(table)
     metadata = json.loads(content.schema.metadata[KEY])
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -116,41 +121,43 @@ def read_csv(path: Path) -> CostTable:
     """Reads a table whose rows and columns may have any order; layers come as they first appear.
 
     Columns are `layer`, `w_bits`, `a_bits`, at least one cost, and any that start with `detail_`; an empty `a_bits` is
-    floating point. A pair of widths that the hardware cannot run has no rows.
+    floating point. A pair of widths that the hardware cannot run has no rows. The file may come from a spreadsheet; see
+    `haq.hwmodels.spreadsheet`.
 
     Raises:
         HardwareError: The file cannot be read, or is not a whole and valid cost table.
     """
     try:
-        text = read_text(path, _MOST_MIB)
+        text = decode(read_bytes(path, _MOST_MIB))
     except FileNotFoundError:
         raise HardwareError(f"cost table {str(path)!r} does not exist") from None
     except (OSError, ValueError) as error:
         raise HardwareError(f"cannot read cost table {path}: {reason_of(error)}") from None
     try:
-        header, body = _split(text)
-        content = _parsed(body).replace_schema_metadata({KEY: json.dumps(_header(header))})
-        return from_arrow(content)
+        sheet = read_sheet(text, (*AXES, *TABLE_FIELDS))
+        _check_columns(sheet.names)
+        return from_arrow(_arrow(sheet).replace_schema_metadata({KEY: json.dumps(_header(sheet))}))
     except HardwareError as error:
         raise HardwareError(f"{path}: {error}") from None
 
 
-def _parsed(body: str) -> Any:
-    try:
-        names = next(csv.reader(StringIO(body)), [])
-        _check_columns(names)
-        return arrow_csv.read_csv(
-            pa.BufferReader(body.encode()),
-            read_options=arrow_csv.ReadOptions(use_threads=False),  # errors then name the row
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(
-                column_types={name: AXES.get(name, pa.float64()) for name in names},
-                null_values=[""],
-                strings_can_be_null=False,
-            ),
-        )
-    except (csv.Error, ValueError, pa.ArrowException) as error:
-        raise HardwareError(f"cannot be read as CSV: {' '.join(str(error).split())}") from None
+def _arrow(sheet: Sheet) -> Any:
+    index = sheet.names.index("layer")
+    if unnamed := [number for number, cells in sheet.rows if not cells[index]]:
+        raise HardwareError(f"row {unnamed[0]}: layer is empty; write its name in every row")
+    numbers = sheet.numbers([name for name in sheet.names if name != "layer"])
+    columns: dict[str, Any] = {"layer": pa.array([cells[index] for _, cells in sheet.rows], pa.string())}
+    for name, values in numbers.items():
+        if name not in AXES:
+            columns[name] = pa.array(values, pa.float64())
+            continue
+        for (number, _), width in zip(sheet.rows, values, strict=True):
+            if not (width in WIDTHS or (name == "a_bits" and isnan(width))):
+                known = ", ".join(map(str, WIDTHS))
+                found = "is empty" if isnan(width) else f"is {width:g}"
+                raise HardwareError(f"row {number}: {name} {found}, but widths are {known}; write one of these")
+        columns[name] = pa.array([None if isnan(width) else int(width) for width in values], AXES[name])
+    return pa.table(columns)
 
 
 def _quoted(value: object) -> str:
@@ -159,33 +166,33 @@ def _quoted(value: object) -> str:
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
-def _split(text: str) -> tuple[list[str], str]:
-    """Separates the lines above the columns from the rest."""
-    lines = text.split("\n")
-    count = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
-    return [line.strip() for line in lines[:count] if line.strip()], "\n".join(lines[count:])
-
-
 def _written(value: object) -> str:
-    """Writes text as it is where it reads back the same, and everything else as JSON."""
-    plain = isinstance(value, str) and value.isprintable() and value == value.strip() and value[:1] not in '"[{'
-    return str(value) if plain else json.dumps(value)
+    """Writes text as it is where it reads back the same, and everything else as JSON.
+
+    A quotation mark after a comma would start a cell in quotes.
+    """
+    plain = isinstance(value, str) and value.isprintable() and value == value.strip(", ") and value[:1] not in '"[{'
+    return str(value) if plain and ',"' not in str(value) else json.dumps(value).replace(',"', '\\u002c"')
 
 
-def _header(lines: Sequence[str]) -> dict[str, Any]:
+def _header(sheet: Sheet) -> dict[str, Any]:
     known = (*METADATA, *OPTIONAL)
-    entries: dict[str, Any] = {}
-    for line in lines:
+    entries: dict[str, Any] = {"limits": {}}
+    for cells in sheet.notes:
+        line = sheet.delimiter.join(cells).rstrip(sheet.delimiter).strip()
         key, colon, text = (part.strip() for part in line.removeprefix("#").partition(":"))
+        key = key.lower()
         if not (colon and text) or key not in known:
             raise HardwareError(
                 f"cannot read the line {line!r}{did_you_mean(key, known)}; lines that start with # are '# key: value', "
                 f"with a key of {', '.join(known)}"
             )
-        if key in entries:
+        if entries.get(key):
             raise HardwareError(f"has two lines '# {key}: …'; keep one")
         try:
-            entries[key] = json.loads(text) if text[:1] in ('"', "[", "{") else text
+            # Cells were split at JSON's own commas, whatever a spreadsheet then put between them
+            whole = ",".join(cells).partition(":")[2].strip(", ")
+            entries[key] = json.loads(whole) if text[:1] in ('"', "[", "{") else text
         except (ValueError, RecursionError):
             raise HardwareError(f"cannot read the line {line!r}: after the colon stands broken JSON") from None
     if missing := [key for key in METADATA if key not in entries]:
@@ -212,6 +219,8 @@ def _check_columns(names: Sequence[str]) -> None:
             f"column {name!r} is unknown{did_you_mean(name, known)}; a cost table has {', '.join(AXES)} and any of "
             f"{', '.join(TABLE_FIELDS)}"
         )
+    if missing := [name for name in AXES if name not in names]:
+        raise HardwareError(f"lacks the column {missing[0]!r}; a cost table has {', '.join(AXES)} and its metrics")
 
 
 def _unit_wanted(field: str) -> str:
@@ -280,7 +289,7 @@ def read_npy(
 
 
 def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
-    """Writes the latencies as HAQ's array of cycles, float64; names, units and all other costs are lost.
+    """Writes the latencies as HAQ's array of cycles, float64; names, units, limits and all other costs are lost.
 
     Raises:
         HardwareError: The table has no latencies, or does not hold all pairs of 1 to 8 bits and no others.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 
 from haq.errors import ConfigError
+from haq.files import writable
+from haq.sources import one_line
 
 __all__ = ["more_processes", "ray_workers"]
 
@@ -77,7 +81,10 @@ def _start(workers: int, gpus: float) -> None:
         class_cache.DEFAULT_ENV_VARS.clear()
     # Ray keeps to the loopback address by itself on macOS and Windows only, and decides so when it is imported
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-    with _inherited(_ENVIRONMENT):  # a runtime_env would keep Ray from starting workers before there are tasks
+    if not writable(Path.home() / ".ray"):  # where Ray keeps the secret that its processes share
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # A runtime_env would keep Ray from starting workers before there are tasks
+    with _explained(), _inherited(_ENVIRONMENT):
         ray.init(
             "local",  # not a cluster that happens to run on this machine
             num_cpus=workers,
@@ -94,6 +101,18 @@ def _start(workers: int, gpus: float) -> None:
                 "idle_worker_killing_time_threshold_ms": 86_400_000,
             },
         )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Says where Ray's own files are when it cannot write them."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename!r}: {error.strerror}" if error.filename else one_line(error)
+        raise ConfigError(
+            f"Ray cannot start: {reason}; set TMPDIR to a folder with a short name that can be written"
+        ) from None
 
 
 @contextmanager

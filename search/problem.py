@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
-from haq.hwmodels.pricing import Prices, default_batch, is_table, price
+from haq.hwmodels.pricing import Prices, default_batch, is_table, limits_of, price
 from haq.layers import LayerSpec, ends
 from haq.models import open_model
 from haq.policy import LayerBits
@@ -60,7 +61,7 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
     Args:
         config: Options.
         observer: Receives progress.
-        costs: Table of a search that is gone on with; its prices hold, even where the hardware's file has changed.
+        costs: Table of a search that is resumed; its prices and limits hold, even where the hardware's file changed.
 
     Raises:
         ConfigError: No width is supported by the hardware.
@@ -86,10 +87,11 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
         if weights_only
         else price(str(costs or config.hardware), layers, widths, batch, _memory(config, model, sample))
     )
-    if costs is not None and not weights_only and not is_table(config.hardware):
-        prices = replace(prices, limits=get_hardware(config.hardware).limits)
     table = prices.table
-    held = (Constraint(key, limit, origin=f"{table.hardware} holds no more") for key, limit in prices.limits.items())
+    limits = _limits(config, table, costs, weights_only)
+    table = replace(table, limits=limits)  # which the run keeps
+    device = Path(config.hardware).stem if weights_only else table.hardware
+    held = (Constraint(key, limit, origin=f"{device} holds no more") for key, limit in limits.items())
     constraints = [*config.parsed_constraints(), *held]
     constrained = {constraint.metric for constraint in constraints}
     constraints += [Constraint(name, 1.0, relative=True) for name in config.pareto if name not in constrained]
@@ -121,6 +123,15 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
 
 def _listed(bits: tuple[int, ...]) -> str:
     return ",".join(map(str, bits))
+
+
+def _limits(config: SearchConfig, table: CostTable, costs: Path | None, weights_only: bool) -> Mapping[str, float]:
+    """What the device holds, or held when the run started; of weights alone only some of it is priced."""
+    if weights_only:
+        known = limits_of(str(costs or config.hardware))
+        return {metric: limit for metric, limit in known.items() if METRICS[metric].field in table.fields}
+    # They are missing in runs from before tables had limits
+    return limits_of(config.hardware) if table.limits is None else table.limits
 
 
 def _memory(config: SearchConfig, model: nn.Module, sample: Tensor) -> MemoryPlan | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,16 +127,23 @@ def _listing(descriptions: Sequence[Description]) -> Table:
 
     table = columns("hardware", "pairs", "holds", "")
     for description in descriptions:
-        cells = description.name, listed_pairs(description.pairs), _holds(description, "\n"), description.summary
+        cells = (
+            description.name,
+            listed_pairs(description.pairs),
+            _holds(_limits(description), "\n"),
+            description.summary,
+        )
         table.add_row(*map(Text, cells))
     return table
 
 
-def _holds(description: Description, between: str = ", ") -> str:
-    limits = (
-        f"{metric} {format_cost(METRICS[metric].field, limit.value)}" for metric, limit in description.limits.items()
-    )
-    return between.join(limits) or "–"
+def _limits(description: Description) -> dict[str, float]:
+    return {metric: limit.value for metric, limit in description.limits.items()}
+
+
+def _holds(limits: Mapping[str, float], between: str = ", ") -> str:
+    shown = (f"{metric} {format_cost(METRICS[metric].field, limit)}" for metric, limit in limits.items())
+    return between.join(shown) or "–"
 
 
 def _print_description(description: Description) -> None:
@@ -146,7 +153,7 @@ def _print_description(description: Description) -> None:
     labelled = {
         "cost model": description.kind,
         "pairs": f"{listed_pairs(description.pairs)} bits (weights/activations)",
-        "holds": _holds(description),
+        "holds": _holds(_limits(description)),
         "batch": f"{description.batch}, unless --batch says otherwise",
     }
     console.print(facts(labelled))
@@ -173,6 +180,7 @@ def _print_table(costs: CostTable) -> None:
         "batch": str(costs.batch),
         "layers": f"{len(costs.layers)}, {first} to {last}" if len(costs.layers) > 1 else first,
         "pairs": f"{pairs} bits (weights/activations)",
+        **({"holds": _holds(costs.limits)} if costs.limits else {}),
         **costs.provenance,
     }
     console.print(facts(labelled))

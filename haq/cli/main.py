@@ -22,6 +22,7 @@ from haq.cli.profiling import profile
 from haq.cli.quantization import compare, quantize, schemes
 from haq.cli.searching import search
 from haq.cli.sensitivity import sensitivity
+from haq.cli.streams import show_what_can_be_shown
 from haq.errors import HaqError, did_you_mean, printable
 
 __all__ = ["cli", "main"]
@@ -31,6 +32,9 @@ _LONGEST = 1000  # characters of a message
 
 def main() -> None:
     """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
+    show_what_can_be_shown()
+    if os.path.expanduser("~") == "~":  # a user without a name in a container: libraries would make a folder `~` here
+        os.environ["HOME"] = "/"
     if logging.lastResort is not None:  # what prints warnings where nobody has set up logging
         logging.lastResort.setFormatter(_Escaped())
     try:
@@ -47,12 +51,12 @@ def main() -> None:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         what = "the output" if error.filename is None else repr(str(error.filename))
-        status = _refuse(f"cannot use {what}: {error.strerror}; give another path, or mend that one")
+        status = _refuse(f"cannot use {what}: {error.strerror}; give another path, or fix that one")
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def _message(error: click.ClickException) -> str:
-    """Returns click's message with a mend: what was meant, or where the right options are listed."""
+    """Returns click's message with a fix: what was meant, or where the right options are listed."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if context is None or "id you mean" in message:
         return message
@@ -81,8 +85,8 @@ def _refuse(message: str) -> int:
     """Prints one line, in which nothing that a file or an option says can command the terminal."""
     line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
-        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the mend stands at the end
-    click.echo(f"error: {line}", err=True)
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the fix stands at the end
+    click.echo(f"error: {line}", sys.stderr, err=True)  # click would write UTF-8 to a stream in ASCII
     return 2
 
 

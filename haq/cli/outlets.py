@@ -12,6 +12,7 @@ import click
 
 from haq.cli.options import examples
 from haq.cli.output import Result, output_options
+from haq.cli.streams import echo_exactly
 from haq.errors import ConfigError, printable
 from haq.exports.formats import FORMATS
 
@@ -127,7 +128,7 @@ def export(run: Path, form: str, output: Path | None) -> Result:
     if sys.stdout.isatty():  # a program gets every character as it is
         text = "\n".join(map(printable, text.split("\n")))
     if not console.quiet:
-        click.echo(text)
+        echo_exactly(text)
     return Result(lambda: _document(text, form), (text,))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import click
 from rich.console import RenderableType
 
+from haq.cli.streams import echo_exactly
 from haq.cli.terminal import console, notes
 
 __all__ = ["Result", "output_options", "plain"]
@@ -59,7 +60,7 @@ def output_options(command: Callable[..., Result]) -> Callable[..., None]:
         elif quiet:
             for part in result.brief:
                 if isinstance(part, str):
-                    click.echo(part)
+                    echo_exactly(part)
                 else:
                     console.print(part)
         if result.exit_code:

@@ -29,6 +29,9 @@ __all__ = ["TerminalObserver", "console", "notes"]
 class _Console(Console):
     """Shows characters that a terminal would obey: names of layers and runs may come from anyone."""
 
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # to `main`, where Rich would end the process with an error
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():

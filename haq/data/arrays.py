@@ -15,7 +15,7 @@ from haq.errors import DataError
 from haq.loading import call_named
 from haq.sources import source_of
 
-__all__ = ["checked_images", "read_function", "read_npz"]
+__all__ = ["checked_images", "default_statistics", "read_function", "read_npz"]
 
 # Of ImageNet's training images, as torchvision's pretrained models use them
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -90,7 +90,7 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
             raise DataError(
                 f"{where}: no default for {channels} channels; add arrays mean and std of shape (C,) to train.npz"
             )
-        mean, std = (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
+        mean, std = default_statistics(channels)
     try:
         mean, std = (np.asarray(values, np.float64).reshape(channels) for values in (mean, std))
     except (TypeError, ValueError):
@@ -100,6 +100,11 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
             f"{where}: mean and std must hold {channels} finite values, std above 0, for {channels} channels"
         )
     return Images(x, y.astype(np.int64), tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation for images in grey or RGB that bring none."""
+    return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
 
 
 def _splits(spec: str, train: Images, test: Images) -> Splits:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from haq.data.arrays import checked_images
+from haq.data.arrays import checked_images, default_statistics
+from haq.data.levels import DEEP, alike, as_bytes, opened
 from haq.data.preprocessing import Preprocessing, preprocessing_of
 from haq.data.samples import Images
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
@@ -49,14 +52,21 @@ def read_pictures(spec: str, val_images: int, seed: int, model: str | None) -> S
     if not (image := [key for key, kind in columns.items() if type(kind).__name__ == "Image"]):
         raise DataError(f"data {spec!r} has no column of images, only {', '.join(columns)}; give another data set")
     label, classes = _label(spec, columns)
-    parts = {part: _images(spec, split, image[0], label, preprocessing) for part, split in _parts(spec, found, label)}
+    splits = dict(_parts(spec, found, label))
+    read = {part: _pixels(spec, split, image[0], label, preprocessing) for part, split in splits.items()}
+    pixels = alike([x for x, _ in read.values()])
+    _check_sizes(spec, [x.shape[1:3] for x in pixels])
+    parts = {
+        part: _images(f"{spec} ({part})", x, y, preprocessing)
+        for (part, (_, y)), x in zip(read.items(), pixels, strict=True)
+    }
     train, val, test = parts["train"], parts.get("val"), parts.get("test")
     classes = classes or int(max(part.y.max() for part in parts.values())) + 1
     if preprocessing is None:
-        height, width = train.x.shape[1:3]
+        height, width, channels = pixels[0].shape[1:]
         logger.warning(
             "model %r brings no preprocessing: images keep their size, %d × %d, and are normalised with %s",
-            model, height, width, "ImageNet's statistics" if len(train.mean) == 3 else "0.5",
+            model, height, width, "ImageNet's statistics" if channels == 3 else "0.5",
         )  # fmt: skip
     if test is None and val is not None:
         val, test = hold_out(val, len(val) // 2, seed=0)
@@ -111,37 +121,65 @@ def _parts(spec: str, found: Mapping[str, Any], label: str) -> Iterable[tuple[st
             raise DataError(f"data {spec!r} has no split 'train', only {', '.join(found)}; rename one")
 
 
-def _images(spec: str, split: Any, image: str, label: str, preprocessing: Preprocessing | None) -> Images:
+def _pixels(
+    spec: str, split: Any, image: str, label: str, preprocessing: Preprocessing | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Reads a split, or as much of it as memory should hold: levels `(N, H, W, C)` and labels `(N,)`."""
     where = f"{spec} ({split.split or 'train'})"
     if not len(split):
         raise DataError(f"{where} is empty; add images")
+    kind = split.features[image]
+    files = split.cast_column(image, type(kind)(decode=False))
+    losses: Counter[str] = Counter()
+    sizes: set[tuple[int, int]] = set()
 
-    def opened(rows: Any) -> list[Any]:
-        try:
-            pictures: list[Any] = split[rows][image]
-        except Exception as failure:  # PIL raises many kinds
-            raise DataError(f"{where}: {one_line(failure)}; remove that image") from None
-        return pictures
-
-    (first,) = opened(slice(1))
-    grey = len(preprocessing.mean) == 1 if preprocessing is not None else first.mode in ("1", "L", "I", "I;16", "F")
-    mode = "L" if grey else "RGB"
-
-    def pixels(pictures: list[Any]) -> Any:
-        converted = [picture.convert(mode) for picture in pictures]
+    def pixels(rows: slice) -> NDArray[Any]:
+        pictures = []
+        for file in files[rows][image]:
+            try:
+                picture, lost = opened(file["path"], file["bytes"], kind.mode)
+            except Exception as failure:  # PIL raises many kinds
+                name = Path(file["path"] or "").name
+                raise DataError(
+                    f"{where}: {name and repr(name) + ': '}{one_line(failure)}; remove that image"
+                ) from None
+            pictures.append(picture)
+            losses.update(lost)
         if preprocessing is not None:
-            return preprocessing.shape(converted)
-        if len({picture.size for picture in (first, *converted)}) > 1:
-            raise DataError(
-                f"{where}: images are of several sizes, and the model brings no preprocessing; resize them, or give a "
-                "model hf:… with preprocessor_config.json"
-            )
-        return np.stack([np.asarray(picture).reshape(picture.height, picture.width, -1) for picture in converted])
+            losses["have 16 bits, and are rounded to 8"] += sum(picture.mode == DEEP for picture in pictures)
+            mode = "L" if len(preprocessing.mean) == 1 else "RGB"
+            return preprocessing.shape([as_bytes(picture).convert(mode) for picture in pictures])
+        sizes.update(picture.size for picture in pictures)
+        _check_sizes(where, sizes)
+        return np.concatenate(alike([np.asarray(p).reshape(1, p.height, p.width, -1) for p in pictures]))
 
-    most = max(1, _MOST_BYTES // pixels([first]).nbytes)
+    first = pixels(slice(1))
+    most = max(1, _MOST_BYTES // (first.size * (1 if first.dtype == np.uint8 else 4)))  # 16 bits become float32
     if len(split) > most:
         logger.warning("%s: %d of %d images are read, which is what 2 GiB of memory hold", where, most, len(split))
-        split = split.select(np.sort(np.random.default_rng(0).permutation(len(split))[:most]))
-    chunks = [pixels(opened(slice(start, start + _CHUNK))) for start in range(0, len(split), _CHUNK)]
-    mean, std = (None, None) if preprocessing is None else (preprocessing.mean, preprocessing.std)
-    return checked_images(np.concatenate(chunks), np.asarray(split[label]), mean, std, where)
+        chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
+        split, files = split.select(chosen), files.select(chosen)
+    losses.clear()
+    chunks = alike([pixels(slice(start, start + _CHUNK)) for start in range(0, len(split), _CHUNK)])
+    for lost, count in losses.items():
+        if count:
+            logger.warning("%s: %d of %d images %s", where, count, len(split), lost)
+    return np.concatenate(chunks), np.asarray(split[label])
+
+
+def _check_sizes(where: str, sizes: Collection[tuple[int, ...]]) -> None:
+    if len(set(sizes)) > 1:
+        raise DataError(
+            f"{where}: images are of several sizes, and the model brings no preprocessing; resize them, or give a "
+            "model hf:… with preprocessor_config.json"
+        )
+
+
+def _images(where: str, x: NDArray[Any], y: NDArray[Any], preprocessing: Preprocessing | None) -> Images:
+    if preprocessing is not None:
+        return checked_images(x, y, preprocessing.mean, preprocessing.std, where)
+    if x.dtype == np.uint8:
+        return checked_images(x, y, None, None, where)
+    mean, std = (np.array(values, np.float32) for values in default_statistics(x.shape[3]))
+    normalised = (x.astype(np.float32) / 65535 - mean) / std
+    return checked_images(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)), y, None, None, where)

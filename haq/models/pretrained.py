@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -39,7 +40,7 @@ def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
         progress: Called with epochs done and epochs in all, only when the network is trained.
     """
     path = cache_folder() / f"digits-resnet-v{_VERSION}.pt"
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be entered
         with _one_thread_and_own_randomness(seed=0):
             model = get_model("digits-resnet")
         try:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -44,8 +45,32 @@ def test_caches_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = finding("cache")
     assert found.text == f"{tmp_path}, 1.50 kB"
     assert not found.problem
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "set HAQ_CACHE" in finding("cache").problem
+    for spoilt in ("digits.pt", "digits.pt/inside"):
+        monkeypatch.setenv("HAQ_CACHE", str(tmp_path / spoilt))
+        assert "set HAQ_CACHE" in finding("cache").problem
+        assert not finding("cache").data["writable"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
+def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as another user; permissions alone would let root write into /proc."""
+    monkeypatch.setenv("HOME", "/proc/nohome")
+    for name in ("HAQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    code, shown = run("--quiet")
+    assert code == 0
+    told = " ".join(shown.split())
+    assert "! home: libraries keep nothing in it; set HOME to a folder of yours, or HF_HOME" in told
+    assert "! cache: the embedded network is trained every time; set HAQ_CACHE to a folder of yours" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray reads TMPDIR on Linux alone")
+def test_temporary_files_where_ray_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+        assert f"{tmp_path}/none cannot be written; set TMPDIR to a folder" in finding("temporary files").problem
+        monkeypatch.setenv(name, str(tmp_path))
+    assert not finding("temporary files").problem
 
 
 def test_missing_extras_come_with_their_mend(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,14 +111,13 @@ def test_a_container_with_little(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
 def test_the_current_folder_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.chdir("/proc")
     assert "give --out" in finding("current folder").problem
 
 
 def test_a_pytorch_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "torch", None)
     code, shown = run("-q")
     assert code == 1
