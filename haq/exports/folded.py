@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError
 from haq.exports.packing import coded_layers, slope_and_shift
+from haq.inputs import fresh
 from haq.layers import quantizable_layers
 from haq.quant.folding import batch_norms_after
 from haq.quant.modules import Quantized, replace_module
@@ -53,7 +54,7 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     names = {layer: name for name, layer in quantizable_layers(folded)}
-    expected = _unrounded(folded)(sample)
+    expected = _unrounded(folded)(fresh(sample))
     for layer, norm in batch_norms_after(folded, sample):
         slope, shift = slope_and_shift(norm)
         if isinstance(layer, Quantized) and not isinstance(layer.weight_quantizer, nn.Identity):
@@ -63,7 +64,7 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
             layer.weight = nn.Parameter(layer.weight * slope.reshape(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias = nn.Parameter(shift if layer.bias is None else shift + slope * layer.bias)
         replace_module(folded, norm, nn.Identity())
-    found = _unrounded(folded)(sample)
+    found = _unrounded(folded)(fresh(sample))
     if not torch.allclose(found, expected, rtol=_SAME, atol=_SAME * float(expected.abs().max())):
         raise ConfigError(
             "batch norms cannot be folded: a layer's output is read by more than its batch norm; export --format packed"

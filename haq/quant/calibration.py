@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.schemes import Scheme, get_scheme
 
@@ -109,7 +110,7 @@ def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samp
     try:
         with evaluating(model):
             for batch in inputs:
-                model(batch)
+                model(fresh(batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.modules import replace_module
 
@@ -35,11 +36,11 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     if not pairs:
         return folded
     with torch.no_grad():
-        expected = folded(sample)
+        expected = folded(fresh(sample))
         for layer, norm in pairs:
             _fold(layer, norm)
             replace_module(folded, norm, nn.Identity())
-        result = folded(sample)
+        result = folded(fresh(sample))
     if torch.allclose(expected, result, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         return folded
     logger.warning("batch norms are not folded: a layer's output is read by more than its batch norm")
@@ -63,7 +64,7 @@ def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d 
     handles += [norm.register_forward_pre_hook(norm_ran) for norm in norms]
     try:
         with evaluating(model):
-            model(sample)
+            model(fresh(sample))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from haq.errors import ModelError
+from haq.inputs import fresh
 from haq.layers import quantizable_layers
 
 __all__ = ["Curvature", "curvature"]
@@ -72,7 +73,7 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     for layer in modules.values():
         layer.weight.requires_grad_(True)
     with torch.enable_grad():
-        outputs = model(x)
+        outputs = model(fresh(x))
     for handle in handles:
         handle.remove()  # or the copy would live on in a cycle of references
     if not bool(torch.isfinite(outputs).all()):

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.calibration import Calibration
 from haq.search.sensitivity.curvature import curvature
@@ -258,7 +259,7 @@ def _kept_bytes(model: nn.Module, layers: Sequence[str], sample: Tensor) -> floa
 
     handles = [layer.register_forward_pre_hook(count) for name, layer in quantizable_layers(model) if name in layers]
     try:
-        model(sample)
+        model(fresh(sample))
     finally:
         for handle in handles:
             handle.remove()

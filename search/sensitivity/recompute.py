@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from haq.errors import ModelError
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.graph import trace_graph
 from haq.quant.modules import quantized_like, replace_module
@@ -76,7 +77,7 @@ def network_of(model: nn.Module, layers: Sequence[str], sample: Tensor) -> Netwo
         ModelError: The output is not a tensor of finite numbers.
     """
     with evaluating(model):
-        expected = model(sample)
+        expected = model(fresh(sample))
         if not isinstance(expected, Tensor) or not bool(torch.isfinite(expected).all()):
             raise ModelError(
                 "the float network gives no tensor, or NaN or infinite outputs; check its weights and data"
@@ -110,7 +111,7 @@ class _Whole:
         return nn.Parameter(weight, requires_grad=False)
 
     def start(self, x: Tensor) -> tuple[Tensor, Any]:
-        return self._model(x), x
+        return self._model(fresh(x)), x
 
     def changed(self, state: Any, layer: str, weights: Any = None, quantizer: nn.Module | None = None) -> Tensor:
         old = self._layers[layer]
@@ -118,7 +119,7 @@ class _Whole:
         if weights is not None:
             new.weight = weights
         try:
-            result: Tensor = replace_module(self._model, old, new)(state)
+            result: Tensor = replace_module(self._model, old, new)(fresh(state))
         finally:
             replace_module(self._model, new, old)
         return result

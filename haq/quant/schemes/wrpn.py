@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers, trace
+from haq.quant.functional import fill_empty
 from haq.quant.granularity import group
 from haq.quant.quantizer import check_values
 from haq.quant.schemes.base import Scheme
@@ -46,7 +48,7 @@ def wrpn_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scal
         scaled: Whether the clip is max |W|, for a network that was trained already; otherwise it is the paper's 1.
     """
     rows = group(check_values(values), "tensor")
-    limit = rows.abs().amax(1).clamp_min(1e-12) if scaled else torch.ones(1)
+    limit = fill_empty(rows.abs().amax(1)) if scaled else torch.ones(1)
     return _Clipped(bits, limit / (2 ** (bits - 1) - 1), signed=True, learned=False)
 
 
@@ -79,7 +81,7 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
                 module.num_features *= factor
     try:
         with evaluating(model), evaluating(wide):
-            same = torch.allclose(model(sample), wide(sample), rtol=1e-3, atol=1e-4)
+            same = torch.allclose(model(fresh(sample)), wide(fresh(sample)), rtol=1e-3, atol=1e-4)
     except RuntimeError:
         same = False
     if not same:
