@@ -19,7 +19,7 @@ from haq.exports.formats import run_policy
 from haq.exports.onnx import to_onnx
 from haq.exports.opening import open_run
 from haq.policy import BitPolicy, LayerBits
-from haq.quant import calibrate, prepare
+from haq.quant import calibrate, get_scheme, prepare
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, WIDTHS, Prepared, Side
@@ -55,8 +55,8 @@ def test_a_run_keeps_its_accuracy_in_onnxruntime(
     assert np.abs(logits - expected).mean() < 1e-2 * np.abs(expected).mean()
 
     types = _types(content)
-    assert [types[f"{name}.weight_codes"] for name in WIDTHS] == ["INT8", "INT4", "INT4"]
-    assert [types[f"{name}.input_zero_point"] for name in WIDTHS] == ["INT8", "UINT8", "UINT4"]
+    assert [types[f"{name}.weight_codes"] for name in WIDTHS] == ["UINT8", "INT4", "INT4"]
+    assert [types[f"{name}.input_zero_point"] for name in WIDTHS] == ["UINT8", "UINT8", "UINT4"]
     graph = onnx.load_from_string(content).graph
     assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == ["batch", 1, 8, 8]
     assert not any(name.encode() in content for name in (str(tmp_path), "net.py", "site-packages")), "no paths inside"
@@ -82,6 +82,54 @@ def test_constants_are_the_codes_themselves(prepared: Callable[..., Prepared]) -
     assert np.array_equal(codes, stored.codes.numpy())
     assert len(constants["conv.weight_codes"].raw_data) == codes.size / 2
     assert "conv.weight" not in constants, "the float weights are gone"
+
+
+def _deep() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "w_bits", "a_bits", "options"),
+    [
+        ("linear", 8, 8, {}),
+        ("linear", 8, 8, {"granularity": "tensor"}),
+        ("asymmetric", 8, 8, {}),
+        ("power-of-two", 8, 8, {}),
+        ("lsq", 8, 8, {"granularity": "channel"}),
+        ("dorefa", 8, 8, {"granularity": "channel"}),
+        ("linear", 5, 8, {}),
+        ("linear", 1, 8, {}),
+        ("linear", 4, 4, {}),
+        ("linear", 16, 16, {}),
+    ],
+)
+def test_onnxruntimes_optimiser_changes_nothing(scheme: str, w_bits: int, a_bits: int, options: dict[str, str]) -> None:
+    """Integer kernels hold biases in steps of S_w·S_x and add products in pairs; neither may overflow."""
+    nets = Side([_deep() for _ in range(8)])
+    with torch.no_grad():
+        for net, size in zip(list(nets)[1:], (1e-4, 1e-7, 1e-12, 1e-40, 0.0), strict=False):
+            for layer in (net[2], net[4], net[7]):  # type: ignore[index]
+                layer.weight[3] *= size
+                layer.bias[3] = 1.0
+        loud, silent = list(nets)[6:]
+        loud[4].bias[2] = 1e6  # type: ignore[index]
+        silent[0].weight.zero_()  # type: ignore[index]
+        silent[0].bias.fill_(-1.0)  # type: ignore[index]
+    x = torch.randn(32, 3, 8, 8)
+    chosen = get_scheme(scheme).with_options(**options)
+    names = [name for name, layer in nets.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    policy = BitPolicy({name: LayerBits(w_bits, a_bits) for name in names})
+    network = prepare(nets, policy, chosen, calibrate(nets, [x], {w_bits, a_bits}, chosen)).eval()
+    with torch.no_grad():
+        expected = network(x).numpy().reshape(len(x), len(nets), -1)
+    found = _run(to_onnx(network, x[:1]), x).reshape(expected.shape)
+    for place in range(len(nets)):
+        gap, reach = np.abs(found[:, place] - expected[:, place]).max(), np.ptp(expected[:, place])
+        assert gap <= max(reach, 1e-4) * 4 / 255, (place, gap, reach)
 
 
 def test_a_layer_that_runs_twice_is_quantized_twice() -> None:
