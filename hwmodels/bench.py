@@ -19,6 +19,7 @@ from haq.hwmodels.deployment import BitSerialModule
 from haq.hwmodels.measuring.device import one_core
 from haq.hwmodels.measuring.sampling import sample, summarize
 from haq.hwmodels.table import CostTable
+from haq.inputs import fresh
 from haq.layers import evaluating
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
@@ -104,8 +105,9 @@ def bench(
     def call(network: nn.Module) -> Callable[[], list[float]]:
         def run() -> list[float]:
             before = [module.elapsed_ns for module in kernels.values()]
+            own = fresh(x)
             start = perf_counter_ns()
-            network(x)
+            network(own)
             taken = (perf_counter_ns() - start) / 1e6
             if network is deployed:
                 after = [module.elapsed_ns for module in kernels.values()]
@@ -154,13 +156,13 @@ def int8_network(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module |
             batches = list(calibration)
             engine = torch.backends.quantized.engine
             prepared: Any = prepare_fx(
-                copy.deepcopy(model).eval(), get_default_qconfig_mapping(engine), (batches[0][:1],)
+                copy.deepcopy(model).eval(), get_default_qconfig_mapping(engine), (fresh(batches[0][:1]),)
             )
             with evaluating(prepared):
                 for batch in batches:
-                    prepared(batch)
+                    prepared(fresh(batch))
                 converted: nn.Module = convert_fx(prepared)
-                converted(batches[0][:1])
+                converted(fresh(batches[0][:1]))
             return converted
     except Exception:  # PyTorch's tracer and kernels raise many kinds for a network they cannot take
         return None

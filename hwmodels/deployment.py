@@ -16,6 +16,7 @@ from haq.errors import HardwareError
 from haq.hwmodels.bitserial_cuda import PlaneLayer
 from haq.hwmodels.runtime import Kernel, Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
+from haq.inputs import fresh
 from haq.layers import LayerSpec, evaluating, quantizable_layers
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
@@ -121,12 +122,12 @@ def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _Batch
         return norms
     hooks = []
     with evaluating(network):
-        expected = network(sample)
+        expected = network(fresh(sample))
         for layer, norm in norms.items():
             hooks.append(layer.register_forward_hook(partial(_normalized, copy.deepcopy(norm))))
             hooks.append(norm.register_forward_hook(_unchanged))
         try:
-            moved = network(sample)
+            moved = network(fresh(sample))
         finally:
             for hook in hooks:
                 hook.remove()

@@ -10,6 +10,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from haq.errors import ModelError
 from haq.hwmodels.memory import Buffer, MemoryPlan, Step
+from haq.inputs import fresh
 from haq.layers import evaluating
 from haq.quant.graph import trace_graph
 
@@ -41,7 +42,7 @@ def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
     """
     with evaluating(model):
         graph = trace_graph(model, "planning memory", sample)
-        ShapeProp(graph).propagate(sample)
+        ShapeProp(graph).propagate(fresh(sample))
     return _Planner(graph).plan()
 
 

@@ -22,7 +22,7 @@ from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.opening import quiet, require
 from haq.exports.packing import coded_layers
 from haq.layers import copied, replace_module
-from haq.quant.modules import quantized_like
+from haq.quant.modules import Quantized, quantized_like
 from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["Nodes", "Writer"]
@@ -40,6 +40,17 @@ class _Mark(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mark = f"{_DOMAIN}::Mark"
         return torch.onnx.ops.symbolic(mark, (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape, version=1)
+
+
+class _AddBias(nn.Module):
+    """A layer's bias as an addition behind the layer."""
+
+    def __init__(self, layer: Quantized, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = bias.reshape(-1, *(1,) * (layer.weight.dim() - 2))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y + self.bias
 
 
 class Nodes:
@@ -91,6 +102,10 @@ class Writer(ABC):
     domains: dict[str, int]
     batch: str | None
 
+    def adds_bias(self, bias: Tensor, stored: QuantizedTensor, grid: InputGrid) -> bool:
+        """Returns whether a quantized layer's bias becomes an addition of its own."""
+        return False
+
     @abstractmethod
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
         """Adds nodes that give a layer's weights."""
@@ -127,7 +142,11 @@ class Writer(ABC):
                 weights[w_key] = stored
             if grid is not None:
                 inputs[a_key] = grid
-            marked = replace_module(marked, layer, quantized_like(layer, w_mark, a_mark))
+            new = quantized_like(layer, w_mark, a_mark)
+            bias = layer.bias
+            if bias is not None and stored and grid and self.adds_bias(bias.detach(), stored, grid):
+                new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
+            marked = replace_module(marked, layer, new)
         graph = self._traced(marked, sample)
         marks = [node for node in graph.graph.node if node.domain == _DOMAIN]
         uses: Counter[str] = Counter()

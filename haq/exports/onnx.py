@@ -3,6 +3,14 @@
 Weights are integer constants in the smallest type that holds their codes, then DequantizeLinear. Inputs are clipped to
 the true range where the type is wider than that, then QuantizeLinear and DequantizeLinear (ONNX operators, opset 21,
 https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
+
+onnxruntime's optimiser turns 8-bit layers into integer kernels. Two of their limits decide how such a layer is written:
+
+- Before AVX-512 VNNI, products of unsigned and signed bytes are added in pairs in 16 bits, and saturate; unsigned bytes
+  on both sides do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do
+  I need to try U8U8?"). So inputs are UINT8, and weights as well where two of them may overflow the pair.
+- A bias becomes a 32-bit integer in steps of S_w·S_x, also where the layer stays in floating point. Where that gains
+  nothing, or a bias does not fit, the bias is an Add of its own, which is not rounded.
 """
 
 from __future__ import annotations
@@ -21,6 +29,9 @@ __all__ = ["to_onnx"]
 
 _TYPES = {"INT4": (-8, 7), "UINT4": (0, 15), "INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
 _TYPES["UINT16"] = (0, 65535)
+_HALF = 128  # between the codes of a signed and an unsigned byte
+_PAIRED = 64  # two products of an unsigned byte and such codes fit 16 bits
+_LARGEST_BIAS = 2**30  # leaves as much for the sum of products
 
 
 def to_onnx(network: nn.Module, sample: Tensor, scheme: str = "linear") -> bytes:
@@ -48,22 +59,50 @@ def _container(low: int, high: int, signed: bool) -> tuple[int, bool]:
     raise AssertionError(f"codes {low} to {high} are beyond 16 bits")
 
 
+def _weight_type(stored: QuantizedTensor) -> tuple[int, int]:
+    """Returns the type of a weight's codes in the file, and what is added to them there."""
+    from onnx import TensorProto
+
+    low, high = int(stored.codes.min()), int(stored.codes.max())
+    if stored.zero_point is not None:
+        low, high = min(low, int(stored.zero_point.min())), max(high, int(stored.zero_point.max()))
+    kind, _ = _container(low, high, signed=low < 0 or high < 2 ** (stored.bits - 1))
+    if kind == TensorProto.INT8 and max(-low, high) > _PAIRED:
+        return TensorProto.UINT8, _HALF
+    return kind, 0
+
+
+def _input_type(grid: InputGrid) -> tuple[int, int, bool]:
+    """Returns the type of an input's codes, what is added to them, and whether all codes of the type are used."""
+    from onnx import TensorProto
+
+    kind, exact = _container(grid.low, grid.high, signed=grid.low < 0)
+    return (TensorProto.UINT8, _HALF, exact) if kind == TensorProto.INT8 else (kind, 0, exact)
+
+
 class _QDQ(Writer):
     extra, domains, batch = "onnx", {}, "batch"
+
+    def adds_bias(self, bias: Tensor, stored: QuantizedTensor, grid: InputGrid) -> bool:
+        from onnx import TensorProto
+
+        assert stored.scale is not None
+        bytes_only = {_weight_type(stored)[0], _input_type(grid)[0]} <= {TensorProto.INT8, TensorProto.UINT8}
+        if not bytes_only or stored.granularity not in ("tensor", "channel"):
+            return True  # no integer kernel gains from a rounded bias
+        steps = stored.scale.double().abs() * grid.scale
+        return bool((bias.double().abs() > _LARGEST_BIAS * steps).any())
 
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
         from onnx import TensorProto
 
         assert stored.scale is not None
-        zeros = None if stored.zero_point is None else stored.zero_point.numpy()
-        codes = stored.codes.numpy()
-        low, high = int(codes.min()), int(codes.max())
-        if zeros is not None:
-            low, high = min(low, int(zeros.min())), max(high, int(zeros.max()))
-        kind, _ = _container(low, high, signed=low < 0 or high < 2 ** (stored.bits - 1))
+        kind, offset = _weight_type(stored)
         grouped = stored.granularity not in ("tensor", "channel")
-        if grouped:
-            codes = group(stored.codes, stored.granularity).numpy()
+        codes = (group(stored.codes, stored.granularity) if grouped else stored.codes).numpy() + offset
+        zeros = None if stored.zero_point is None else stored.zero_point.numpy() + offset
+        if offset and zeros is None:
+            zeros = np.full(stored.scale.shape, offset)
         whole = stored.granularity == "tensor"
         inputs = [
             nodes.constant("codes", codes, kind),
@@ -81,7 +120,7 @@ class _QDQ(Writer):
     def input(self, nodes: Nodes, grid: InputGrid, x: str, output: str) -> None:
         from onnx import TensorProto
 
-        kind, exact = _container(grid.low, grid.high, signed=grid.low < 0)
+        kind, offset, exact = _input_type(grid)
         low, high = (
             nodes.constant(what, value, TensorProto.FLOAT)
             for what, value in zip(("low", "high"), grid.bounds, strict=True)
@@ -95,6 +134,6 @@ class _QDQ(Writer):
         elif not exact:
             x = nodes.node("Clip", [x, low, high])
         scale = nodes.constant("scale", grid.scale, TensorProto.FLOAT)
-        zero = nodes.constant("zero_point", grid.zero, kind)
+        zero = nodes.constant("zero_point", grid.zero + offset, kind)
         codes = nodes.node("QuantizeLinear", [x, scale, zero])
         nodes.node("DequantizeLinear", [codes, scale, zero], output)

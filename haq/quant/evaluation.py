@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import Samples
+from haq.errors import ModelError
 from haq.layers import evaluating
 from haq.scores import Fidelity, Score
 
-__all__ = ["device_of", "evaluate", "logits_of", "teacher_of"]
+__all__ = ["device_of", "evaluate", "logits_of", "outputs_of", "teacher_of"]
 
 _BATCH = 50  # what a layer computes for so few images stays in the cache
 _TEACHER_BYTES = 2**28
@@ -23,10 +24,25 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Returns what the network gives for these inputs.
+
+    Raises:
+        ModelError: It is no tensor.
+    """
+    outputs = model(x)
+    if not isinstance(outputs, Tensor):
+        raise ModelError(
+            f"{type(model).__name__} returns a {type(outputs).__name__}, and which part of it is the logits is not "
+            "known; let its forward return one tensor in evaluation mode"
+        )
+    return outputs
+
+
 def logits_of(model: nn.Module, samples: Samples) -> Tensor:
     """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`."""
     with evaluating(model):
-        return torch.cat([model(x.to(device_of(model))) for x, _ in samples.batches(_BATCH)])
+        return torch.cat([outputs_of(model, x.to(device_of(model))) for x, _ in samples.batches(_BATCH)])
 
 
 def teacher_of(model: nn.Module, samples: Samples) -> Tensor | nn.Module:
@@ -49,7 +65,7 @@ def evaluate(model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int 
     device = device_of(model)
     with evaluating(model):
         for x, y in samples.batches(_BATCH):
-            logits, y = model(x.to(device)).flatten(0, -2), y.to(device).flatten()
+            logits, y = outputs_of(model, x.to(device)).flatten(0, -2), y.to(device).flatten()
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
     count = samples.y.size

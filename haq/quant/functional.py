@@ -16,6 +16,7 @@ __all__ = [
     "FLOOR_SLACK",
     "Rounding",
     "affine_scale",
+    "fill_empty",
     "integer_range",
     "is_binary",
     "minmax_scale",
@@ -31,7 +32,8 @@ Rounding = Literal["nearest", "floor"]
 FLOOR_SLACK = 1e-5
 """A value on the grid may come out of float32 a hair below it; so much of a step is forgiven when rounding down."""
 
-_SMALLEST_SCALE = 1e-12  # a channel of zeros needs some positive step
+_SMALLEST_SCALE = 2.0**-100  # its inverse and its square are normal numbers, or nearly, in float32
+_SMALLEST_LEVEL = 1e-12  # ±α has no 0, so that the α of zeros can only be near it
 
 
 def is_binary(bits: int, signed: bool) -> bool:
@@ -71,10 +73,28 @@ def quantize_affine(
     return (codes if zero_point is None else codes + zero_point).clamp_(low, high).to(torch.int32)
 
 
+def fill_empty(scale: Tensor) -> Tensor:
+    """Returns the scales with those of groups of zeros, 0, replaced by the largest of all, or by 1 where all are 0.
+
+    Any step represents zeros. A tiny one does harm elsewhere: integer kernels hold a bias in steps of S_w·S_x (Jacob et
+    al. 2018, arXiv:1712.05877, section 2.4), and 32 bits are too few for a bias beside a step near 0.
+
+    Args:
+        scale: `(groups,)`, not negative.
+
+    Examples:
+        >>> fill_empty(torch.tensor([0.25, 0.0, 0.5])), fill_empty(torch.tensor([0.0]))
+        (tensor([0.2500, 0.5000, 0.5000]), tensor([1.]))
+    """
+    empty = scale < _SMALLEST_SCALE
+    largest = scale.amax()
+    return torch.where(empty, torch.where(largest < _SMALLEST_SCALE, torch.ones_like(largest), largest), scale)
+
+
 def symmetric_scale(low: Tensor, high: Tensor, bits: int, signed: bool, power_of_two: bool = False) -> Tensor:
     """Returns the scale that makes the larger side of the clip the largest code; `(groups,)`, positive."""
     largest = torch.maximum(high, -low) if signed else high
-    scale = (largest / max(integer_range(bits, signed)[1], 1)).clamp_min(_SMALLEST_SCALE)
+    scale = fill_empty((largest / max(integer_range(bits, signed)[1], 1)).clamp_min(0))
     return torch.exp2(torch.ceil(torch.log2(scale) - 1e-6)) if power_of_two else scale
 
 
@@ -84,7 +104,7 @@ def affine_scale(low: Tensor, high: Tensor, bits: int, signed: bool) -> tuple[Te
     S = (r_max − r_min) / (2^bits − 1) and Z = round(q_min − r_min / S) (Jacob et al. 2018, arXiv:1712.05877, eq. 1).
     """
     low, high = low.clamp_max(0), high.clamp_min(0)
-    scale = ((high - low) / (2**bits - 1)).clamp_min(_SMALLEST_SCALE)
+    scale = fill_empty((high - low) / (2**bits - 1))
     smallest = -(2 ** (bits - 1)) if signed else 0
     zero_point = torch.round(smallest - low / scale).clamp_(smallest, smallest + 2**bits - 1)
     return scale, zero_point.to(torch.int32)
@@ -102,7 +122,7 @@ def minmax_scale(x: Tensor, bits: int, signed: bool) -> Tensor:
         `(rows,)`, positive. For {−1, +1} it is mean |x|, which minimises the squared error (XNOR-Net, eq. 6).
     """
     if is_binary(bits, signed):
-        return x.abs().mean(1).clamp_min(_SMALLEST_SCALE)
+        return x.abs().mean(1).clamp_min(_SMALLEST_LEVEL)
     magnitude = x.abs().amax(1)
     return symmetric_scale(-magnitude, magnitude, bits, signed)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import statistics
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from haq.data import Samples
+from haq.errors import ModelError
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
-from haq.quant.evaluation import device_of
+from haq.quant.evaluation import device_of, outputs_of
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer
 
 __all__ = ["BATCH_SIZE", "Finetuning", "finetune"]
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 _WEIGHT_RATE = 8e-3  # divided by 2^bits; chosen on validation images of CIFAR-10, see benchmarks/README.md
@@ -39,11 +44,13 @@ class Finetuning:
     the two softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1), plus the quantizers' own
     penalties. A pretrained network fits its training labels almost perfectly, so labels hold little gradient, while its
     outputs still do. Adam, with a cosine to zero over `steps`. The weights' rate halves with every bit of the median
-    layer, because coarser grids need larger moves. Dropout stays off.
+    layer, because coarser grids need larger moves. The network stays in evaluation mode, so that dropout of any form is
+    off and outputs are those that count; only quantizers, and batch norms as below, are in training mode.
 
     Batch norms keep the float network's statistics, of which a few hundred small batches would only make noisier ones,
     unless quantization broke the network, so that it disagrees with the float one on most samples: then the statistics
-    are wrong, and follow the quantized activations. Their scales and shifts are trained either way.
+    are wrong, and follow the quantized activations, where a batch gives a norm more than one value a channel and the
+    network's own `train` does not hold it back. Their scales and shifts are trained either way.
 
     Args:
         model: A prepared network; it is trained in place.
@@ -54,6 +61,9 @@ class Finetuning:
         seed: Decides the order of the samples.
         batch: Images a step; fewer texts, see `Samples.fitting`.
         rate: Of the weights, at the start; by default the one described above.
+
+    Raises:
+        ModelError: The network returns no tensor, or a batch norm without statistics of its own needs larger batches.
     """
 
     def __init__(
@@ -84,9 +94,10 @@ class Finetuning:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0)))
         )
-        norms = any(isinstance(module, _BatchNorm) for module in model.modules())
-        self._norms_fixed = norms and teacher is not None and self._agreement(teacher) > _BROKEN
         size = min(samples.fitting(batch), len(samples))
+        norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+        self._norms_fixed = bool(norms) and teacher is not None and self._agreement(teacher) > _BROKEN
+        self._norms = self._trainable(norms, size)
         self.epoch_steps = len(samples) // size
         self._batches = _endless_batches(len(samples), size, np.random.default_rng(seed))
 
@@ -116,10 +127,58 @@ class Finetuning:
 
     def run(self, steps: int) -> float:
         """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
+        with self._training():
+            return self._run(steps)
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Has in training mode what is trained by it, and nothing else."""
+        self.model.eval()
+        for module in (*self._quantizers, *([] if self._norms_fixed else self._norms)):
+            module.train()
+        recurrent = {module: module.dropout for module in self.model.modules() if isinstance(module, nn.RNNBase)}
+        for module in recurrent:  # cuDNN has their gradients in training mode only
+            module.dropout = 0.0
+            module.train()
+        try:
+            yield
+        finally:
+            for module, dropout in recurrent.items():
+                module.dropout = dropout
+            self.model.eval()
+
+    def _trainable(self, norms: Mapping[str, _BatchNorm], size: int) -> list[_BatchNorm]:
+        """Returns the batch norms whose statistics may follow batches of this size."""
+        modes = {module: module.training for module in self.model.modules()}
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, _DropoutNd) or (self._norms_fixed and isinstance(module, _BatchNorm)):
-                module.eval()
+        free = {module for module in norms.values() if module.training}  # a network may keep some as they are
+        for module, mode in modes.items():
+            module.training = mode
+        counts: dict[nn.Module, int] = {}
+
+        def count(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+            counts[module] = min(args[0].numel() // args[0].shape[1], counts.get(module, args[0].numel()))
+            if counts[module] < 2 and module.running_mean is None:
+                name = next(name for name, norm in norms.items() if norm is module)
+                raise ModelError(
+                    f"batch norm {name!r} keeps no statistics, and a batch of {size} gives it one value a channel; "
+                    "fine-tune with --batch 2 or more"
+                )
+
+        handles = [module.register_forward_pre_hook(count) for module in norms.values()]
+        try:
+            if norms:
+                with evaluating(self.model):
+                    outputs_of(self.model, self.samples.batch(np.arange(size))[0].to(self._device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        single = [name for name, module in norms.items() if module in free and counts.get(module) == 1]
+        if single and not self._norms_fixed:
+            logger.warning("batches of %d leave the statistics of %d batch norms as they are", size, len(single))
+        return [module for module in norms.values() if module in free and counts.get(module, 0) > 1]
+
+    def _run(self, steps: int) -> float:
         loss = torch.zeros(())
         for _ in range(min(steps, self.steps - self.done)):
             for quantizer in self._quantizers:
@@ -127,7 +186,7 @@ class Finetuning:
             chosen = next(self._batches)
             x, y = (part.to(self._device) for part in self.samples.batch(chosen))
             self._optimizer.zero_grad(set_to_none=True)
-            output = self.model(x).flatten(0, -2)
+            output = outputs_of(self.model, fresh(x)).flatten(0, -2)
             if self.teacher is None:
                 loss = F.cross_entropy(output, y.flatten())
             else:
@@ -138,7 +197,6 @@ class Finetuning:
             self._optimizer.step()
             self._schedule.step()
             self.done += 1
-        self.model.eval()
         return float(loss.detach())
 
     def _taught(self, teacher: Tensor | nn.Module, chosen: NDArray[np.int64], x: Tensor) -> Tensor:
@@ -146,7 +204,7 @@ class Finetuning:
         if isinstance(teacher, Tensor):
             return teacher[torch.from_numpy(chosen)].to(self._device).flatten(0, -2)
         with evaluating(teacher):
-            outputs: Tensor = teacher(x.to(device_of(teacher))).flatten(0, -2)
+            outputs = outputs_of(teacher, fresh(x).to(device_of(teacher))).flatten(0, -2)
         return outputs.to(self._device)
 
     def _agreement(self, teacher: Tensor | nn.Module) -> float:
@@ -154,7 +212,7 @@ class Finetuning:
         shown = np.arange(min(_AGREEMENT_SAMPLES, len(self.samples)))
         x = self.samples.batch(shown)[0].to(self._device)
         with evaluating(self.model):
-            answers = self.model(x).flatten(0, -2).argmax(1)
+            answers = outputs_of(self.model, fresh(x)).flatten(0, -2).argmax(1)
         return float((answers == self._taught(teacher, shown, x).argmax(1)).float().mean())
 
     def _penalties(self) -> Iterator[Tensor]:

@@ -24,6 +24,7 @@ from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
 from haq.hwmodels.runtime import Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
 from haq.hwmodels.table import CostTable
+from haq.inputs import fresh
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.preparation import prepare
@@ -160,8 +161,9 @@ class _Network:
                 for name, slot in self._slots.items():
                     slot.kernel, slot.elapsed_ns = kernels[name][(start + offsets[name]) % len(group)], 0
                 watch.reset()
+                x = fresh(self._x)
                 with watch:
-                    self._network(self._x)
+                    self._network(x)
                 total = watch.elapsed_ns
                 layers = [self._slots[name].elapsed_ns for name in kernels]
                 return np.array([*layers, total - sum(layers)]) / 1e6

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from haq.inputs import fresh
 from haq.quant.integer.network import IntegerNetwork
 
 __all__ = ["Difference", "compare"]
@@ -47,11 +48,11 @@ def compare(reference: fx.GraphModule, network: IntegerNetwork, x: Tensor) -> Di
     """
     with torch.no_grad():
         values = _Values(_in_float64(reference))
-        expected = values.run(x.double())
+        expected = values.run(fresh(x).double())
         check = _Check(network, values.kept)
-        check.run(x)
+        check.run(fresh(x))
         step = network.body.get_submodule("dequantize").get_buffer("scale")
-        return Difference(check.steps, float((network(x) - expected).abs().max() / step))
+        return Difference(check.steps, float((network(fresh(x)) - expected).abs().max() / step))
 
 
 def _in_float64(network: fx.GraphModule) -> fx.GraphModule:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError, DataError, ModelError
+from haq.inputs import fresh
 from haq.quant.functional import Rounding, symmetric_scale
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid
@@ -246,7 +247,7 @@ def insert_value_grids(model: nn.Module, batches: Iterable[Tensor], value_bits: 
     recorder = _Recorder(network)
     with torch.no_grad():
         for batch in batches:
-            recorder.run(batch.cpu())
+            recorder.run(fresh(batch).cpu())
     if not recorder.batches:
         raise DataError("convert has no batches to find the ranges of values with; give at least one")
     values = ValueGraph(network)

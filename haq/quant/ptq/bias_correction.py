@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haq.errors import ModelError, did_you_mean
+from haq.inputs import fresh
 from haq.layers import evaluating, quantizable_layers
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
@@ -44,7 +45,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
     means = output_means(model, inputs)
     runs = [fx.Interpreter(network) for _ in inputs]
     for run, x in zip(runs, inputs, strict=True):
-        run.args_iter = iter((x,))
+        run.args_iter = iter((fresh(x),))
     calls = Counter(node.target for node in network.graph.nodes)
     with torch.no_grad():
         for node in network.graph.nodes:  # one operation on all batches, then the next
@@ -89,7 +90,7 @@ def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tenso
     try:
         with evaluating(model):
             for batch in batches:
-                model(batch)
+                model(fresh(batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from haq.inputs import fresh
 from haq.layers import evaluating
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
@@ -25,7 +26,9 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 200
 _CONVERGED = 1e-4  # largest relative change of a channel in a round
 _DEAD = 1e-8  # range of a channel, as a share of the layer's largest
+_SETTLED = 5  # times that the bound on scales, which they move, is found anew
 _TOLERANCE = 1e-3  # of the largest output
+_TINY = 1e-30  # in place of the sum of nothing but zeros
 _RELU6 = 6.0
 
 Layer = nn.Conv2d | nn.Linear
@@ -64,6 +67,9 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
     neighbours, as in MobileNetV2, are equalised together. Between the layers of a pair there is nothing but ReLU,
     pooling, dropout and flattening; a layer whose output has another reader, such as a shortcut, is in no pair.
 
+    Where a channel's weights are small beside its bias, the paper's scale makes its activations large, and with them
+    the step that all channels share. So scales are bounded by what activations stand; see `_bounded`.
+
     A ReLU6 clips at 6 whatever the scale. The paper replaces it by a ReLU (section 5.1.1); so do we, but only where no
     value of the sample reaches 6, and leave other pairs alone. High biases are not absorbed (section 4.1.3), because
     that changes the function.
@@ -80,36 +86,62 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
     """
     folded, original = fold_batch_norm(model, sample[:1]), copy.deepcopy(model).eval()
     pairs = find_pairs(folded)
-    clipping = _clipping(folded, {clip for pair in pairs for clip in pair.clips}, sample)
+    clipping, shares = _observed(folded, pairs, sample)
     chosen = [pair for pair in pairs if clipping.isdisjoint(pair.clips)]
     if len(chosen) < len(pairs):
         logger.info("%d of %d pairs are not equalised: a ReLU6 clips", len(pairs) - len(chosen), len(pairs))
     with evaluating(folded):
-        expected = folded(sample)
-        scales = _converge(folded, chosen)
+        expected = folded(fresh(sample))
+        scales = _converge(folded, chosen, shares)
     result = folded if fold else original
     if not fold:
         _carry(original, scales)
     for clip in {clip for pair in chosen for clip in pair.clips}:
         replace_module(result, result.get_submodule(clip), nn.ReLU())
     with evaluating(result):
-        if torch.allclose(expected, result(sample), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
+        if torch.allclose(
+            expected, result(fresh(sample)), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())
+        ):
             return result
     logger.warning("layers are not equalised: the network's output would change")
     return fold_batch_norm(model, sample[:1]) if fold else copy.deepcopy(model).eval()
 
 
-def _converge(model: nn.Module, pairs: list[LayerPair]) -> dict[LayerPair, Tensor]:
+def _converge(model: nn.Module, pairs: list[LayerPair], shares: Mapping[LayerPair, Tensor]) -> dict[LayerPair, Tensor]:
     """Equalises in place until nothing changes, and returns the product of each pair's scales."""
     scales: dict[LayerPair, Tensor] = {}
+    squares = {pair: _by_input_channel(_layer(model, pair.second)).square().sum((1, 3)).flatten() for pair in pairs}
     for _ in range(_ROUNDS):
         change = 0.0
         for pair in pairs:
-            s = equalize_pair(_layer(model, pair.first), _layer(model, pair.second))
-            scales[pair] = scales.get(pair, torch.ones_like(s)) * s
+            first, second = _layer(model, pair.first), _layer(model, pair.second)
+            before = scales.get(pair, torch.ones_like(squares[pair]))
+            after = _bounded(before * _paper_scale(first, second), shares[pair], squares[pair])
+            s = after / before
+            _divide_outputs(first, s)
+            _multiply_inputs(second, s)
+            scales[pair] = after
             change = max(change, float((s - 1).abs().max()))
         if change < _CONVERGED:
             break
+    return scales
+
+
+def _bounded(scales: Tensor, shares: Tensor, squares: Tensor) -> Tensor:
+    """Returns the scales, raised where activations would be rounded more coarsely for it, `(m,)`.
+
+    The step of the activations follows max_j a_j/s_j, and the second layer multiplies its error by s_j·W2_j. So
+    rounding costs max_j(a_j/s_j)·√(Σ s_j²·‖W2_j‖²), and max_j(a_j)·√(Σ ‖W2_j‖²) without equalisation. It is no more
+    where s_i ≥ a_i/max_j(a_j)·√(Σ s_j²·‖W2_j‖² / Σ ‖W2_j‖²).
+
+    Args:
+        scales: s, `(m,)`.
+        shares: a_j/max_j(a_j), `(m,)`.
+        squares: ‖W2_j‖² before equalisation, `(m,)`.
+    """
+    weights = squares / squares.sum().clamp_min(_TINY)
+    for _ in range(_SETTLED):
+        scales = torch.maximum(scales, shares * (scales.square() * weights).sum().sqrt())
     return scales
 
 
@@ -139,12 +171,16 @@ def equalize_pair(first: Layer, second: Layer) -> Tensor:
     Returns:
         s, `(m,)`.
     """
-    r1, r2 = output_ranges(first), input_ranges(second)
-    alive = (r1 > _DEAD * r1.amax()) & (r2 > _DEAD * r2.amax())
-    s = torch.where(alive, (r1 / r2).sqrt(), torch.ones_like(r1))
+    s = _paper_scale(first, second)
     _divide_outputs(first, s)
     _multiply_inputs(second, s)
     return s
+
+
+def _paper_scale(first: Layer, second: Layer) -> Tensor:
+    r1, r2 = output_ranges(first), input_ranges(second)
+    alive = (r1 > _DEAD * r1.amax()) & (r2 > _DEAD * r2.amax())
+    return torch.where(alive, (r1 / r2).sqrt(), torch.ones_like(r1))
 
 
 def _divide_outputs(layer: Layer | _BatchNorm, s: Tensor) -> None:
@@ -220,22 +256,38 @@ def _runs_once(node: fx.Node, network: fx.GraphModule) -> bool:
     return sum(_module(other, network) is module for other in network.graph.nodes) == 1
 
 
-def _clipping(model: nn.Module, clips: set[str], sample: Tensor) -> set[str]:
-    """Returns those that some value of the sample drives to 6."""
+def _observed(model: nn.Module, pairs: list[LayerPair], sample: Tensor) -> tuple[set[str], dict[LayerPair, Tensor]]:
+    """Runs the sample and returns the ReLU6s that some value drives to 6, and the shares of channels; see `_shares`."""
     reached: set[str] = set()
+    shares: dict[LayerPair, Tensor] = {}
 
     def look(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if float(output.max()) >= _RELU6:
             reached.add(name)
 
+    def read(pair: LayerPair, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        shares[pair] = _shares(args[0].transpose(0, 1 if isinstance(module, nn.Conv2d) else -1).flatten(1))
+
+    clips = {clip for pair in pairs for clip in pair.clips}
     handles = [model.get_submodule(clip).register_forward_hook(partial(look, clip)) for clip in clips]
+    handles += [_layer(model, pair.second).register_forward_pre_hook(partial(read, pair)) for pair in pairs]
     try:
         with evaluating(model):
-            model(sample)
+            model(fresh(sample))
     finally:
         for handle in handles:
             handle.remove()
-    return reached
+    return reached, shares
+
+
+def _shares(x: Tensor) -> Tensor:
+    """Returns each channel's magnitude as a share of the largest, for values `(m, n)`.
+
+    It is the larger of two: of the largest values, which the clip follows at high widths, and of the root mean squares,
+    which it follows at low ones.
+    """
+    largest, usual = x.abs().amax(1), x.square().mean(1).sqrt()
+    return torch.maximum(largest / largest.amax().clamp_min(_TINY), usual / usual.amax().clamp_min(_TINY))
 
 
 def _layer(model: nn.Module, name: str) -> Layer:

@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from haq.quant.fake import fake_quantize
-from haq.quant.functional import integer_range, is_binary, quantize_affine
+from haq.quant.functional import fill_empty, integer_range, is_binary, quantize_affine
 from haq.quant.granularity import group, ungroup
 from haq.quant.quantizer import Quantizer, check_values
 from haq.quant.schemes.base import Scheme
@@ -32,8 +32,9 @@ class LSQQuantizer(Quantizer):
     def __init__(self, values: Tensor, bits: int, *, granularity: str = "tensor", signed: bool | None = None) -> None:
         values = check_values(values)
         super().__init__(bits, granularity, bool((values < 0).any()) if signed is None else signed)
-        mean = group(values, granularity).abs().mean(1).clamp_min(1e-8)
-        step = mean if is_binary(bits, self.signed) else 2 * mean / math.sqrt(self._largest)
+        mean = group(values, granularity).abs().mean(1)
+        binary = is_binary(bits, self.signed)
+        step = mean.clamp_min(1e-8) if binary else fill_empty(2 * mean / math.sqrt(self._largest))
         self.step = nn.Parameter(step)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from haq.quant.functional import fill_empty
 from haq.quant.granularity import group
 from haq.quant.quantizer import check_values
 from haq.quant.schemes.base import Scheme
@@ -20,7 +21,7 @@ def dynamic_fixed_point(values: Tensor, bits: int, *, granularity: str = "tensor
     """
     values = check_values(values)
     signed = bool((values < 0).any())
-    integer_bits = torch.ceil(torch.log2(group(values, granularity).abs().amax(1).clamp_min(1e-12)))
+    integer_bits = torch.ceil(torch.log2(fill_empty(group(values, granularity).abs().amax(1))))
     scale = torch.exp2(integer_bits - (bits - 1 if signed else bits))
     return UniformQuantizer(bits, scale, signed, granularity=granularity, power_of_two=True, learned=False)
 

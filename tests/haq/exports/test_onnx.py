@@ -19,7 +19,7 @@ from haq.exports.formats import run_policy
 from haq.exports.onnx import to_onnx
 from haq.exports.opening import open_run
 from haq.policy import BitPolicy, LayerBits
-from haq.quant import calibrate, prepare
+from haq.quant import calibrate, get_scheme, prepare
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, WIDTHS, Prepared, Side
@@ -55,8 +55,8 @@ def test_a_run_keeps_its_accuracy_in_onnxruntime(
     assert np.abs(logits - expected).mean() < 1e-2 * np.abs(expected).mean()
 
     types = _types(content)
-    assert [types[f"{name}.weight_codes"] for name in WIDTHS] == ["INT8", "INT4", "INT4"]
-    assert [types[f"{name}.input_zero_point"] for name in WIDTHS] == ["INT8", "UINT8", "UINT4"]
+    assert [types[f"{name}.weight_codes"] for name in WIDTHS] == ["UINT8", "INT4", "INT4"]
+    assert [types[f"{name}.input_zero_point"] for name in WIDTHS] == ["UINT8", "UINT8", "UINT4"]
     graph = onnx.load_from_string(content).graph
     assert [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == ["batch", 1, 8, 8]
     assert not any(name.encode() in content for name in (str(tmp_path), "net.py", "site-packages")), "no paths inside"
@@ -82,6 +82,48 @@ def test_constants_are_the_codes_themselves(prepared: Callable[..., Prepared]) -
     assert np.array_equal(codes, stored.codes.numpy())
     assert len(constants["conv.weight_codes"].raw_data) == codes.size / 2
     assert "conv.weight" not in constants, "the float weights are gone"
+
+
+class _Branches(nn.Module):
+    """The same layers with channel 3 of every size, side by side, so that one file tells all; (N, branches, 3)."""
+
+    def __init__(self, sizes: tuple[float, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.bodies = nn.ModuleList(nn.Conv2d(8, 8, 3, groups=4) for _ in sizes)
+        self.hidden, self.head = nn.ModuleList(nn.Linear(32, 8) for _ in sizes), nn.Linear(8, 3)
+        for layers in zip(self.bodies, self.hidden, sizes, strict=True):
+            for layer in layers[:2]:
+                nn.init.normal_(layer.weight, std=0.1)
+                with torch.no_grad():
+                    layer.weight[3] *= layers[2]
+                    layer.bias[3] = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        bodies = [torch.relu(body(x)).flatten(1) for body in self.bodies]
+        hidden = [torch.relu(layer(x)) for layer, x in zip(self.hidden, bodies, strict=True)]
+        return torch.stack([self.head(x) for x in hidden], 1)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits", "options"),
+    [("linear", 8, {}), ("asymmetric", 8, {}), ("dorefa", 8, {"granularity": "channel"})],
+)
+def test_onnxruntimes_optimiser_changes_nothing(scheme: str, bits: int, options: dict[str, str]) -> None:
+    """Integer kernels hold biases in steps of S_w·S_x and add products in pairs; neither may overflow."""
+    sizes = (1.0, 1e-7, 0.0)
+    net, x, chosen = _Branches(sizes).eval(), torch.randn(32, 3, 6, 6), get_scheme(scheme).with_options(**options)
+    names = [name for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    policy = BitPolicy({name: LayerBits(bits, 8) for name in names})
+    network = prepare(net, policy, chosen, calibrate(net, [x], {bits, 8}, chosen)).eval()
+    with torch.no_grad():
+        expected = network(x).numpy()
+    found = _run(to_onnx(network, x[:1]), x)
+    for place, size in enumerate(sizes):
+        gap, reach = np.abs(found[:, place] - expected[:, place]).max(), np.ptp(expected[:, place])
+        assert gap <= 2 * reach / 255, size
 
 
 def test_a_layer_that_runs_twice_is_quantized_twice() -> None:

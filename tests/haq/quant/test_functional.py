@@ -13,6 +13,7 @@ from haq.quant.functional import (
     quantize_affine,
     symmetric_scale,
 )
+from haq.quant.schemes import get_scheme
 
 bits = st.integers(1, 8)
 signs = st.booleans()
@@ -103,3 +104,19 @@ def test_power_of_two_scales_clip_nothing(largest: float, width: int) -> None:
 def test_rounding_down() -> None:
     x, scale = torch.tensor([-0.6, -0.5, 0.4, 0.99, 1.0]), torch.tensor([0.5])
     assert quantize_affine(x, scale, 4, signed=True, rounding="floor").tolist() == [-2, -1, 0, 1, 2]
+
+
+@pytest.mark.parametrize("scheme", ["linear", "asymmetric", "power-of-two", "lsq", "ristretto", "nested"])
+def test_groups_of_zeros_share_the_largest_scale_and_small_ones_keep_theirs(scheme: str) -> None:
+    """An integer kernel holds a bias in steps of S_w·S_x, which must not be next to nothing."""
+    torch.manual_seed(0)
+    weight = torch.randn(6, 32) * torch.tensor([1.0, 0.5, 1e-4, 1e-8, 0.0, 1e-42])[:, None]
+    quantizer = get_scheme(scheme).with_options(granularity="channel").weight_quantizer(weight, 8)
+    stored = quantizer.encode(weight)
+    assert stored.scale is not None
+    assert (stored.scale[4:] == stored.scale.amax()).all()
+    assert (stored.dequantize()[4:] == 0).all()
+    sizes = weight[:4].abs().amax(1)
+    assert ((stored.dequantize()[:4] - weight[:4]).abs().amax(1) < 0.3 * sizes).all(), "each to its own size"
+    nothing = get_scheme(scheme).input_quantizer(torch.zeros(4, 8), 8)
+    assert float(nothing.encode(torch.zeros(4, 8)).scale) > 1e-4  # type: ignore[operator]

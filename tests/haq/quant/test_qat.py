@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haq.data import Images, get_data
+from haq.errors import ModelError
 from haq.layers import quantizable_layers
 from haq.models.resnet import SmallResNet
 from haq.policy import BitPolicy, LayerBits
@@ -115,3 +116,114 @@ def test_evaluate_counts_all_images() -> None:
     score = evaluate(Constant(), images, "float")
     assert score.top1 == (images.y == 3).mean()
     assert score.samples == len(images)
+
+
+class Random(nn.Module):
+    """Training mode drops, by functions and inside of attention and a recurrent layer, and has a second head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.attention = nn.Linear(8, 8), nn.MultiheadAttention(8, 2, dropout=0.9, batch_first=True)
+        self.recurrent = nn.LSTM(8, 8, num_layers=2, dropout=0.9, batch_first=True)
+        self.aux, self.last = nn.Linear(8, 10), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(torch.relu(self.first(x.flatten(1, 2))), 0.9, self.training)
+        x = x + self.attention(x, x, x)[0]
+        x = self.recurrent(x)[0].mean(1)
+        return (self.last(x), self.aux(x)) if self.training else self.last(x)  # type: ignore[return-value]
+
+
+def test_nothing_drops_and_no_other_head_is_trained() -> None:
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(128))
+    results = []
+    for seed in (1, 2):
+        model = Random().eval()
+        quantized = prepare(model, BitPolicy({"first": LayerBits(2, None), "last": LayerBits(2, None)}))
+        run = Finetuning(quantized, images, logits_of(model, images), steps=3, seed=0)
+        torch.manual_seed(seed)
+        run.run(3)
+        results.append(torch.cat([parameter.detach().flatten() for parameter in quantized.parameters()]))
+        assert quantized.recurrent.dropout == 0.9  # type: ignore[union-attr]
+        assert not any(module.training for module in quantized.modules())
+    assert torch.equal(*results), "no step draws a random number"
+
+
+def test_a_network_that_changes_its_input_learns_from_the_same_teacher() -> None:
+    class Doubling(nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.in_place, self.linear = in_place, nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.mul_(2.0) if self.in_place else x * 2.0
+            y: torch.Tensor = self.linear(x.flatten(1))
+            return y
+
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(128))
+    weights = []
+    for in_place in (False, True):
+        model = Doubling(in_place).eval()
+        quantized = prepare(model, BitPolicy({"linear": LayerBits(2, None)}))
+        finetune(quantized, images, model, steps=4)
+        weights.append(quantized.linear.weight)
+    assert torch.equal(*weights)  # type: ignore[arg-type]
+
+
+class Normed(nn.Sequential):
+    def __init__(self, **options: bool) -> None:
+        torch.manual_seed(0)
+        super().__init__(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4, **options),
+            nn.Linear(4, 10),
+        )  # fmt: skip
+
+
+def test_batches_of_one_leave_statistics_that_they_cannot_tell(caplog: pytest.LogCaptureFixture) -> None:
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(128))
+    model = Normed().eval()
+    quantized = prepare(model, BitPolicy({"0": LayerBits(2, None)}))
+    finetune(quantized, images, logits_of(model, images).roll(1, dims=1), steps=2, batch=1)
+    before, after = dict(model.named_buffers()), dict(quantized.named_buffers())
+    assert not torch.equal(before["1.running_mean"], after["1.running_mean"]), "36 positions tell a mean"
+    assert torch.equal(before["4.running_mean"], after["4.running_mean"])
+    assert "batches of 1 leave the statistics of 1 batch norms as they are" in caplog.text
+
+
+def test_a_norm_that_keeps_no_statistics_refuses_batches_of_one() -> None:
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(128))
+    model = Normed(track_running_stats=False).eval()
+    quantized = prepare(model, BitPolicy({"0": LayerBits(2, None)}))
+    with pytest.raises(ModelError, match="batch norm '4' keeps no statistics, .*--batch 2 or more"):
+        finetune(quantized, images, logits_of(model, images), steps=2, batch=1)
+
+
+def test_norms_that_a_network_holds_back_stay() -> None:
+    class Frozen(Normed):
+        def train(self, mode: bool = True) -> "Frozen":
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(128))
+    model = Frozen().eval()
+    quantized = prepare(model, BitPolicy({"0": LayerBits(2, None)}))
+    finetune(quantized, images, logits_of(model, images).roll(1, dims=1), steps=2)
+    before, after = dict(model.named_buffers()), dict(quantized.named_buffers())
+    assert torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert not torch.equal(before["4.running_mean"], after["4.running_mean"])
+
+
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_outputs_that_are_no_tensor_are_one_line(kind: type) -> None:
+    class Several(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x.flatten(1))
+            return (y, y) if kind is tuple else {"logits": y}  # type: ignore[return-value]
+
+    images = get_data("digits", 1000, seed=0).train.subset(np.arange(64))
+    for ask in (lambda: evaluate(Several(64, 10), images, "float"), lambda: logits_of(Several(64, 10), images)):
+        with pytest.raises(ModelError, match=f"Several returns a {kind.__name__}, and which part of it is the logits"):
+            ask()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import Tensor, nn
 
 from haq.errors import ConfigError, DataError
 from haq.layers import quantizable_layers
@@ -38,3 +39,34 @@ def test_errors() -> None:
         apply_passes(Inverted(), policy(), None, [images()], ["adaruond"])
     with pytest.raises(DataError, match="no batches"):
         apply_passes(Inverted(), policy(), None, [], PASSES)
+
+
+class _Scaled(nn.Module):
+    """Normalises its input itself, in place or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.in_place = in_place
+        self.first, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(-0.5).mul_(2.0) if self.in_place else (x + 0.5) * 2.0
+        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+        y: Tensor = self.head(x.mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("passes", [(), ("bias",), ("cle",), ("adaround",), ("cle", "adaround", "bias")])
+def test_a_network_that_changes_its_input_is_quantized_as_one_that_copies_it(passes: tuple[str, ...]) -> None:
+    results = []
+    for in_place in (False, True):
+        batches = list(torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1)).split(8))
+        kept = [batch.clone() for batch in batches]
+        policy = BitPolicy.uniform(["first", "second", "head"], 4)
+        quantized = apply_passes(_Scaled(in_place).eval(), policy, "linear", batches, passes, steps=5)
+        assert all(torch.equal(a, b) for a, b in zip(batches, kept, strict=True)), "the caller's tensors stay"
+        with torch.no_grad():
+            results.append(quantized(kept[0].clone()))
+    assert torch.allclose(*results, atol=1e-6)
