@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from haq.archive import best_first
+from haq.archive import absolute_limits, best_of, pareto_front, within
 from haq.policy import BitPolicy
 from haq.runs import Best, RunFolder, Trial
 
@@ -54,15 +54,18 @@ class Result(RunFolder):
         """
         import pandas as pd
 
-        front = {trial.number for trial in self.front} if self.trials else set()
-        rows = [_row(trial, front, self._chosen()) for trial in self.trials]
+        front = {trial.number for trial in pareto_front(self.trials)}
+        chosen = self._chosen()
+        rows = [_row(trial, front, chosen) for trial in self.trials]
         return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
 
     def _chosen(self) -> BitPolicy | None:
         if self.finished:
             return self.best.policy
-        ranked = best_first(self.trials)
-        return ranked[0].policy if ranked else None
+        config = self.read_config()
+        limits = absolute_limits(config, self.read_baselines().get("uniform8")) if self.trials else {}
+        best = best_of(within(self.trials, limits), config.cost_fields)
+        return best.policy if best else None
 
     def export(self, format: str, path: str | Path | None = None) -> str | Path:
         """Writes the result for another program; see `haq.exports.export_run`.

@@ -109,18 +109,18 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
 
     def on_trial(trials: list[Trial]) -> None:
         nonlocal best
-        best = best_of(trials if best is None else [best, trials[-1]])
+        best = best_of(trials if best is None else [best, trials[-1]], config.cost_fields)
         note = f"best {best.score.top1:.1%}" if best and best.score else ""
         observer.progress("search", len(trials), config.trials, note)
         if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
             more_processes(min(config.workers, 2 * FINALISTS))
 
     trials, interrupted = search(config, problem, workload, float_score, folder, observer, on_trial)
-    ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)])
+    ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)], config.cost_fields)
     if not ranked:
         reasons = sorted({trial.error or "unknown" for trial in trials})
         raise HaqError(f"no policy could be scored: all {len(trials)} trials failed ({'; '.join(reasons)[:300]})")
-    folder.write_front(pareto_front(trials))
+    folder.write_front(pareto_front(trials, config.cost_fields))
     if interrupted:
         observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
         folder.write_best(untested(problem, ranked[0], baselines))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,167 +19,12 @@ from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
 from haq.layers import LayerSpec
-from haq.policy import BitPolicy, check_width
-from haq.records import restored
-from haq.scores import Score
+from haq.runs.outcome import Baseline, BaselineName, Best
+from haq.runs.trial import Trial
 
-__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
+__all__ = ["RunFolder"]
 
 T = TypeVar("T")
-
-Cost = Mapping[str, float | None]
-"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One policy that was scored, a line of `trials.jsonl`.
-
-    Attributes:
-        number: 1 for the first trial proposed.
-        policy: What was scored.
-        origin: Who proposed it: `programme` (the integer programme), `uniform`, `decreased` (all at the widest, then
-            fitted to the budget), `spent` (the same with what is left of the budget spent), `guided`, `random` or
-            `agent`.
-        cost: As the cost table prices it.
-        scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
-            Empty when the trial failed.
-        objective: What the agent was rewarded for, 0 to 1; see `Score.objective`.
-        elapsed_s: Seconds from the start of the search to the trial's end.
-        error: Why the trial failed, or `None`.
-    """
-
-    number: int
-    policy: BitPolicy
-    origin: str
-    cost: Cost
-    scores: tuple[Score, ...]
-    objective: float
-    elapsed_s: float
-    error: str | None = None
-
-    @property
-    def score(self) -> Score | None:
-        """The last and best-trained score, or `None` for a failed trial."""
-        return self.scores[-1] if self.scores else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {
-            "number": self.number,
-            "origin": self.origin,
-            "objective": self.objective,
-            "cost": dict(self.cost),
-            "scores": [score.to_dict() for score in self.scores],
-            "elapsed_s": self.elapsed_s,
-            "error": self.error,
-            "policy": self.policy.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Trial:
-        """Restores what `to_dict` gave."""
-        scores = tuple(Score.from_dict(score) for score in data["scores"])
-        policy, cost = BitPolicy.from_dict(data["policy"]), _finite(data["cost"])
-        _finite({key: data[key] for key in ("objective", "elapsed_s")})
-        return restored(cls, {**data, "policy": policy, "scores": scores, "cost": cost})
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A network to compare with; an entry of `baselines.json`.
-
-    Attributes:
-        bits: The uniform width of its weights (pinned layers apart), `None` for the float network.
-        score: On the validation images, after calibration and without fine-tuning.
-        cost: As the cost table prices it.
-        a_bits: The uniform width of its activations; `None` for floating point.
-    """
-
-    bits: int | None
-    score: Score
-    cost: Cost
-    a_bits: int | None = None
-
-    @property
-    def widths(self) -> str:
-        """The widths for people: `4`, or `4/2` where activations have others."""
-        return f"{self.bits}" if self.a_bits in (None, self.bits) else f"{self.bits}/{self.a_bits}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {"bits": self.bits, "a_bits": self.a_bits, "score": self.score.to_dict(), "cost": dict(self.cost)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Baseline:
-        """Restores what `to_dict` gave."""
-        bits, a_bits = check_width(data["bits"], "bits"), check_width(data.get("a_bits", data["bits"]), "a_bits")
-        values = {"bits": bits, "a_bits": a_bits, "score": Score.from_dict(data["score"])}
-        return restored(cls, {**values, "cost": _finite(data["cost"])})
-
-
-BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The chosen policy and what it is compared with: `best.json`.
-
-    Attributes:
-        policy: The per-layer widths.
-        top1: On the validation images, after fine-tuning.
-        loss: Likewise.
-        test_top1: On the test images, which nothing else looked at; `None` when the search was interrupted before.
-        cost: As the cost table prices it.
-        constraints: Metric field → absolute limit.
-        baselines: Name → `{"test_top1": ..., "cost": ...}`, or `None` where no uniform width fits the budget.
-        epochs: That `haq finetune` trained it on for, unlike the baselines.
-    """
-
-    policy: BitPolicy
-    top1: float
-    loss: float
-    test_top1: float | None
-    cost: Cost
-    constraints: Mapping[str, float]
-    baselines: Mapping[BaselineName, Mapping[str, Any] | None]
-    epochs: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {
-            "policy": self.policy.widths(),
-            "score": {"top1": self.top1, "loss": self.loss},
-            "test_top1": self.test_top1,
-            "cost": dict(self.cost),
-            "constraints": dict(self.constraints),
-            "baselines": {name: dict(value) if value else None for name, value in self.baselines.items()},
-            **({"epochs": self.epochs} if self.epochs else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Best:
-        """Restores what `to_dict` gave."""
-        rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
-        for baseline in filter(None, data["baselines"].values()):
-            restored(_Tested, baseline)
-            _finite(baseline["cost"])
-        _finite(data["cost"]), _finite(data["constraints"])
-        values = {"policy": BitPolicy.from_dict(data["policy"]), **data["score"], "epochs": data.get("epochs", 0)}
-        return restored(cls, {**values, **rest})
-
-
-@dataclass(frozen=True)
-class _Tested:
-    test_top1: float | None
-    cost: Cost
-
-
-def _finite(cost: Any) -> Any:
-    for field, value in cost.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{field}={value}: must be finite")
-    return cost
 
 
 class RunFolder:
