@@ -6,12 +6,14 @@ Ray's workers import this package, too, and need none of what the functions here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
 from haq.places import free_folder, free_path
 from haq.policy import BitPolicy
+from haq.records import check_names
 from haq.results import Result
 from haq.runs import RunFolder
 from haq.search.observer import Observer
@@ -52,7 +54,11 @@ def run(
     """
     from haq.search import running
 
-    config = constraints if isinstance(constraints, SearchConfig) else SearchConfig(constraints, **options)  # type: ignore[arg-type]
+    check_names(SearchConfig, options)
+    if isinstance(constraints, SearchConfig):
+        config = replace(constraints, **options)
+    else:
+        config = SearchConfig(constraints, **options)  # type: ignore[arg-type]  # it reads text as well
     folder = Path(out) if out is not None else free_folder(config)
     return Result(running.run(config, folder, observer).path)
 
@@ -119,6 +125,7 @@ def finetune(
     from haq.search import finetuning
 
     folder = _opened(source)
+    check_names(finetuning.Training, options)
     training = finetuning.Training(epochs, **options)
     widths = BitPolicy.load(Path(policy)) if isinstance(policy, Path | str) else policy
     place = Path(out) if out is not None else free_path(folder.path.with_name(folder.path.name + "-finetuned"))

@@ -25,7 +25,7 @@ from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning
-from haq.records import restored
+from haq.records import check_fields, restored
 from haq.runs import Best, RunFolder, Trial
 from haq.scores import Score
 from haq.search.conclusion import reported
@@ -64,6 +64,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in {"epochs": 1, "batch": 1, "seed": 0}.items():
             check_range(f"--{name}", getattr(self, name), least)
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -125,7 +126,9 @@ def finetune(
             if all(trial.policy != policy for trial in source.read_trials()):
                 made.append_trial(_given(policy, problem, start, made))
         chosen = policy or best.policy
-        made.write_best(replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None))
+        made.write_best(
+            replace(best, policy=chosen, cost=reported(problem, problem.table.cost(chosen)), test_top1=None)
+        )
         write_text(made.training, yaml.safe_dump(asdict(training), sort_keys=False))
     folder = RunFolder(out)
     with folder.locked():
