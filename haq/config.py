@@ -14,7 +14,7 @@ from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
 from haq.policy import WIDTHS
 from haq.records import check_fields, restored
-from haq.sources import source_of
+from haq.sources import split_path
 
 __all__ = ["SearchConfig", "check_range", "parse_bits"]
 
@@ -183,7 +183,7 @@ class SearchConfig:
         """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere."""
 
         def absolute(text: str) -> str:
-            prefix, path, suffix = _split_path(text)
+            prefix, path, suffix = split_path(text)
             return prefix + _absolute(path) + suffix if path else text
 
         paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
@@ -193,17 +193,3 @@ class SearchConfig:
 
 def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).resolve())
-
-
-def _split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
-    prefix, path = source_of(text)
-    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and os.path.isdir(path)):
-        return prefix + ":", path, ""
-    if prefix:
-        return text, "", ""
-    if text.endswith((".yaml", ".yml", ".parquet", ".csv")):
-        return "", text, ""
-    if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
-        return "", match[1], match[2]
-    return text, "", ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from haq.archive import absolute_limits, best_of, pareto_front, within
 from haq.policy import BitPolicy
 from haq.runs import Best, RunFolder, Trial
+from haq.whereabouts import Named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,19 +68,20 @@ class Result(RunFolder):
         best = best_of(within(self.trials, limits), config.cost_fields)
         return best.policy if best else None
 
-    def export(self, format: str, path: str | Path | None = None) -> str | Path:
+    def export(self, format: str, path: str | Path | None = None, named: Named | None = None) -> str | Path:
         """Writes the result for another program; see `haq.exports.export_run`.
 
         Args:
             format: Such as `json`, `csv`, `onnx`, `qonnx` or `packed`.
             path: File to write; by default text is returned, and a network is written into the run folder.
+            named: Where the model, weights and data are now, if not where the search found them.
 
         Returns:
             The text, or the file when one was written.
         """
         from haq.exports import export_run
 
-        return export_run(self, format, Path(path) if path is not None else None)
+        return export_run(self, format, Path(path) if path is not None else None, named=named)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the HTML page, by default `report.html` in the run folder, and returns where."""
@@ -90,15 +92,18 @@ class Result(RunFolder):
         write_text(page, render_html(summarize(self), detail(self)))
         return page
 
-    def network(self) -> nn.Module:
+    def network(self, named: Named | None = None) -> nn.Module:
         """Returns the chosen network, fake-quantized, in evaluation mode; opens the model and data that the run names.
 
+        Args:
+            named: As for `export`.
+
         Raises:
-            HaqError: The search has not ended, or what it names is no longer there.
+            HaqError: The search has not ended, or what it names is no longer there or has changed.
         """
         from haq.exports.opening import open_run
 
-        return open_run(self, self.best.policy, lambda task, done, total: None).network
+        return open_run(self, self.best.policy, lambda task, done, total: None, named).network
 
 
 def _row(trial: Trial, front: set[int], chosen: BitPolicy | None) -> dict[str, Any]:

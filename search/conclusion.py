@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from haq.config import SearchConfig
 from haq.errors import HaqError
 from haq.policy import BitPolicy
 from haq.quant.preparation import save_quantized
@@ -21,7 +20,6 @@ FINALISTS = 2
 
 
 def conclude(
-    config: SearchConfig,
     problem: Problem,
     workload: Workload,
     ranked: list[Trial],
@@ -43,9 +41,9 @@ def conclude(
     finalists = finetune_all(
         workload,
         policies,
-        config.finetune_steps,
+        problem.config.finetune_steps,
         lambda done, total: observer.progress("fine-tune", done, total),
-        config.gpus_per_trial,
+        problem.config.gpus_per_trial,
         lost,
     )
     if not finalists:
@@ -71,6 +69,7 @@ def conclude(
         folder.write_baselines(baselines)
     top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
     save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample)
+    folder.seal(folder.model)
     folder.write_best(
         Best(
             policy=chosen.policy,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
 from haq.constraints import METRICS, Constraint
-from haq.data import ImageData, get_data
+from haq.data import ImageData
 from haq.envs import Budget
 from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
@@ -17,9 +16,11 @@ from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.pricing import Prices, default_batch, is_table, price
 from haq.layers import LayerSpec, trace
-from haq.models import open_model
 from haq.policy import LayerBits
+from haq.project import open_project
 from haq.quant.schemes import Scheme, get_scheme
+from haq.runs import Identity, RunFolder
+from haq.search.belonging import rounding
 from haq.search.observer import Observer
 
 __all__ = ["Problem", "pinned_ends", "pose"]
@@ -37,6 +38,7 @@ class Problem:
         layers: In the order of their first call.
         table: Prices every layer at every width that may occur.
         budget: Candidate widths, pinned layers and limits.
+        identity: Fingerprints of the network, the data and all else that scores depend on.
     """
 
     config: SearchConfig
@@ -46,6 +48,7 @@ class Problem:
     layers: list[LayerSpec]
     table: CostTable
     budget: Budget
+    identity: Identity
 
 
 def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
@@ -55,16 +58,17 @@ def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
     return {layer.name: LayerBits(8, 8) for layer in (layers[0], layers[-1])}
 
 
-def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) -> Problem:
+def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None) -> Problem:
     """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
 
     Args:
         config: Options.
         observer: Receives progress.
-        costs: Table of a search that is gone on with; its prices hold, even where the hardware's file has changed.
+        run: A search that is gone on with or used: its prices hold, even where the hardware's file has changed, and
+            what it does not belong to is refused.
 
     Raises:
-        ConfigError: No width is supported by the hardware.
+        ConfigError: No width is supported by the hardware, or the run was searched with other options.
         ConstraintError: No policy meets the constraints.
         DataError: The data cannot be used with the model.
         HardwareError: The hardware is unknown or its description is wrong.
@@ -74,10 +78,8 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
     batch = config.batch or default_batch(config.hardware)  # a wrong name is known before the data is read
     config = replace(config, batch=batch)
     scheme = _scheme(config, observer)
-    data = get_data(config.data, config.val_images, config.seed, config.model)
-    model = open_model(
-        config.model, config.weights, data, lambda done, total: observer.progress("train float", done, total)
-    )
+    project = open_project(config, lambda done, total: observer.progress("train float", done, total), run)
+    data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     layers = trace(model, sample)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
@@ -85,9 +87,12 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
     prices = (
         Prices(CostTable.footprint(layers, widths))
         if weights_only
-        else price(str(costs or config.hardware), layers, widths, batch, _memory(config, model, sample))
+        else price(str(run.costs if run else config.hardware), layers, widths, batch, _memory(config, model, sample))
     )
-    if costs is not None and not weights_only and not is_table(config.hardware):
+    known = run.read_identity() if run is not None else None
+    if known is not None:
+        prices = replace(prices, limits=known.limits)
+    elif run is not None and not weights_only and not is_table(config.hardware):
         prices = replace(prices, limits=get_hardware(config.hardware).limits)
     table = prices.table
     held = (Constraint(key, limit, origin=f"{table.hardware} holds no more") for key, limit in prices.limits.items())
@@ -117,7 +122,8 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
     budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only, config.a_bits)
-    return Problem(config, model, data, sample, layers, table, budget)
+    identity = replace(project.identity, rounding=rounding(scheme, config), limits=dict(prices.limits))
+    return Problem(config, model, data, sample, layers, table, budget, identity)
 
 
 def _listed(bits: tuple[int, ...]) -> str:

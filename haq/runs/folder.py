@@ -19,6 +19,7 @@ from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
 from haq.layers import LayerSpec
+from haq.runs.identity import Identity, file_fingerprint
 from haq.runs.outcome import Baseline, BaselineName, Best
 from haq.runs.trial import Trial
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.path = path
         self.costs = path / "costs.parquet"
         self.model = path / "model.pt"
+        self.float = path / "float.pt"
         self.page = path / "report.html"
         self.tune = path / "tune"
         self.searcher = path / "searcher.pt"
@@ -41,7 +43,9 @@ class RunFolder:
         self.training, self.start = path / "finetune.yaml", path / "start.pt"
         self.checkpoint, self.tensorboard = path / "checkpoint.pt", path / "tensorboard"
         self.bench = path / "bench.json"
-        self._config, self._layers = path / "config.yaml", path / "layers.json"
+        self._config, self._layers, self._identity = (
+            path / name for name in ("config.yaml", "layers.json", "fingerprints.json")
+        )
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
         self._known: tuple[tuple[int, int] | None, list[Trial]] = (None, [])
@@ -89,16 +93,29 @@ class RunFolder:
     def copy_to(self, path: Path) -> RunFolder:
         """Copies into an empty folder all that the search was asked and found out, but not its result."""
         copy = RunFolder(path)
-        for name in ("_config", "_layers", "costs", "sensitivity", "_baselines", "_trials", "_pareto"):
-            if (file := getattr(self, name)).is_file():
-                shutil.copy2(file, getattr(copy, name))
+        kept = (
+            self._config, self._layers, self.costs, self.float, self.sensitivity, self._baselines, self._trials,
+            self._pareto,
+        )  # fmt: skip
+        for file in kept:
+            if file.is_file():
+                shutil.copy2(file, path / file.name)
+        if (identity := self.read_identity()) is not None:
+            copy.write_identity(identity)
         return copy
 
     # What a search was asked to do, and found out before its first trial
 
-    def write_config(self, config: SearchConfig, environment: Mapping[str, Any]) -> None:
-        """Writes the options, and the versions that they ran with."""
-        content = {"search": config.to_dict(), "environment": dict(environment)}
+    def write_config(self, config: SearchConfig, environment: Mapping[str, Any], place: Path | None = None) -> None:
+        """Writes the options, the versions that they ran with, and where the run folder lies.
+
+        Args:
+            config: With absolute paths.
+            environment: See `read_environment`.
+            place: Where the folder will lie, if not where it is.
+        """
+        folder = str((place or self.path).resolve())
+        content = {"search": config.to_dict(), "environment": dict(environment), "folder": folder}
         write_text(self._config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def read_config(self) -> SearchConfig:
@@ -113,6 +130,49 @@ class RunFolder:
         """Returns versions, git commit and machine of the search."""
         environment = self._content().get("environment", {})
         return environment if isinstance(environment, dict) else {}
+
+    def read_place(self) -> Path | None:
+        """Returns where the run folder lay when its options were written; `None` where an older haq wrote them."""
+        place = self._content().get("folder")
+        return Path(place) if isinstance(place, str) and "\0" not in place else None
+
+    def write_identity(self, identity: Identity) -> None:
+        """Writes `fingerprints.json`: what the run belongs to, with the digests of files that are not written again."""
+        files = {file.name: file_fingerprint(file) for file in (self._layers, self.costs) if file.is_file()}
+        self._write(self._identity, replace(identity, files=files).to_dict())
+
+    def read_identity(self) -> Identity | None:
+        """Reads `fingerprints.json`; `None` for a run folder of before."""
+        return self._read(self._identity, Identity.from_dict) if self._identity.is_file() else None
+
+    def seal(self, file: Path) -> None:
+        """Remembers what was written into a file of this folder, so that another run's is not taken for it."""
+        if (identity := self.read_identity()) is not None:
+            files = {**identity.files, file.name: file_fingerprint(file)}
+            self._write(self._identity, replace(identity, files=files).to_dict())
+
+    def check(self) -> None:
+        """Raises `ConfigError` where options, layers or prices are not those that the run was searched with."""
+        if (identity := self.read_identity()) is not None:
+            identity.check_settings(self.read_config(), self.path)
+            for file in (self._layers, self.costs):
+                identity.check_file(file)
+
+    def check_file(self, file: Path) -> None:
+        """Raises `ConfigError` where a file that was sealed is another run's."""
+        if (identity := self.read_identity()) is not None:
+            identity.check_file(file)
+
+    def network_file(self) -> Path:
+        """Returns `model.pt`.
+
+        Raises:
+            ConfigError: The run has none yet, or it is another run's.
+        """
+        if not self.model.is_file():
+            raise ConfigError(f"{self.path} has no model.pt; finish it with `haq search --resume {self.path}`")
+        self.check_file(self.model)
+        return self.model
 
     def _content(self) -> dict[str, Any]:
         content = read_yaml(self._config, str(self._config), ConfigError)
