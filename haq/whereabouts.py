@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from haq.config import SearchConfig
 from haq.records import check_fields
@@ -58,7 +59,7 @@ def config_of(run: RunFolder, named: Named | None = None) -> SearchConfig:
     if was is None:
         return config
     now = run.path.resolve()
-    moved = {name: _found(getattr(config, name), was, now) for name in ("model", "data", "hardware")}
+    moved: dict[str, Any] = {name: _found(getattr(config, name), was, now) for name in ("model", "data", "hardware")}
     weights = _moved(config.weights, was, now) if config.weights is not None else None
     return replace(config, **moved, weights=weights)
 

@@ -89,9 +89,9 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
         if weights_only
         else price(str(run.costs if run else config.hardware), layers, widths, batch, _memory(config, model, sample))
     )
-    known = run.read_identity() if run is not None else None
-    if known is not None:
-        prices = replace(prices, limits=known.limits)
+    before = run.read_identity() if run is not None else None
+    if before is not None:
+        prices = replace(prices, limits=before.limits)
     elif run is not None and not weights_only and not is_table(config.hardware):
         prices = replace(prices, limits=get_hardware(config.hardware).limits)
     table = prices.table

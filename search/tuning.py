@@ -194,6 +194,10 @@ def sensitivity_of(problem: Problem, workload: Workload, path: Path, observer: O
             inputs=inputs, workers=config.workers,
         )  # fmt: skip
 
-    key = {"network": fingerprint(workload.model), "data": problem.identity.data, "scheme": config.scheme}
+    key: dict[str, Any] = {
+        "network": fingerprint(workload.model),
+        "data": problem.identity.data,
+        "scheme": config.scheme,
+    }
     key |= {"seed": config.seed, "widths": weights, "inputs": inputs, "layers": free}
     return cached(path, key, measure)[_MEASURE]
