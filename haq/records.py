@@ -57,8 +57,8 @@ def check_names(kind: type, names: Iterable[object]) -> None:
 def check_fields(made: object, error: type[HaqError] = ConfigError) -> None:
     """Checks the types of a dataclass's fields, from its `__post_init__`: Python code may have made it of anything.
 
-    NumPy's numbers, paths and lists become plain numbers, text and tuples. Which words a `Literal` takes is left to the
-    class, which can say more about them.
+    NumPy's numbers, paths and lists become plain numbers, text and tuples. Which words a `Literal` takes, and how large
+    a number may be, is left to the class, which can say more about it.
 
     Raises:
         error: A value is of another type than its field.
@@ -67,7 +67,8 @@ def check_fields(made: object, error: type[HaqError] = ConfigError) -> None:
     for name, hint in hints.items():
         given = getattr(made, name)
         value = _plain(given)
-        if not (isinstance(value, str) if get_origin(hint) is Literal else checks[name](value)):
+        probe = 0 if type(value) is int else value
+        if not (isinstance(value, str) if get_origin(hint) is Literal else checks[name](probe)):
             raise error(f"{name}={_shown(given)}: must be {described(hint)}")
         if value is not given:
             object.__setattr__(made, name, value)
