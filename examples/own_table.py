@@ -15,9 +15,8 @@ from pathlib import Path
 import pandas as pd
 
 from haq.cli.main import cli
-from haq.data import get_data
 from haq.layers import LayerSpec, trace
-from haq.models import open_untrained
+from haq.project import open_network
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="digits-resnet", help="as of haq search")
@@ -34,8 +33,8 @@ def haq(line: str) -> None:
 
 
 # %% The layers that the table must have, under the names that it must use
-data = get_data(args.data, val_images=100, seed=0, model=args.model)
-layers = trace(open_untrained(args.model, None, data), data.train.batch([0])[0])
+network, data = open_network(args.model, None, args.data, val_images=100, seed=0, trained=False)
+layers = trace(network, data.train.batch([0])[0])
 for layer in layers:
     print(layer.name, layer.kind, f"{layer.macs:,} multiply-accumulates")
 

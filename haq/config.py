@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
 from haq.policy import WIDTHS
-from haq.records import restored
-from haq.sources import source_of
+from haq.records import check_fields, restored
+from haq.sources import split_path
 
 __all__ = ["SearchConfig", "check_range", "parse_bits"]
 
@@ -102,6 +102,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         self._read_text()
+        check_fields(self)
+        self._sort_widths()
         if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
         for name in ("model", "weights", "data", "hardware", "address"):
@@ -112,9 +114,6 @@ class SearchConfig:
                 sums = [name for name in METRICS if name != "ram"]
                 raise ConfigError(f"--pareto {metric}{did_you_mean(metric, sums)}: use some of {', '.join(sums)}")
         self.parsed_constraints()
-        if not self.bits:
-            raise ConfigError("no widths to search: give some, such as --bits 2-8")
-        _checked_bits({*self.bits, *(self.a_bits or ())})
         if self.weights_only and self.a_bits is not None:
             raise ConfigError("--a-bits with --weights-only: activations stay in floating point; give one of the two")
         for name, least in {
@@ -138,13 +137,34 @@ class SearchConfig:
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, parse_bits(value))
         for name in ("constraints", "pareto"):
-            listed: str | Iterable[str] | None = getattr(self, name)
-            parts = [part.strip() for part in listed.split(",")] if isinstance(listed, str) else listed or ()
-            object.__setattr__(self, name, tuple(parts))
+            listed = getattr(self, name)
+            if listed is None or isinstance(listed, str):
+                parts = tuple(part.strip() for part in listed.split(",")) if listed else ()
+                object.__setattr__(self, name, parts)
+
+    def _sort_widths(self) -> None:
+        for name in ("bits", "a_bits"):
+            widths: tuple[int, ...] | None = getattr(self, name)
+            if widths is not None:
+                if not widths:
+                    option = name.replace("_", "-")
+                    raise ConfigError(f"no widths to search: give some, such as --{option} 2-8")
+                object.__setattr__(self, name, _checked_bits(set(widths)))
 
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """Returns the constraints as objects; relative ones are not resolved yet."""
         return tuple(parse_constraint(text) for text in self.constraints)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were asked for, swept ones first."""
+        limited = (constraint.metric for constraint in self.parsed_constraints())
+        return tuple(dict.fromkeys((*self.pareto, *limited)))
+
+    @property
+    def cost_fields(self) -> tuple[str, ...]:
+        """Every cost field, those that were asked for first."""
+        return tuple(METRICS[name].field for name in dict.fromkeys((*self.metrics, *METRICS)))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain YAML types."""
@@ -163,7 +183,7 @@ class SearchConfig:
         """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere."""
 
         def absolute(text: str) -> str:
-            prefix, path, suffix = _split_path(text)
+            prefix, path, suffix = split_path(text)
             return prefix + _absolute(path) + suffix if path else text
 
         paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
@@ -173,17 +193,3 @@ class SearchConfig:
 
 def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).resolve())
-
-
-def _split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
-    prefix, path = source_of(text)
-    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and os.path.isdir(path)):
-        return prefix + ":", path, ""
-    if prefix:
-        return text, "", ""
-    if text.endswith((".yaml", ".yml", ".parquet", ".csv")):
-        return "", text, ""
-    if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
-        return "", match[1], match[2]
-    return text, "", ""

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from haq.errors import ConstraintError, did_you_mean
+from haq.records import check_fields
 
 __all__ = ["METRICS", "Constraint", "Metric", "format_cost", "parse_constraint"]
 
@@ -66,6 +67,7 @@ class Constraint:
     origin: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self, ConstraintError)
         if self.metric not in METRICS:
             raise ConstraintError(
                 f"unknown constraint {self.metric!r}{did_you_mean(self.metric, METRICS)}; known: {', '.join(METRICS)}"

@@ -70,9 +70,14 @@ class BitPolicy(Mapping[str, LayerBits]):
     scheme: str = "linear"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, Mapping) or not self.layers:
+            raise ConfigError("a policy needs at least one layer: give a mapping of layer names to LayerBits")
         layers = dict(self.layers)
-        if not layers:
-            raise ConfigError("a policy needs at least one layer")
+        for name, bits in layers.items():
+            if not isinstance(name, str) or not isinstance(bits, LayerBits):
+                raise ConfigError(f"policy layer {name!r}={bits!r}: must be a name and LayerBits(w_bits, a_bits)")
+        if not isinstance(self.scheme, str):
+            raise ConfigError(f"scheme={self.scheme!r}: must be text, such as 'linear'")
         object.__setattr__(self, "layers", layers)
 
     @cached_property

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from haq.errors import ConfigError, did_you_mean
+from haq.errors import ConfigError, HaqError, did_you_mean
 
-__all__ = ["conforms", "described", "restored"]
+__all__ = ["check_fields", "check_names", "conforms", "described", "restored"]
 
 T = TypeVar("T")
 
@@ -34,9 +36,7 @@ def restored(kind: type[T], data: object) -> T:
     hints, checks, required = _shape(kind)  # type: ignore[arg-type]  # mypy does not take a type for hashable
     if not isinstance(data, dict | Mapping):
         raise ConfigError(f"a mapping of {', '.join(hints)} is needed, not {_shown(data)}")
-    if unknown := [str(key) for key in data if key not in hints]:
-        meant = did_you_mean(unknown[0], list(hints))
-        raise ConfigError(f"unknown option {unknown[0]!r}{meant}; known: {', '.join(hints)}")
+    check_names(kind, data)
     if missing := [key for key in required if key not in data]:
         raise ConfigError(f"{missing[0]!r} is missing")
     values = {key: _tuples(value) for key, value in data.items()}
@@ -44,6 +44,47 @@ def restored(kind: type[T], data: object) -> T:
         if not checks[key](value):
             raise ConfigError(f"{key}={_shown(data[key])}: must be {described(hints[key])}")
     return kind(**values)
+
+
+def check_names(kind: type, names: Iterable[object]) -> None:
+    """Raises `ConfigError` where a dataclass has no field of a name."""
+    known = list(_shape(kind)[0])
+    if unknown := [str(name) for name in names if name not in known]:
+        meant = did_you_mean(unknown[0], known)
+        raise ConfigError(f"unknown option {unknown[0]!r}{meant}; known: {', '.join(known)}")
+
+
+def check_fields(made: object, error: type[HaqError] = ConfigError) -> None:
+    """Checks the types of a dataclass's fields, from its `__post_init__`: Python code may have made it of anything.
+
+    NumPy's numbers, paths and lists become plain numbers, text and tuples. Which words a `Literal` takes, and how large
+    a number may be, is left to the class, which can say more about it.
+
+    Raises:
+        error: A value is of another type than its field.
+    """
+    hints, checks, _ = _shape(type(made))  # type: ignore[arg-type]  # as above
+    for name, hint in hints.items():
+        given = getattr(made, name)
+        value = _plain(given)
+        probe = 0 if type(value) is int else value
+        if not (isinstance(value, str) if get_origin(hint) is Literal else checks[name](probe)):
+            raise error(f"{name}={_shown(given)}: must be {described(hint)}")
+        if value is not given:
+            object.__setattr__(made, name, value)
+
+
+def _plain(value: object) -> object:
+    """Returns what a file would hold for a value."""
+    if type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple | range) else value
 
 
 @cache

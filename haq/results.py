@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from haq.archive import best_first
+from haq.archive import absolute_limits, best_of, pareto_front, within
 from haq.policy import BitPolicy
 from haq.runs import Best, RunFolder, Trial
+from haq.whereabouts import Named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,29 +55,33 @@ class Result(RunFolder):
         """
         import pandas as pd
 
-        front = {trial.number for trial in self.front} if self.trials else set()
-        rows = [_row(trial, front, self._chosen()) for trial in self.trials]
+        front = {trial.number for trial in pareto_front(self.trials)}
+        chosen = self._chosen()
+        rows = [_row(trial, front, chosen) for trial in self.trials]
         return pd.DataFrame(rows).set_index("trial") if rows else pd.DataFrame()
 
     def _chosen(self) -> BitPolicy | None:
         if self.finished:
             return self.best.policy
-        ranked = best_first(self.trials)
-        return ranked[0].policy if ranked else None
+        config = self.read_config()
+        limits = absolute_limits(config, self.read_baselines().get("uniform8")) if self.trials else {}
+        best = best_of(within(self.trials, limits), config.cost_fields)
+        return best.policy if best else None
 
-    def export(self, format: str, path: str | Path | None = None) -> str | Path:
+    def export(self, format: str, path: str | Path | None = None, named: Named | None = None) -> str | Path:
         """Writes the result for another program; see `haq.exports.export_run`.
 
         Args:
             format: Such as `json`, `csv`, `onnx`, `qonnx` or `packed`.
             path: File to write; by default text is returned, and a network is written into the run folder.
+            named: Where the model, weights and data are now, if not where the search found them.
 
         Returns:
             The text, or the file when one was written.
         """
         from haq.exports import export_run
 
-        return export_run(self, format, Path(path) if path is not None else None)
+        return export_run(self, format, Path(path) if path is not None else None, named=named)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the HTML page, by default `report.html` in the run folder, and returns where."""
@@ -87,15 +92,18 @@ class Result(RunFolder):
         write_text(page, render_html(summarize(self), detail(self)))
         return page
 
-    def network(self) -> nn.Module:
+    def network(self, named: Named | None = None) -> nn.Module:
         """Returns the chosen network, fake-quantized, in evaluation mode; opens the model and data that the run names.
 
+        Args:
+            named: As for `export`.
+
         Raises:
-            HaqError: The search has not ended, or what it names is no longer there.
+            HaqError: The search has not ended, or what it names is no longer there or has changed.
         """
         from haq.exports.opening import open_run
 
-        return open_run(self, self.best.policy, lambda task, done, total: None).network
+        return open_run(self, self.best.policy, lambda task, done, total: None, named).network
 
 
 def _row(trial: Trial, front: set[int], chosen: BitPolicy | None) -> dict[str, Any]:

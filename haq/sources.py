@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from haq.errors import HaqError
 from haq.files import writable
 
-__all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of"]
+__all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of", "split_path"]
 
 MODEL_SOURCES = ("hf", "timm", "torchvision")
 """Prefixes of models that other packages bring."""
@@ -35,6 +36,20 @@ def source_of(spec: str) -> tuple[str, str]:
     prefix, colon, name = spec.partition(":")
     known = colon and prefix in (*MODEL_SOURCES, "imagefolder", "npz", "text")
     return (prefix, os.path.expanduser(name)) if known else ("", spec)
+
+
+def split_path(text: str) -> tuple[str, str, str]:
+    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
+    prefix, path = source_of(text)
+    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and (os.path.isdir(path) or os.path.isabs(path))):
+        return prefix + ":", path, ""
+    if prefix:
+        return text, "", ""
+    if text.lower().endswith((".yaml", ".yml", ".parquet", ".csv")):
+        return "", text, ""
+    if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
+        return "", match[1], match[2]
+    return text, "", ""
 
 
 def short_name(spec: str) -> str:

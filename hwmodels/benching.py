@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from haq.data import ImageData, get_data
 from haq.errors import ConfigError
 from haq.files import write_text
 from haq.hwmodels.bench import Bench, bench, int8_network
@@ -20,11 +19,11 @@ from haq.hwmodels.pricing import price
 from haq.hwmodels.table import CostTable
 from haq.hwmodels.tabular import load_table
 from haq.layers import trace
-from haq.models import open_model
 from haq.policy import BitPolicy
-from haq.quant import load_quantized
 from haq.quant.evaluation import evaluate
+from haq.quant.opening import open_quantized
 from haq.runs import RunFolder
+from haq.whereabouts import Named
 
 __all__ = ["BenchedRun", "bench_run"]
 
@@ -60,7 +59,9 @@ class BenchedRun:
         return {name: latency for name, latency in latencies.items() if name in self.top1}
 
 
-def bench_run(folder: RunFolder, table: Path | None, repeats: int, say: Say, progress: Progress) -> BenchedRun:
+def bench_run(
+    folder: RunFolder, table: Path | None, repeats: int, say: Say, progress: Progress, named: Named | None = None
+) -> BenchedRun:
     """Runs the network that a search found on this machine's kernels, and writes the folder's `bench.json`.
 
     Args:
@@ -70,9 +71,10 @@ def bench_run(folder: RunFolder, table: Path | None, repeats: int, say: Say, pro
         repeats: Measurements of each network.
         say: Is told what was found out.
         progress: Is told what is done, how much of it, how much there is, and a note.
+        named: What takes the place of the model and data that the run names.
 
     Raises:
-        ConfigError: The folder has no network that the kernels can run.
+        ConfigError: The folder has no network that the kernels can run, or what it names has changed.
         HardwareError: The table is not for this network.
     """
     policy = folder.read_best().policy
@@ -81,7 +83,8 @@ def bench_run(folder: RunFolder, table: Path | None, repeats: int, say: Say, pro
             f"{folder.path}: the kernels run weights and activations of 1 to 8 bits; this network has others; search "
             "again with --bits 1-8 and without --weights-only"
         )
-    model, quantized, images = _open(folder, progress)
+    opened = open_quantized(folder, policy, lambda done, total: progress("train float", done, total, ""), named)
+    model, quantized, images = opened.model, opened.network, opened.data
     sample = images.test.batch([0])[0]
     deployed = deploy(quantized, sample)  # refused before anything is measured
     costs = _costs(folder, table, policy, model, sample, say, progress)
@@ -101,16 +104,6 @@ def bench_run(folder: RunFolder, table: Path | None, repeats: int, say: Say, pro
     found = BenchedRun(policy, costs, result, top1, describe_device())
     _write(folder, found)
     return found
-
-
-def _open(folder: RunFolder, progress: Progress) -> tuple[nn.Module, nn.Module, ImageData]:
-    """Returns the float network, the one that was found, and the data."""
-    config = folder.read_config()
-    images = get_data(config.data, config.val_images, config.seed, config.model)
-    model = open_model(config.model, config.weights, images, lambda d, n: progress("train float", d, n, ""))
-    if not folder.model.is_file():
-        raise ConfigError(f"{folder.path} has no model.pt; finish it with `haq search --resume {folder.path}`")
-    return model, load_quantized(folder.model, model), images
 
 
 def _costs(

@@ -6,5 +6,6 @@ result = run(["latency=10ms"])
 
 from haq.search.api import finetune, pick, resume, resume_finetune, run
 from haq.search.observer import Observer, Silent
+from haq.whereabouts import Named
 
-__all__ = ["Observer", "Silent", "finetune", "pick", "resume", "resume_finetune", "run"]
+__all__ = ["Named", "Observer", "Silent", "finetune", "pick", "resume", "resume_finetune", "run"]

@@ -6,15 +6,18 @@ Ray's workers import this package, too, and need none of what the functions here
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
 from haq.places import free_folder, free_path
 from haq.policy import BitPolicy
+from haq.records import check_names
 from haq.results import Result
 from haq.runs import RunFolder
 from haq.search.observer import Observer
+from haq.whereabouts import Named
 
 __all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
 
@@ -52,20 +55,29 @@ def run(
     """
     from haq.search import running
 
-    config = constraints if isinstance(constraints, SearchConfig) else SearchConfig(constraints, **options)  # type: ignore[arg-type]
+    check_names(SearchConfig, options)
+    if isinstance(constraints, SearchConfig):
+        config = replace(constraints, **options)
+    else:
+        config = SearchConfig(constraints, **options)  # type: ignore[arg-type]  # it reads text as well
     folder = Path(out) if out is not None else free_folder(config)
     return Result(running.run(config, folder, observer).path)
 
 
-def resume(path: Folder, observer: Observer | None = None) -> Result:
+def resume(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Goes on with a search that was interrupted; no finished trial is lost or run twice.
 
+    Args:
+        path: The run.
+        observer: Receives progress.
+        named: Where its model, weights, data or hardware are now, if not where they were.
+
     Raises:
-        HaqError: `path` is not a run folder, or what it names is no longer there.
+        HaqError: `path` is not a run folder, or what it names is no longer there or has changed.
     """
     from haq.search import running
 
-    return Result(running.resume(_opened(path).path, observer).path)
+    return Result(running.resume(_opened(path).path, observer, named).path)
 
 
 def pick(
@@ -74,6 +86,7 @@ def pick(
     out: Path | str | None = None,
     finetune_steps: int | None = None,
     observer: Observer | None = None,
+    named: Named | None = None,
 ) -> Result:
     """Takes another point of a run's archive without another search; see `haq.search.picking.pick`.
 
@@ -83,6 +96,7 @@ def pick(
         out: The new run folder; by default beside the run, named for the budget.
         finetune_steps: Of the finalists; by default as many as in the search.
         observer: Receives progress.
+        named: As for `resume`.
 
     Raises:
         HaqError: No policy of the run meets the budget.
@@ -90,9 +104,9 @@ def pick(
     from haq.search import picking
 
     folder = _opened(source)
-    config = picking.picked(folder, constraints, finetune_steps)
+    config = picking.picked(folder, constraints, finetune_steps, named)
     place = Path(out) if out is not None else free_folder(config, folder.path.parent)
-    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer).path)
+    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named).path)
 
 
 def finetune(
@@ -101,6 +115,7 @@ def finetune(
     out: Path | str | None = None,
     policy: BitPolicy | Path | str | None = None,
     observer: Observer | None = None,
+    named: Named | None = None,
     **options: Any,
 ) -> Result:
     """Trains the network of a run on; see `haq.search.finetuning.finetune`.
@@ -111,6 +126,7 @@ def finetune(
         out: The new run folder; by default beside the run, with `-finetuned` behind its name.
         policy: Other widths, or the file that holds them.
         observer: Receives progress.
+        named: As for `resume`.
         options: Other fields of `haq.search.finetuning.Training`, such as `lr=5e-4` or `distill=False`.
 
     Raises:
@@ -119,21 +135,27 @@ def finetune(
     from haq.search import finetuning
 
     folder = _opened(source)
+    check_names(finetuning.Training, options)
     training = finetuning.Training(epochs, **options)
     widths = BitPolicy.load(Path(policy)) if isinstance(policy, Path | str) else policy
     place = Path(out) if out is not None else free_path(folder.path.with_name(folder.path.name + "-finetuned"))
-    return Result(finetuning.finetune(folder, place, training, widths, observer).path)
+    return Result(finetuning.finetune(folder, place, training, widths, observer, named).path)
 
 
-def resume_finetune(path: Folder, observer: Observer | None = None) -> Result:
+def resume_finetune(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
 
+    Args:
+        path: Its folder.
+        observer: Receives progress.
+        named: As for `resume`.
+
     Raises:
-        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there.
+        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there or has changed.
     """
     from haq.search import finetuning
 
-    return Result(finetuning.resume_finetune(_opened(path).path, observer).path)
+    return Result(finetuning.resume_finetune(_opened(path).path, observer, named).path)
 
 
 def _opened(run: Folder) -> RunFolder:

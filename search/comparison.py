@@ -178,7 +178,7 @@ def compare_agents(
         workload = make_workload(config, problem, choose_rank_by(config, problem.data, float_score, observer), observer)
         measured = None
         if set(agents) & INFORMED:
-            measured = sensitivity_of(config, problem, workload, folder / "sensitivity.json", observer)
+            measured = sensitivity_of(problem, workload, folder / "sensitivity.json", observer)
         archive, shared = ray.remote(num_cpus=0)(_Archive).remote(), ray.put(workload)
         setting: Any = ray.put((problem.layers, problem.budget, measured, float_score, config.trials))
         run = ray.remote(num_cpus=1, num_returns="streaming")(_course)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from haq.config import SearchConfig
 from haq.errors import HaqError
 from haq.policy import BitPolicy
 from haq.quant.preparation import save_quantized
@@ -21,7 +20,6 @@ FINALISTS = 2
 
 
 def conclude(
-    config: SearchConfig,
     problem: Problem,
     workload: Workload,
     ranked: list[Trial],
@@ -43,9 +41,9 @@ def conclude(
     finalists = finetune_all(
         workload,
         policies,
-        config.finetune_steps,
+        problem.config.finetune_steps,
         lambda done, total: observer.progress("fine-tune", done, total),
-        config.gpus_per_trial,
+        problem.config.gpus_per_trial,
         lost,
     )
     if not finalists:
@@ -71,15 +69,16 @@ def conclude(
         folder.write_baselines(baselines)
     top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
     save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample)
+    folder.seal(folder.model)
     folder.write_best(
         Best(
             policy=chosen.policy,
             top1=chosen.score.top1,
             loss=chosen.score.loss,
             test_top1=top1["ours"],
-            cost=reported(problem.table.cost(chosen.policy)),
+            cost=reported(problem, problem.table.cost(chosen.policy)),
             constraints=_limits(problem),
-            baselines=_tested(baselines, top1),
+            baselines=_tested(problem, baselines, top1),
         )
     )
 
@@ -92,22 +91,23 @@ def untested(problem: Problem, trial: Trial, baselines: dict[Any, Baseline | Non
         top1=trial.score.top1,
         loss=trial.score.loss,
         test_top1=None,
-        cost=reported(trial.cost),
+        cost=reported(problem, trial.cost),
         constraints=_limits(problem),
-        baselines=_tested(baselines, {}),
+        baselines=_tested(problem, baselines, {}),
     )
 
 
-def _tested(baselines: dict[Any, Baseline | None], top1: dict[str, float]) -> dict[Any, Any]:
+def _tested(problem: Problem, baselines: dict[Any, Baseline | None], top1: dict[str, float]) -> dict[Any, Any]:
     return {
-        name: {"test_top1": top1.get(name), "cost": reported(baseline.cost)} if baseline else None
+        name: {"test_top1": top1.get(name), "cost": reported(problem, baseline.cost)} if baseline else None
         for name, baseline in baselines.items()
     }
 
 
-def reported(cost: Cost) -> dict[str, float | None]:
-    """Returns the costs that every result tells."""
-    return {field: cost.get(field) for field in ("latency_ms", "energy_mj", "size_bytes")}
+def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
+    """Returns the costs that every result tells, and those that this search was held to."""
+    fields = dict.fromkeys(("latency_ms", "energy_mj", "size_bytes", *_limits(problem)))
+    return {field: cost.get(field) for field in fields}
 
 
 def _limits(problem: Problem) -> dict[str, float]:

@@ -23,11 +23,13 @@ from haq.files import making, replacing, write_text
 from haq.places import check_folder
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate, teacher_of
+from haq.quant.opening import check_widths
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning
-from haq.records import restored
+from haq.records import check_fields, restored
 from haq.runs import Best, RunFolder, Trial
 from haq.scores import Score
+from haq.search.belonging import check_belonging
 from haq.search.conclusion import reported
 from haq.search.interrupts import stopping
 from haq.search.observer import Observer, Silent
@@ -35,6 +37,7 @@ from haq.search.problem import Problem, pose
 from haq.search.workload import calibrated, choose_rank_by, worker_device
 from haq.tensors import read_tensors
 from haq.threads import one_thread
+from haq.whereabouts import Named, config_of
 
 __all__ = ["Training", "finetune", "resume_finetune"]
 
@@ -64,6 +67,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in {"epochs": 1, "batch": 1, "seed": 0}.items():
             check_range(f"--{name}", getattr(self, name), least)
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -87,7 +91,12 @@ class Training:
 
 
 def finetune(
-    source: RunFolder, out: Path, training: Training, policy: BitPolicy | None = None, observer: Observer | None = None
+    source: RunFolder,
+    out: Path,
+    training: Training,
+    policy: BitPolicy | None = None,
+    observer: Observer | None = None,
+    named: Named | None = None,
 ) -> RunFolder:
     """Trains the network of a run on, and writes it with all that the search found into a new run folder.
 
@@ -100,23 +109,25 @@ def finetune(
         training: How.
         policy: Other widths, which are calibrated first; by default those that the run chose.
         observer: Receives progress.
+        named: What takes the place of the model, data and hardware that the run names.
 
     Raises:
-        HaqError: The run has no result, or the policy is of other layers or over the budget.
+        HaqError: The run has no result, the policy is of other layers or over the budget, or what the run names is no
+            longer there or has changed.
     """
     check_folder(out, "haq finetune")
     best, observer = source.read_best(), observer or Silent()
-    config = source.read_config()
-    problem = pose(config, observer, source.costs)
+    problem = pose(config_of(source, named), observer, source)
+    check_belonging(source, problem)
+    config = problem.config
     start: nn.Module | None = None
     if policy is not None:
         start = _calibrated(problem, _checked(policy, problem, config), config.scheme, observer)
-    elif not source.model.is_file():
-        raise ConfigError(f"{source.path} has no model.pt; finish it with `haq search --resume {source.path}`")
-    else:
-        load_quantized(source.model, problem.model)  # a damaged file is known before the folder is made
+    else:  # a damaged file is known before the folder is made
+        check_widths(source, best.policy, load_quantized(source.network_file(), problem.model))
     with making(out) as path:
         made = source.copy_to(path)
+        made.write_config(config, source.read_environment(), out)
         if start is None or policy is None:
             shutil.copy2(source.model, made.start)
         else:
@@ -125,27 +136,39 @@ def finetune(
             if all(trial.policy != policy for trial in source.read_trials()):
                 made.append_trial(_given(policy, problem, start, made))
         chosen = policy or best.policy
-        made.write_best(replace(best, policy=chosen, cost=reported(problem.table.cost(chosen)), test_top1=None))
+        made.write_best(
+            replace(best, policy=chosen, cost=reported(problem, problem.table.cost(chosen)), test_top1=None)
+        )
+        made.seal(made.start)
         write_text(made.training, yaml.safe_dump(asdict(training), sort_keys=False))
     folder = RunFolder(out)
     with folder.locked():
-        return _train(folder, config, problem, training, observer)
+        return _train(folder, problem, training, observer)
 
 
-def resume_finetune(path: Path, observer: Observer | None = None) -> RunFolder:
+def resume_finetune(path: Path, observer: Observer | None = None, named: Named | None = None) -> RunFolder:
     """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
 
+    Args:
+        path: Its folder.
+        observer: Receives progress.
+        named: What takes the place of the model, data and hardware that the run names; the run folder keeps it.
+
     Raises:
-        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there.
+        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there or has changed.
     """
     folder, observer = RunFolder.open(path), observer or Silent()
     training = Training.load(folder.training)
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
-    config = folder.read_config()
+    problem = pose(config_of(folder, named), observer, folder)
+    check_belonging(folder, problem)
+    folder.check_file(folder.start)
     with folder.locked():
-        return _train(folder, config, pose(config, observer, folder.costs), training, observer)
+        if problem.config != folder.read_config():  # the project was moved, or named anew
+            folder.write_config(problem.config, folder.read_environment())
+        return _train(folder, problem, training, observer)
 
 
 def _checked(policy: BitPolicy, problem: Problem, config: SearchConfig) -> BitPolicy:
@@ -176,13 +199,11 @@ def _given(policy: BitPolicy, problem: Problem, network: nn.Module, folder: RunF
     return Trial(number, policy, "given", problem.table.cost(policy), (score,), 0.0, elapsed)
 
 
-def _train(
-    folder: RunFolder, config: SearchConfig, problem: Problem, training: Training, observer: Observer
-) -> RunFolder:
+def _train(folder: RunFolder, problem: Problem, training: Training, observer: Observer) -> RunFolder:
     network = load_quantized(folder.start, problem.model).to(worker_device())
     data = problem.data
     full = evaluate(problem.model, data.val, "float")
-    rank_by = choose_rank_by(config, data, full, observer)
+    rank_by = choose_rank_by(problem.config, data, full, observer)
     teacher = teacher_of(problem.model, data.train) if training.distill else None
     size = min(data.train.fitting(training.batch), len(data.train))
     steps = training.epochs * (len(data.train) // size)
@@ -270,5 +291,6 @@ def _written(folder: RunFolder, problem: Problem, network: nn.Module, score: Sco
     with one_thread():  # as searches test: sums in another order would differ in the last digits
         test = evaluate(network, problem.data.test, "qat")
     save_quantized(folder.model, network, best.policy, problem.sample)
+    folder.seal(folder.model)
     folder.write_best(replace(best, top1=score.top1, loss=score.loss, test_top1=test.top1, epochs=epochs))
     return folder

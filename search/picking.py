@@ -12,22 +12,26 @@ from haq.errors import ConfigError, ConstraintError
 from haq.files import making
 from haq.places import check_folder
 from haq.runs import RunFolder, Trial
+from haq.search.belonging import check_belonging
 from haq.search.cluster import ray_workers
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.running import complete
 from haq.threads import one_thread
+from haq.whereabouts import Named, config_of
 
 __all__ = ["pick", "picked"]
 
 
-def picked(source: RunFolder, constraints: str | Sequence[str], finetune_steps: int | None = None) -> SearchConfig:
-    """Returns the options of the search that would have led to the point to be picked.
+def picked(
+    source: RunFolder, constraints: str | Sequence[str], finetune_steps: int | None = None, named: Named | None = None
+) -> SearchConfig:
+    """Returns the options of the search that would have led to the point to be picked; see `pick`.
 
     Raises:
         HaqError: A constraint cannot be read, or the run has no trial.
     """
-    config = source.read_config()
+    config = config_of(source, named)
     trials = len(source.read_trials())
     if not trials:
         raise ConfigError(f"{source.path} has no trial to pick; go on with `haq search --resume {source.path}`")
@@ -41,6 +45,7 @@ def pick(
     out: Path,
     finetune_steps: int | None = None,
     observer: Observer | None = None,
+    named: Named | None = None,
 ) -> RunFolder:
     """Takes the best policies of a run that meet a budget, and does with them what ends a search.
 
@@ -53,15 +58,17 @@ def pick(
         out: The new run folder; it must not exist.
         finetune_steps: Of the finalists; by default as many as in the search.
         observer: Receives progress.
+        named: What takes the place of the model, data and hardware that the run names.
 
     Raises:
-        HaqError: No policy of the run meets the budget, or what the run names is no longer there.
+        HaqError: No policy of the run meets the budget, or what the run names is no longer there or has changed.
     """
     check_folder(out)
-    config = picked(source, constraints, finetune_steps)
+    config = picked(source, constraints, finetune_steps, named)
     observer = observer or Silent()
     with one_thread():
-        problem = pose(config, observer, source.costs)
+        problem = pose(config, observer, source)
+        check_belonging(source, problem)
         trials = [trial for trial in source.read_trials() if trial.error is None]
         fitting = sum(problem.budget.allows(trial.policy) for trial in trials)
         if not fitting:
@@ -69,10 +76,13 @@ def pick(
         observer.say(f"{fitting} of {len(trials)} policies of {source.path} meet the budget")
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             with making(out) as path:
-                source.copy_to(path).write_config(config, source.read_environment())
+                made = source.copy_to(path)
+                made.write_config(problem.config, source.read_environment(), out)
+                if source.read_identity() is not None:
+                    made.write_identity(problem.identity)
             folder = RunFolder(out)
             with folder.locked():
-                complete(config, problem, folder, observer)
+                complete(problem, folder, observer)
     return folder
 
 

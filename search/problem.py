@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from haq.config import SearchConfig
 from haq.constraints import METRICS, Constraint
-from haq.data import ImageData, get_data
+from haq.data import ImageData
 from haq.envs import Budget
 from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
@@ -18,10 +18,12 @@ from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.pricing import Prices, default_batch, is_table, limits_of, price
 from haq.layers import LayerSpec, ends
-from haq.models import open_model
 from haq.policy import LayerBits
+from haq.project import open_project
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme, get_scheme
+from haq.runs import Identity, RunFolder
+from haq.search.belonging import rounding
 from haq.search.observer import Observer
 
 __all__ = ["Problem", "pinned_ends", "pose"]
@@ -39,6 +41,7 @@ class Problem:
         layers: In the order of their first call.
         table: Prices every layer at every width that may occur.
         budget: Candidate widths, pinned layers and limits.
+        identity: Fingerprints of the network, the data and all else that scores depend on.
     """
 
     config: SearchConfig
@@ -48,6 +51,7 @@ class Problem:
     layers: list[LayerSpec]
     table: CostTable
     budget: Budget
+    identity: Identity
 
 
 def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
@@ -55,16 +59,17 @@ def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
     return dict.fromkeys(ends(layers), LayerBits(8, 8))
 
 
-def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) -> Problem:
+def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None) -> Problem:
     """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
 
     Args:
         config: Options.
         observer: Receives progress.
-        costs: Table of a search that is resumed; its prices and limits hold, even where the hardware's file changed.
+        run: A search that is resumed or used: its prices and limits hold, even where the hardware's file has changed,
+            and what it does not belong to is refused.
 
     Raises:
-        ConfigError: No width is supported by the hardware.
+        ConfigError: No width is supported by the hardware, or the run was searched with other options.
         ConstraintError: No policy meets the constraints.
         DataError: The data cannot be used with the model.
         HardwareError: The hardware is unknown or its description is wrong.
@@ -74,10 +79,8 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
     batch = config.batch or default_batch(config.hardware)  # a wrong name is known before the data is read
     config = replace(config, batch=batch)
     scheme = _scheme(config, observer)
-    data = get_data(config.data, config.val_images, config.seed, config.model)
-    model = open_model(
-        config.model, config.weights, data, lambda done, total: observer.progress("train float", done, total)
-    )
+    project = open_project(config, lambda done, total: observer.progress("train float", done, total), run)
+    data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
@@ -85,10 +88,10 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
     prices = (
         Prices(CostTable.footprint(layers, widths))
         if weights_only
-        else price(str(costs or config.hardware), layers, widths, batch, _memory(config, model, sample))
+        else price(str(run.costs if run else config.hardware), layers, widths, batch, _memory(config, model, sample))
     )
     table = prices.table
-    limits = _limits(config, table, costs, weights_only)
+    limits = _limits(config, table, run, weights_only)
     table = replace(table, limits=limits)  # which the run keeps
     device = Path(config.hardware).stem if weights_only else table.hardware
     held = (Constraint(key, limit, origin=f"{device} holds no more") for key, limit in limits.items())
@@ -118,17 +121,18 @@ def pose(config: SearchConfig, observer: Observer, costs: Path | None = None) ->
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
     budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only, config.a_bits)
-    return Problem(config, model, data, sample, layers, table, budget)
+    identity = replace(project.identity, rounding=rounding(scheme, config))
+    return Problem(config, model, data, sample, layers, table, budget, identity)
 
 
 def _listed(bits: tuple[int, ...]) -> str:
     return ",".join(map(str, bits))
 
 
-def _limits(config: SearchConfig, table: CostTable, costs: Path | None, weights_only: bool) -> Mapping[str, float]:
+def _limits(config: SearchConfig, table: CostTable, run: RunFolder | None, weights_only: bool) -> Mapping[str, float]:
     """What the device holds, or held when the run started; of weights alone only some of it is priced."""
     if weights_only:
-        known = limits_of(str(costs or config.hardware))
+        known = limits_of(str(run.costs if run else config.hardware))
         return {metric: limit for metric, limit in known.items() if METRICS[metric].field in table.fields}
     # They are missing in runs from before tables had limits
     return limits_of(config.hardware) if table.limits is None else table.limits

@@ -58,4 +58,4 @@ def _scored(
     policy: BitPolicy, w_bits: int | None, a_bits: int | None, problem: Problem, workload: Workload
 ) -> Baseline:
     score = evaluate(workload.quantized(policy), workload.val, "ptq")
-    return Baseline(w_bits, score, problem.table.cost(policy), a_bits)
+    return Baseline(w_bits, score, problem.table.cost(policy), a_bits, policy)

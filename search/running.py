@@ -15,8 +15,10 @@ from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
 from haq.files import making
 from haq.places import check_folder
+from haq.project import keep_float
 from haq.quant.evaluation import evaluate
 from haq.runs import Baseline, RunFolder, Trial
+from haq.search.belonging import check_belonging
 from haq.search.cluster import more_processes, ray_workers
 from haq.search.conclusion import FINALISTS, conclude, untested
 from haq.search.observer import Observer, Silent
@@ -26,6 +28,7 @@ from haq.search.states import check_state
 from haq.search.tuning import search
 from haq.search.workload import choose_rank_by, make_workload
 from haq.threads import one_thread
+from haq.whereabouts import Named, config_of
 
 __all__ = ["complete", "resume", "run"]
 
@@ -53,29 +56,32 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None) -> Ru
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             with making(out) as path:
                 made = RunFolder(path)
-                made.write_config(problem.config, _environment())
+                made.write_config(problem.config, _environment(), out)
                 made.write_layers(problem.layers)
                 problem.table.save(made.costs)
+                made.write_identity(problem.identity)
+                keep_float(made, problem.config, problem.model)
             _prepared(out, observer)
             with folder.locked():
-                complete(config, problem, folder, observer)
+                complete(problem, folder, observer)
     return folder
 
 
-def resume(path: Path, observer: Observer | None = None) -> RunFolder:
+def resume(path: Path, observer: Observer | None = None, named: Named | None = None) -> RunFolder:
     """Goes on with a search that was interrupted; no finished trial is lost or run twice.
 
     Args:
         path: The run folder.
         observer: Receives progress.
+        named: What takes the place of the model, data and hardware that the run names; the run folder keeps it.
 
     Raises:
-        HaqError: `path` is not a run folder, or what it names is no longer there.
+        HaqError: `path` is not a run folder, or what it names is no longer there or has changed.
     """
     folder = RunFolder.open(path)
     if folder.training.is_file():
         raise ConfigError(f"{str(path)!r} is a fine-tuning; go on with `haq finetune --resume {path}`")
-    config = folder.read_config()
+    config = config_of(folder, named)
     folder.read_trials()  # what is damaged is known before anything is done
     check_state(folder.searcher)
     observer = observer or Silent()
@@ -83,10 +89,13 @@ def resume(path: Path, observer: Observer | None = None) -> RunFolder:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
     with one_thread():
-        problem = pose(config, observer, folder.costs)
+        problem = pose(config, observer, folder)
+        check_belonging(folder, problem)
         with folder.locked(), ray_workers(config.workers, config.address, config.gpus_per_trial):
+            if problem.config != folder.read_config():  # the project was moved, or named anew
+                folder.write_config(problem.config, folder.read_environment())
             _prepared(path, observer)
-            complete(config, problem, folder, observer)
+            complete(problem, folder, observer)
     return folder
 
 
@@ -95,8 +104,9 @@ def _prepared(path: Path, observer: Observer) -> None:
     observer.say(f"run folder: {path}")
 
 
-def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer: Observer) -> None:
+def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
+    config = problem.config
     float_score = evaluate(problem.model, problem.data.val, "float")
     rank_by = choose_rank_by(config, problem.data, float_score, observer)
     workload = make_workload(config, problem, rank_by, observer)
@@ -109,18 +119,18 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
 
     def on_trial(trials: list[Trial]) -> None:
         nonlocal best
-        best = best_of(trials if best is None else [best, trials[-1]])
+        best = best_of(trials if best is None else [best, trials[-1]], config.cost_fields)
         note = f"best {best.score.top1:.1%}" if best and best.score else ""
         observer.progress("search", len(trials), config.trials, note)
         if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
             more_processes(min(config.workers, 2 * FINALISTS))
 
-    trials, interrupted = search(config, problem, workload, float_score, folder, observer, on_trial)
-    ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)])
+    trials, interrupted = search(problem, workload, float_score, folder, observer, on_trial)
+    ranked = best_first([trial for trial in trials if problem.budget.allows(trial.policy)], config.cost_fields)
     if not ranked:
         reasons = sorted({trial.error or "unknown" for trial in trials})
         raise HaqError(f"no policy could be scored: all {len(trials)} trials failed ({'; '.join(reasons)[:300]})")
-    folder.write_front(pareto_front(trials))
+    folder.write_front(pareto_front(trials, config.cost_fields))
     if interrupted:
         observer.say(f"interrupted after {len(trials)} of {config.trials} trials")
         folder.write_best(untested(problem, ranked[0], baselines))
@@ -128,7 +138,7 @@ def complete(config: SearchConfig, problem: Problem, folder: RunFolder, observer
     if len(trials) < config.trials:
         observer.say(f"the agent has nothing left to propose after {len(trials)} of {config.trials} trials")
     try:
-        conclude(config, problem, workload, ranked, baselines, rivals, folder, observer)
+        conclude(problem, workload, ranked, baselines, rivals, folder, observer)
     except KeyboardInterrupt:
         observer.say("interrupted before the finalists were trained")
         folder.write_best(untested(problem, ranked[0], baselines))

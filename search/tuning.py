@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
@@ -31,7 +30,6 @@ _LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial
 
 
 def search(
-    config: SearchConfig,
     problem: Problem,
     workload: Workload,
     float_score: Score,
@@ -45,8 +43,7 @@ def search(
     the folder already holds are taken in first, so that an interrupted search goes on.
 
     Args:
-        config: Options.
-        problem: Layers, table and budget.
+        problem: Options, layers, table and budget.
         workload: What every trial needs.
         float_score: Of the float network, on the validation images.
         folder: The run.
@@ -56,12 +53,13 @@ def search(
     Returns:
         All trials, and whether Ctrl-C ended the search.
     """
+    config = problem.config
     trials, interrupted = folder.read_trials(), False
     if len(trials) >= config.trials:
         return trials, interrupted
     measured = None
     if config.agent in INFORMED:
-        measured = sensitivity_of(config, problem, workload, folder.sensitivity, observer)
+        measured = sensitivity_of(problem, workload, folder.sensitivity, observer)
     task = Task(
         layers=problem.layers,
         budget=problem.budget,
@@ -115,7 +113,7 @@ def search(
             interrupted = asked()
     if unwritten:
         raise ConfigError(
-            f"cannot write into {folder.path}: {unwritten[0].strerror}; mend that, and go on with `haq search --resume "
+            f"cannot write into {folder.path}: {unwritten[0].strerror}; fix that, and go on with `haq search --resume "
             f"{folder.path}`"
         )
     return trials, interrupted
@@ -174,19 +172,16 @@ def run_trials(
     tuner.fit()
 
 
-def sensitivity_of(
-    config: SearchConfig, problem: Problem, workload: Workload, path: Path, observer: Observer
-) -> Sensitivity:
+def sensitivity_of(problem: Problem, workload: Workload, path: Path, observer: Observer) -> Sensitivity:
     """Measures what each free layer loses at each candidate width, or reads what was measured for the same before.
 
     Args:
-        config: Options.
-        problem: Layers and budget.
+        problem: Options, data, layers and budget.
         workload: Network, calibration and images.
         path: File that keeps the result.
         observer: Receives progress.
     """
-    budget = problem.budget
+    budget, config = problem.budget, problem.config
     free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
     weights, inputs = (budget.widths(field) if field in budget.fields else () for field in ("w_bits", "a_bits"))
     images = workload.train.subset(range(min(workload.train.fitting(_IMAGES), len(workload.train))))
@@ -199,6 +194,10 @@ def sensitivity_of(
             inputs=inputs, workers=config.workers,
         )  # fmt: skip
 
-    key = {"network": fingerprint(workload.model), "data": config.data, "scheme": config.scheme, "seed": config.seed}
-    key |= {"widths": weights, "inputs": inputs, "layers": free}
+    key: dict[str, Any] = {
+        "network": fingerprint(workload.model),
+        "data": problem.identity.data,
+        "scheme": config.scheme,
+    }
+    key |= {"seed": config.seed, "widths": weights, "inputs": inputs, "layers": free}
     return cached(path, key, measure)[_MEASURE]

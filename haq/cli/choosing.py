@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from haq.cli.options import examples
+from haq.cli.options import examples, naming_options
 from haq.cli.outlets import reported
 from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.errors import ConfigError
+from haq.whereabouts import Named
 
 __all__ = ["finetune", "pick"]
 
@@ -43,8 +44,11 @@ __all__ = ["finetune", "pick"]
     metavar="FOLDER",
     help="Run folder to make.  [default: beside RUN, named for the budget]",
 )
+@naming_options(hardware=True)
 @output_options
-def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, out: Path | None) -> Result:
+def pick(
+    run: Path, constraints: tuple[str, ...], finetune_steps: int | None, out: Path | None, **named: str | None
+) -> Result:
     """Take another point of RUN: the best policies that meet another budget, without a new search.
 
     They and the best uniform networks of the budget are fine-tuned alike and tested, as at the end of a search. The
@@ -54,7 +58,7 @@ def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, ou
         from haq.report import write_report
         from haq.search import pick as take
 
-        result = take(run, constraints, out, finetune_steps, observer)
+        result = take(run, constraints, out, finetune_steps, observer, Named(**named))
     page = write_report(result, console)
     return Result(lambda: reported([result], page), (str(result.path),))
 
@@ -98,6 +102,7 @@ def pick(run: Path, constraints: tuple[str, ...], finetune_steps: int | None, ou
 @click.option(
     "--resume", "resumed", type=click.Path(path_type=Path), metavar="FOLDER", help="Fine-tuning to go on with."
 )
+@naming_options(hardware=True)
 @output_options
 def finetune(
     run: Path | None,
@@ -109,6 +114,7 @@ def finetune(
     seed: int,
     out: Path | None,
     resumed: Path | None,
+    **named: str | None,
 ) -> Result:
     """Train the network of RUN on, and write it into a new run folder.
 
@@ -126,10 +132,11 @@ def finetune(
         from haq.search import resume_finetune
 
         if resumed is not None:
-            result = resume_finetune(resumed, observer)
+            result = resume_finetune(resumed, observer, Named(**named))
         else:
             assert run is not None
             assert epochs is not None
-            result = train(run, epochs, out, policy, observer, lr=lr, distill=distill, batch=batch, seed=seed)
+            options = {"lr": lr, "distill": distill, "batch": batch, "seed": seed}
+            result = train(run, epochs, out, policy, observer, Named(**named), **options)
     page = write_report(result, console)
     return Result(lambda: reported([result], page), (str(result.path),))

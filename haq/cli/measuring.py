@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from haq.cli.layout import columns, facts
-from haq.cli.options import at_least, examples, network_options, open_untrained_network
+from haq.cli.options import at_least, examples, naming_options, network_options, open_untrained_network
 from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits
 from haq.constraints import format_cost
 from haq.errors import ConfigError, HardwareError
 from haq.sources import short_name
+from haq.whereabouts import Named
 
 if TYPE_CHECKING:
     from haq.hwmodels import CostTable
@@ -89,8 +90,9 @@ def measure(
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--table", type=click.Path(path_type=Path), metavar="TABLE", help="What haq measure wrote.")
 @click.option("--repeats", default=100, show_default=True, help="Measurements of each network.")
+@naming_options(hardware=False)
 @output_options
-def bench(run: Path, table: Path | None, repeats: int) -> Result:
+def bench(run: Path, table: Path | None, repeats: int, **named: str | None) -> Result:
     """Run the network that a search found on this machine's kernels: predicted and measured latency, and accuracy.
 
     Predictions come from TABLE, or from the run's own table where that was measured here; otherwise the widths that the
@@ -103,7 +105,7 @@ def bench(run: Path, table: Path | None, repeats: int) -> Result:
     with TerminalObserver() as observer:
         from haq.hwmodels.benching import bench_run
 
-        found = bench_run(folder, table, repeats, observer.say, observer.progress)
+        found = bench_run(folder, table, repeats, observer.say, observer.progress, Named(**named))
     _print_layers(found)
     networks = _networks(found)
     console.print(networks)

@@ -16,6 +16,7 @@ __all__ = [
     "DEFAULTS",
     "at_least",
     "examples",
+    "naming_options",
     "network_options",
     "open_untrained_network",
     "search_options",
@@ -57,13 +58,32 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+_RENAMED = (
+    click.option("--model", metavar="MODEL", help="Where the run's model is now, if not where it was."),
+    click.option("--weights", metavar="FILE", help="Likewise its weights."),
+    click.option("--data", metavar="DATA", help="Likewise its data."),
+)
+_HARDWARE = click.option("--hardware", metavar="NAME", help="Likewise its hardware.")
+
+
+def naming_options(*, hardware: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --model, --weights, --data and perhaps --hardware, which say anew where those of a run are."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed((*_RENAMED, _HARDWARE) if hardware else _RENAMED):
+            command = option(command)
+        return command
+
+    return add
+
+
 def open_untrained_network(model: str, weights: str | None, data: str) -> tuple[nn.Module, Tensor]:
     """Returns the network, untrained where it is built in, and a sample, for commands to which only shapes matter."""
-    from haq.data import get_data
-    from haq.models import open_untrained
+    from haq.project import open_network
 
-    images = get_data(data, DEFAULTS.val_images, 0, model)  # the shape of an image does not depend on the seed
-    return open_untrained(model, weights, images), images.train.batch([0])[0]
+    # The shape of an image does not depend on the seed
+    network, images = open_network(model, weights, data, DEFAULTS.val_images, 0, trained=False)
+    return network, images.train.batch([0])[0]
 
 
 def at_least(values: Mapping[str, tuple[int, int]]) -> None:

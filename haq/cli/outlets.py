@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from haq.cli.options import examples
+from haq.cli.options import examples, naming_options
 from haq.cli.output import Result, output_options
 from haq.cli.streams import echo_exactly
 from haq.errors import ConfigError, printable
 from haq.exports.formats import FORMATS
+from haq.whereabouts import Named
 
 if TYPE_CHECKING:
     from haq.runs import RunFolder
@@ -101,8 +102,9 @@ def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> Result:
     metavar="FILE",
     help="Write here.  [default: the terminal; for networks a file in RUN]",
 )
+@naming_options(hardware=False)
 @output_options
-def export(run: Path, form: str, output: Path | None) -> Result:
+def export(run: Path, form: str, output: Path | None, **named: str | None) -> Result:
     """Write the result of RUN for another program: the bits of every layer, or the quantized network itself.
 
     A format that holds the network opens the model and the data that the run names, and so runs their code. With --json
@@ -115,7 +117,7 @@ def export(run: Path, form: str, output: Path | None) -> Result:
     folder = RunFolder.open(run)
     if form in FORMATS and FORMATS[form].file is not None:
         with TerminalObserver() as observer:
-            written = export_run(folder, form, output, observer.progress)
+            written = export_run(folder, form, output, observer.progress, Named(**named))
     else:
         written = export_run(folder, form, output)
     if isinstance(written, Path):

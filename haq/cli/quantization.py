@@ -228,11 +228,11 @@ def compare(
 def _open(
     model: str, weights: str | None, data: str, seed: int, observer: TerminalObserver
 ) -> tuple[nn.Module, ImageData]:
-    from haq.data import get_data
-    from haq.models import open_model
+    from haq.project import open_network
 
-    images = get_data(data, _VAL_IMAGES, seed, model)
-    return open_model(model, weights, images, lambda d, t: observer.progress("train float", d, t)), images
+    return open_network(
+        model, weights, data, _VAL_IMAGES, seed, lambda done, total: observer.progress("train float", done, total)
+    )
 
 
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:

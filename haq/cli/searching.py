@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from haq.cli.output import Result, output_options
 from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.places import check_folder, free_folder
+from haq.whereabouts import Named
 
 __all__ = ["search"]
+
+_NAMED = {field.name for field in fields(Named)}
 
 
 @click.command(
@@ -85,15 +89,19 @@ def search(
     The search runs on this machine's cores. Ctrl-C lets the running trials end and reports what was found so far;
     pressed again it stops at once. Either way, and after a crash, --resume goes on. With --quiet the folder is all
     that is printed.
+
+    --resume refuses a network, data or options other than the search began with. Where these lie elsewhere now, give
+    --model, --weights, --data or --hardware beside it.
     """
     if resumed is not None:
         asking = [option for option in context.command.params if option.name in context.params]  # not how to print
         given = [option for option in asking if _given(context, option) and option.name != "resumed"]
-        if given:
+        named = {str(option.name): options[option.name] for option in given if option.name in _NAMED}
+        if others := [option for option in given if option.name not in named]:
             raise ConfigError(
-                f"{given[0].opts[0]} cannot be changed with --resume; leave it out, the run folder says it"
+                f"{others[0].opts[0]} cannot be changed with --resume; leave it out, the run folder says it"
             )
-        return _search(None, resumed)
+        return _search(None, resumed, Named(**named))
     config = SearchConfig(**options)
     return _search(config, out or free_folder(config))
 
@@ -102,7 +110,7 @@ def _given(context: click.Context, option: click.Parameter) -> bool:
     return context.get_parameter_source(option.name or "") == click.core.ParameterSource.COMMANDLINE
 
 
-def _search(config: SearchConfig | None, path: Path) -> Result:
+def _search(config: SearchConfig | None, path: Path, named: Named | None = None) -> Result:
     if config is not None:  # known before the slow imports
         check_folder(path, "haq search")
     from haq.cli.terminal import TerminalObserver, console
@@ -112,6 +120,6 @@ def _search(config: SearchConfig | None, path: Path) -> Result:
         from haq.report import write_report
         from haq.search import resume, run
 
-        folder = run(config, path, observer) if config is not None else resume(path, observer)
+        folder = run(config, path, observer) if config is not None else resume(path, observer, named)
     page = write_report(folder, console)
     return Result(lambda: reported([folder], page), (str(path),))

@@ -88,15 +88,15 @@ def sensitivity(
     if output is not None and output.suffix.lower() not in (".json", ".png"):
         raise ConfigError(f"-o {output}: values are written as .json, maps as .png")
     with TerminalObserver() as observer:
-        from haq.data import get_data
-        from haq.models import open_model
+        from haq.project import open_network
         from haq.quant.schemes import get_scheme
         from haq.search.sensitivity.network import network_sensitivity
 
         chosen = get_scheme(scheme)
         _check_widths(chosen, widths)
-        split = get_data(data, images, seed, model)
-        network = open_model(model, weights, split, lambda done, total: observer.progress("train float", done, total))
+        network, split = open_network(
+            model, weights, data, images, seed, lambda done, total: observer.progress("train float", done, total)
+        )
         file = output if output is not None and output.suffix.lower() == ".json" else None
         measured = network_sensitivity(network, split, widths, measures, chosen, observer, images, seed, file)
     maps = [part for values in measured.values() for part in _maps(values)]

@@ -11,6 +11,7 @@ from haq.exports import text
 from haq.files import replacing
 from haq.policy import BitPolicy
 from haq.runs import RunFolder
+from haq.whereabouts import Named
 
 __all__ = ["FORMATS", "Format", "Progress", "export_run", "run_policy"]
 
@@ -31,40 +32,40 @@ class Format:
 
     summary: str
     text: Callable[[RunFolder, BitPolicy], str] | None = None
-    file: Callable[[RunFolder, BitPolicy, Progress], bytes] | None = None
+    file: Callable[[RunFolder, BitPolicy, Progress, Named | None], bytes] | None = None
     default: str = ""
 
 
-def _onnx(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
+def _onnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.onnx import to_onnx
     from haq.exports.opening import open_run
 
-    opened = open_run(run, policy, progress)
+    opened = open_run(run, policy, progress, named)
     return to_onnx(opened.network, opened.sample, policy.scheme)
 
 
-def _qonnx(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
+def _qonnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.opening import open_run
     from haq.exports.qonnx import to_qonnx
 
-    opened = open_run(run, policy, progress)
+    opened = open_run(run, policy, progress, named)
     return to_qonnx(opened.network, opened.sample, policy.scheme)
 
 
-def _packed(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
+def _packed(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.opening import open_run
     from haq.exports.packed import to_packed
 
-    opened = open_run(run, policy, progress)
+    opened = open_run(run, policy, progress, named)
     return to_packed(opened.network, policy, opened.sample, opened.folded)
 
 
-def _folded(run: RunFolder, policy: BitPolicy, progress: Progress) -> bytes:
+def _folded(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.folded import fold_norms
     from haq.exports.opening import open_run
     from haq.exports.packed import to_packed
 
-    opened = open_run(run, policy, progress)
+    opened = open_run(run, policy, progress, named)
     return to_packed(fold_norms(opened.network, opened.sample), policy, opened.sample, folded=True)
 
 
@@ -98,7 +99,11 @@ def run_policy(run: RunFolder) -> BitPolicy:
 
 
 def export_run(
-    run: RunFolder, format: str, out: Path | None = None, progress: Progress = lambda task, done, total: None
+    run: RunFolder,
+    format: str,
+    out: Path | None = None,
+    progress: Progress = lambda task, done, total: None,
+    named: Named | None = None,
 ) -> str | Path:
     """Exports the result of a run.
 
@@ -107,6 +112,7 @@ def export_run(
         format: Key of `FORMATS`.
         out: File to write; by default, text is returned and other formats have a name in the run folder.
         progress: Is told what is done, where that takes long.
+        named: What takes the place of the model and data that the run names, where a format opens them.
 
     Returns:
         The text, or the file when one was written.
@@ -114,7 +120,8 @@ def export_run(
     Raises:
         ConfigError: The format is not known, cannot express the policy or lacks a package, the run has no result, or
             the file cannot be written. Nothing is left half-written.
-        ModelError: The network cannot be opened.
+        DataError: The data cannot be opened, or is not the run's.
+        ModelError: The network cannot be opened, or is not the run's.
     """
     if format not in FORMATS:
         raise ConfigError(f"unknown format {format!r}{did_you_mean(format, FORMATS)}; known: {', '.join(FORMATS)}")
@@ -127,7 +134,7 @@ def export_run(
     else:
         assert chosen.file is not None
         out = out or run.path / chosen.default
-        content = chosen.file(run, policy, progress)
+        content = chosen.file(run, policy, progress, named)
     try:
         with replacing(out) as temporary:
             temporary.write_bytes(content)

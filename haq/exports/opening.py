@@ -13,13 +13,11 @@ from types import ModuleType
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.data import get_data
 from haq.errors import ConfigError
-from haq.models import open_model
 from haq.policy import BitPolicy
-from haq.quant.modules import Quantized
-from haq.quant.preparation import load_quantized
+from haq.quant.opening import open_quantized
 from haq.runs import RunFolder
+from haq.whereabouts import Named
 
 __all__ = ["Opened", "open_run", "quiet", "require"]
 
@@ -39,44 +37,19 @@ class Opened:
     folded: bool
 
 
-def open_run(run: RunFolder, policy: BitPolicy, progress: Callable[[str, int, int], None]) -> Opened:
-    """Opens the network of a run that has ended.
+def open_run(
+    run: RunFolder, policy: BitPolicy, progress: Callable[[str, int, int], None], named: Named | None = None
+) -> Opened:
+    """Opens the network of a run that has ended; see `haq.quant.opening.open_quantized`.
 
     Args:
         run: Its model and data are opened, which runs the code that they name.
         policy: What the network must agree with.
         progress: Is told when the built-in network has to be trained again.
-
-    Raises:
-        ConfigError: The run has no network, or one of another policy.
-        ModelError: The network does not fit the run's model.
-        DataError: The data cannot be read.
+        named: What takes the place of the model and data that the run names.
     """
-    config = run.read_config()
-    if not run.model.is_file():
-        raise ConfigError(f"{run.path} has no model.pt; finish it with `haq search --resume {run.path}`")
-    data = get_data(config.data, config.val_images, config.seed)
-    model = open_model(config.model, config.weights, data, lambda done, total: progress("train float", done, total))
-    network = load_quantized(run.model, model)
-    _check(run, policy, network)
-    return Opened(network, data.test.batch([0])[0], _norms(network) < _norms(model))
-
-
-def _check(run: RunFolder, policy: BitPolicy, network: nn.Module) -> None:
-    """Raises `ConfigError` where model.pt and best.json name other layers or widths."""
-    held = {
-        name: tuple(getattr(quantizer, "bits", None) for quantizer in (layer.weight_quantizer, layer.input_quantizer))
-        for name, layer in network.named_modules()
-        if isinstance(layer, Quantized)
-    }
-    for name in [*policy, *held]:
-        bits = policy.get(name)
-        asked = (bits.w_bits, bits.a_bits) if bits else None
-        if held.get(name) != asked:
-            raise ConfigError(
-                f"layer {name!r} has (w_bits, a_bits) {asked} in {run.path / 'best.json'}, but {held.get(name)} in "
-                f"model.pt; the files are of different searches, so finish it with `haq search --resume {run.path}`"
-            )
+    opened = open_quantized(run, policy, lambda done, total: progress("train float", done, total), named)
+    return Opened(opened.network, opened.data.test.batch([0])[0], _norms(opened.network) < _norms(opened.model))
 
 
 def _norms(network: nn.Module) -> int:

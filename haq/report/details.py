@@ -128,7 +128,7 @@ def detail(run: RunFolder) -> Details:
     full = baselines.get("float")
     return Details(
         layers=tuple(map(printable, names)),
-        policies=(*map(_scored, trials), *_uniform(uniform, config, trials, table)),
+        policies=(*map(_scored, trials), *_uniform(uniform, config, names, table)),
         float_cost=full.cost if full else {},
         float_top1=full.score.top1 if full else None,
         float_loss=full.score.loss if full and full.score.finite else None,
@@ -150,18 +150,26 @@ def _scored(trial: Trial) -> Scored:
 
 
 def _uniform(
-    baselines: Sequence[Baseline | None], config: SearchConfig, trials: Sequence[Trial], table: CostTable | None
+    baselines: Sequence[Baseline | None], config: SearchConfig, names: Sequence[str], table: CostTable | None
 ) -> Iterator[Scored]:
-    """Finds the widths of the uniform networks again: `baselines.json` names one pair, but the ends may be pinned."""
+    """Returns the uniform networks, with the widths that the run tells."""
     for baseline in {baseline.widths: baseline for baseline in baselines if baseline and baseline.bits}.values():
-        pair = LayerBits(baseline.bits, None if config.weights_only else baseline.a_bits)
-        bits = None
-        if trials:
-            first = trials[0].policy
-            ends = (next(iter(first)), list(first)[-1]) if config.pin_ends and len(first) > 2 else ()
-            policy = BitPolicy({name: first[name] if name in ends else pair for name in first}, first.scheme)
-            bits = tuple(policy.values()) if table and _priced(table, policy, baseline.cost) else None
+        policy = baseline.policy or _guessed(baseline, config, names, table)
+        bits = tuple(policy[name] for name in names) if policy and set(policy) == set(names) else None
         yield Scored(None, f"uniform {baseline.widths}-bit", bits, None, baseline.cost)
+
+
+def _guessed(
+    baseline: Baseline, config: SearchConfig, names: Sequence[str], table: CostTable | None
+) -> BitPolicy | None:
+    """Finds the widths in a run folder of before, which tells one pair and a cost: the ends may have been pinned."""
+    if not names or table is None:
+        return None
+    inputs = None if config.weights_only else baseline.a_bits
+    pinned = {names[0], names[-1]} if config.pin_ends and len(names) > 2 else set()
+    ends, others = LayerBits(8, None if config.weights_only else 8), LayerBits(baseline.bits, inputs)
+    policy = BitPolicy({name: ends if name in pinned else others for name in names}, config.scheme)
+    return policy if _priced(table, policy, baseline.cost) else None
 
 
 def _priced(table: CostTable, policy: BitPolicy, cost: Cost) -> bool:

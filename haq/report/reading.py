@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from haq.archive import best_first, hypervolume, pareto_front
+from haq.archive import absolute_limits, best_of, hypervolume, pareto_front, within
 from haq.config import SearchConfig
 from haq.constraints import METRICS, Constraint
 from haq.errors import HardwareError, printable
@@ -29,12 +29,12 @@ def summarize(run: RunFolder) -> Summary:
     """
     config, baselines, trials = run.read_config(), run.read_baselines(), run.read_trials()
     best = run.read_best() if run.finished else None  # one of an interrupted search may be older than its last trials
-    limits = dict(best.constraints) if best else _limits(config, baselines)
-    axis = "latency_ms" if "latency_ms" in limits or not limits else next(iter(limits))
+    limits = dict(best.constraints) if best else absolute_limits(config, baselines.get("uniform8"))
+    fields = config.cost_fields
 
     failed = [trial for trial in trials if trial.error is not None or not trial.scores]
     scored = [trial for trial in trials if trial.error is None and trial.scores]
-    chosen = _trial_of(best.policy, scored) if best else next(iter(best_first(scored)), None)
+    chosen = _trial_of(best.policy, scored) if best else best_of(within(scored, limits), fields)
     policy = best.policy if best else chosen.policy if chosen else None
     same = baselines.get("uniform_same_budget")
 
@@ -47,7 +47,7 @@ def summarize(run: RunFolder) -> Summary:
         batch=config.batch or 1,
         constraints=tuple(_constraint_text(constraint, limits) for constraint in config.parsed_constraints()),
         limits=limits,
-        axis=axis,
+        axis="latency_ms" if "latency" in config.metrics else fields[0],
         trials_asked=config.trials,
         trials_done=len(trials),
         failures=tuple(Counter(_reason(trial) for trial in failed).most_common()),
@@ -63,23 +63,10 @@ def summarize(run: RunFolder) -> Summary:
         tuned_val_top1=best.top1 if best else None,
         points=tuple(_points(scored)),
         baselines=tuple(_baseline_points(baselines)),
-        front=tuple(_point(trial, trial.scores[-1]) for trial in pareto_front(scored)),
+        front=tuple(_point(trial, trial.scores[-1]) for trial in pareto_front(scored, fields)),
         hypervolume=_hypervolume(scored, config, baselines),
         layers=_layers(run, policy) if policy else (),
     )
-
-
-def _limits(config: SearchConfig, baselines: Baselines) -> dict[str, float]:
-    """Resolves the constraints as the search did; a relative one needs the uniform 8-bit network's cost."""
-    uniform8 = baselines.get("uniform8")
-    limits = {}
-    for constraint in config.parsed_constraints():
-        reference = uniform8.cost.get(constraint.field) if uniform8 else None
-        if not constraint.relative:
-            limits[constraint.field] = constraint.limit
-        elif reference is not None:
-            limits[constraint.field] = constraint.resolve(reference).limit
-    return limits
 
 
 def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str:
@@ -94,12 +81,12 @@ def _hypervolume(
 ) -> tuple[float, tuple[str, ...]] | None:
     """Measures the front in units of the uniform 8-bit network's costs, for the metrics that were asked for."""
     uniform8 = baselines.get("uniform8")
-    metrics = dict.fromkeys((*config.pareto, *(constraint.metric for constraint in config.parsed_constraints())))
-    costs = {METRICS[name].field: uniform8.cost.get(METRICS[name].field) if uniform8 else None for name in metrics}
+    fields = [METRICS[name].field for name in config.metrics]
+    costs = {field: uniform8.cost.get(field) if uniform8 else None for field in fields}
     reference = {field: cost for field, cost in costs.items() if cost}
-    if not scored or len(reference) < len(metrics):
+    if not scored or len(reference) < len(fields):
         return None
-    return hypervolume(scored, reference), tuple(metrics)
+    return hypervolume(scored, reference), config.metrics
 
 
 def _reason(trial: Trial) -> str:

@@ -107,8 +107,8 @@ class Summary:
         tuned_val_top1: Validation top-1 of the best policy after its final fine-tuning.
         points: Each trial's score after calibration and its last one.
         baselines: The uniform networks' scores after calibration.
-        front: Of the longest-trained policies those that no other beats in objective, latency, energy and size at once,
-            the fastest first.
+        front: Of the longest-trained policies those that no other beats in objective and every cost at once, the
+            cheapest first.
         hypervolume: What the front beats, 0 to 1, and the metrics beside the objective; see `haq.archive.hypervolume`.
         layers: The best policy.
     """

@@ -226,7 +226,7 @@ def _about_front(summary: Summary) -> str:
     quality = "loss" if summary.ranked_by_loss else "top-1"
     note = (
         f"Of the policies {training(summary.front[0].level.steps)}, those that no other beats in all of validation "
-        f"{quality}, latency, energy and size."
+        f"{quality} and every cost at once."
     )
     if summary.hypervolume is None:
         return note

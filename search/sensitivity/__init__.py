@@ -1,6 +1,7 @@
 """How much one layer alone loses at each width: which layers need their bits."""
 
-from haq.search.sensitivity.measure import fingerprint, measure_sensitivity
+from haq.fingerprints import fingerprint
+from haq.search.sensitivity.measure import measure_sensitivity
 from haq.search.sensitivity.result import MEASURES, Sensitivity, cached, load_sensitivity, save_sensitivity
 
 __all__ = [

@@ -15,11 +15,9 @@ Three measures compare the network's outputs with the float network's; the fourt
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +34,7 @@ from haq.search.sensitivity.recompute import Network, network_of
 from haq.search.sensitivity.result import MEASURES, Sensitivity
 from haq.search.sensitivity.threads import Percent, Progress, spread
 
-__all__ = ["fingerprint", "measure_sensitivity"]
+__all__ = ["measure_sensitivity"]
 
 Array = NDArray[np.float64]
 Quantizers = Mapping[tuple[str, int, int], nn.Module]
@@ -264,26 +262,3 @@ def _kept_bytes(model: nn.Module, layers: Sequence[str], sample: Tensor) -> floa
 def _allowed(threads: int, kept: float, batches: Sequence[range]) -> int:
     """Returns how many batches may run at once."""
     return max(1, min(threads, len(batches), int(_TOTAL_BYTES / (kept * len(batches[0])))))
-
-
-def fingerprint(*parts: nn.Module | Samples) -> str:
-    """Returns a digest of weights and images for the key of `cached`: what they are, not what they are called.
-
-    Of code only a module's printed form counts; a forward pass that is written anew is not noticed.
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Samples):
-            values: dict[str, Any] = dict(vars(part))
-        else:
-            digest.update(f"{type(part).__qualname__} {part} ".encode())
-            values = part.state_dict()
-        for name, value in values.items():
-            digest.update(f"{name} ".encode())
-            if isinstance(value, Tensor):
-                value = value.detach().cpu().numpy()
-            if isinstance(value, np.ndarray):
-                digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
-            else:
-                digest.update(repr(value).encode())
-    return digest.hexdigest()

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from moocore import is_nondominated
 
-from haq.archive import best_first, hypervolume, pareto_front
+from haq.archive import absolute_limits, best_first, best_of, hypervolume, pareto_front, within
+from haq.config import SearchConfig
 from haq.policy import BitPolicy
-from haq.runs import Trial
+from haq.runs import Baseline, Trial
 from haq.scores import Score
 
 
@@ -49,3 +52,38 @@ def test_hypervolume_of_known_points() -> None:
     assert hypervolume([A, B, C], reference) == pytest.approx(0.8 * 0.7 + 0.1 * 0.5)
     assert hypervolume([trial(7, 0.9, 11.0)], reference) == 0.0
     assert hypervolume([], reference) == 0.0
+
+
+def priced(number: int, objective: float, **cost: float | None) -> Trial:
+    return replace(trial(number, objective, 5.0), cost={"latency_ms": 5.0, "size_bytes": 9.0, **cost})
+
+
+@pytest.mark.parametrize("field", ["energy_mj", "ram_bytes", "bops"])
+def test_every_cost_counts(field: str) -> None:
+    """A policy that is worse in all else is kept for the one cost in which nothing beats it."""
+    accurate, lean = priced(1, 0.9, **{field: 4.0}), priced(2, 0.8, **{field: 3.0})
+    assert pareto_front([accurate, lean]) == [lean, accurate]
+    assert best_first([priced(3, 0.8, **{field: 4.0}), lean]) == [lean, priced(3, 0.8, **{field: 4.0})]
+
+
+def test_what_was_asked_for_decides_ties_first() -> None:
+    small, fast = priced(1, 0.9, latency_ms=6.0, size_bytes=8.0), priced(2, 0.9, latency_ms=5.0, size_bytes=9.0)
+    by_size, by_latency = (SearchConfig((f"{metric}=50%",)).cost_fields for metric in ("size", "latency"))
+    assert best_of([fast, small], by_size) == best_first([fast, small], by_size)[0] == small
+    assert best_of([fast, small], by_latency) == fast
+    assert pareto_front([fast, small], by_size) == [small, fast]
+
+
+def test_a_cost_that_is_not_known_beats_nothing() -> None:
+    known, unknown = priced(1, 0.9, energy_mj=1.0), priced(2, 0.9, energy_mj=None)
+    assert pareto_front([unknown, known]) == [known]
+    assert hypervolume([unknown], {"energy_mj": 2.0}) == 0.0
+    assert hypervolume([known], {"energy_mj": 2.0}) == pytest.approx(0.9 * 0.5)
+
+
+def test_limits_are_those_of_the_search() -> None:
+    config = SearchConfig(("latency=80%", "latency=9ms"), pareto=("latency", "bops"))
+    uniform8 = Baseline(8, A.scores[0], {"latency_ms": 10.0, "bops": 64.0}, 8)
+    assert absolute_limits(config, uniform8) == {"latency_ms": 8.0, "bops": 64.0}
+    assert absolute_limits(config, None) == {"latency_ms": 9.0}
+    assert within([A, B], {"latency_ms": 4.0}) == [B]

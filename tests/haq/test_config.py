@@ -5,14 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from haq.config import SearchConfig, parse_bits
+from haq.constraints import Constraint
 from haq.errors import ConfigError, ConstraintError
-from haq.policy import WIDTHS
+from haq.policy import WIDTHS, BitPolicy, LayerBits
 
 BUDGET = ("latency=10ms",)
 
@@ -84,6 +86,51 @@ def test_json_and_yaml_round_trips_are_exact() -> None:
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         SearchConfig(**{"constraints": BUDGET, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 2.5}, "trials=2.5: must be a whole number"),
+        ({"trials": "60"}, "trials='60': must be a whole number"),
+        ({"seed": True}, "seed=True: must be a whole number"),
+        ({"pin_ends": "no"}, "pin_ends='no': must be true or false"),
+        ({"weights_only": 1}, "weights_only=1: must be true or false"),
+        ({"model": None}, "model=None: must be text"),
+        ({"weights": 3}, "weights=3: must be text or null"),
+        ({"bits": 8}, "bits=8: must be a list, each a whole number"),
+        ({"bits": (2.0, 4.0)}, "bits=(2.0, 4.0): must be a list"),
+        ({"a_bits": []}, "no widths to search: give some, such as --a-bits"),
+        ({"pareto": 5}, "pareto=5: must be a list, each text"),
+        ({"constraints": [1]}, "constraints=[1]: must be a list, each text"),
+        ({"gpus_per_trial": "1"}, "gpus_per_trial='1': must be a number"),
+        ({"trial_timeout": "soon"}, "trial_timeout='soon': must be a number or null"),
+        ({"agent": 5}, "agent=5: must be 'predictor' or"),
+    ],
+)
+def test_types_are_checked_when_it_is_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SearchConfig(**{"constraints": BUDGET, **options})
+
+
+def test_what_python_programs_pass_becomes_plain() -> None:
+    given = SearchConfig(
+        list(BUDGET), trials=np.int64(5), weights=Path("w.pt"), bits=range(8, 1, -2), gpus_per_trial=np.float32(0.5)
+    )  # type: ignore[arg-type]
+    assert given == SearchConfig(BUDGET, trials=5, weights="w.pt", bits=(2, 4, 6, 8), gpus_per_trial=0.5)
+    assert SearchConfig.from_dict(yaml.safe_load(yaml.safe_dump(given.to_dict()))) == given
+
+
+@pytest.mark.parametrize("values", [("latency", "10"), (3, 1.0), ([], 1.0), ("latency", True), ("latency", 1.0, "no")])
+def test_types_of_a_constraint_are_checked(values: tuple[Any, ...]) -> None:
+    with pytest.raises(ConstraintError, match="must be"):
+        Constraint(*values)
+
+
+@pytest.mark.parametrize("layers", [5, {}, {"fc": (8, 8)}, {3: LayerBits(8, 8)}])
+def test_types_of_a_policy_are_checked(layers: Any) -> None:
+    with pytest.raises(ConfigError, match="give a mapping of layer names|must be a name and LayerBits"):
+        BitPolicy(layers)
 
 
 def test_a_wrong_constraint_is_refused_at_once() -> None:

@@ -151,6 +151,7 @@ def test_a_loss_that_is_no_number_is_told_with_a_mend(finished: Result, tmp_path
     content = torch.load(broken.model, weights_only=True)
     content["state_dict"]["linear.bias"][:] = torch.nan
     torch.save(content, broken.model)
+    broken.seal(broken.model)
     with pytest.raises(HaqError, match=r"the loss became nan after 8 steps; give a smaller --lr"):
         finetune(broken, 5, tmp_path / "run", batch=16)
     assert not RunFolder.open(tmp_path / "run").finished

@@ -10,12 +10,11 @@ import torch
 from click.testing import CliRunner
 
 from haq.cli.main import cli
-from haq.config import SearchConfig
 from haq.data import get_data
 from haq.models import open_model
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate
-from haq.quant.preparation import load_quantized
+from haq.quant.opening import open_quantized
 from haq.runs import RunFolder
 from haq.search.sensitivity import measure_sensitivity
 from haq.search.sensitivity.curvature import curvature
@@ -64,9 +63,9 @@ def test_search_report_and_export(kind: str, tmp_path: Path, request: pytest.Fix
         for trial in run.read_trials():
             assert trial.score is not None
             assert trial.objective == pytest.approx(math.exp(-trial.score.loss))
-    loaded = get_data(data, SearchConfig(("size=50%",)).val_images, 0, model)
-    network = load_quantized(run.model, open_model(model, None, loaded, lambda done, total: None))
-    assert evaluate(network, loaded.test, "qat").top1 == pytest.approx(best.test_top1)
+    opened = open_quantized(run, best.policy, lambda done, total: None)  # with the tokenizer of the model
+    assert evaluate(opened.network, opened.data.test, "qat").top1 == pytest.approx(best.test_top1)
+    assert CliRunner().invoke(cli, ["export", str(out), "--format", "packed"], catch_exceptions=False).exit_code == 0
     assert CliRunner().invoke(cli, ["report", str(out)], catch_exceptions=False).exit_code == 0
     widths = json.loads(CliRunner().invoke(cli, ["export", str(out), "--format", "json"]).output)
     assert set(widths["layers"]) == {layer.name for layer in layers}

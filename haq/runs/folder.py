@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -20,167 +19,13 @@ from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
 from haq.files import write_text
 from haq.layers import LayerSpec
-from haq.policy import BitPolicy, check_width
-from haq.records import restored
-from haq.scores import Score
+from haq.runs.identity import Identity, file_fingerprint
+from haq.runs.outcome import Baseline, BaselineName, Best
+from haq.runs.trial import Trial
 
-__all__ = ["Baseline", "Best", "Cost", "RunFolder", "Trial"]
+__all__ = ["RunFolder"]
 
 T = TypeVar("T")
-
-Cost = Mapping[str, float | None]
-"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One policy that was scored, a line of `trials.jsonl`.
-
-    Attributes:
-        number: 1 for the first trial proposed.
-        policy: What was scored.
-        origin: Who proposed it: `programme` (the integer programme), `uniform`, `decreased` (all at the widest, then
-            fitted to the budget), `spent` (the same with what is left of the budget spent), `guided`, `random` or
-            `agent`.
-        cost: As the cost table prices it.
-        scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
-            Empty when the trial failed.
-        objective: What the agent was rewarded for, 0 to 1; see `Score.objective`.
-        elapsed_s: Seconds from the start of the search to the trial's end.
-        error: Why the trial failed, or `None`.
-    """
-
-    number: int
-    policy: BitPolicy
-    origin: str
-    cost: Cost
-    scores: tuple[Score, ...]
-    objective: float
-    elapsed_s: float
-    error: str | None = None
-
-    @property
-    def score(self) -> Score | None:
-        """The last and best-trained score, or `None` for a failed trial."""
-        return self.scores[-1] if self.scores else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {
-            "number": self.number,
-            "origin": self.origin,
-            "objective": self.objective,
-            "cost": dict(self.cost),
-            "scores": [score.to_dict() for score in self.scores],
-            "elapsed_s": self.elapsed_s,
-            "error": self.error,
-            "policy": self.policy.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Trial:
-        """Restores what `to_dict` gave."""
-        scores = tuple(Score.from_dict(score) for score in data["scores"])
-        policy, cost = BitPolicy.from_dict(data["policy"]), _finite(data["cost"])
-        _finite({key: data[key] for key in ("objective", "elapsed_s")})
-        return restored(cls, {**data, "policy": policy, "scores": scores, "cost": cost})
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A network to compare with; an entry of `baselines.json`.
-
-    Attributes:
-        bits: The uniform width of its weights (pinned layers apart), `None` for the float network.
-        score: On the validation images, after calibration and without fine-tuning.
-        cost: As the cost table prices it.
-        a_bits: The uniform width of its activations; `None` for floating point.
-    """
-
-    bits: int | None
-    score: Score
-    cost: Cost
-    a_bits: int | None = None
-
-    @property
-    def widths(self) -> str:
-        """The widths for people: `4`, or `4/2` where activations have others."""
-        return f"{self.bits}" if self.a_bits in (None, self.bits) else f"{self.bits}/{self.a_bits}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {"bits": self.bits, "a_bits": self.a_bits, "score": self.score.to_dict(), "cost": dict(self.cost)}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Baseline:
-        """Restores what `to_dict` gave."""
-        bits, a_bits = check_width(data["bits"], "bits"), check_width(data.get("a_bits", data["bits"]), "a_bits")
-        values = {"bits": bits, "a_bits": a_bits, "score": Score.from_dict(data["score"])}
-        return restored(cls, {**values, "cost": _finite(data["cost"])})
-
-
-BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The chosen policy and what it is compared with: `best.json`.
-
-    Attributes:
-        policy: The per-layer widths.
-        top1: On the validation images, after fine-tuning.
-        loss: Likewise.
-        test_top1: On the test images, which nothing else looked at; `None` when the search was interrupted before.
-        cost: As the cost table prices it.
-        constraints: Metric field → absolute limit.
-        baselines: Name → `{"test_top1": ..., "cost": ...}`, or `None` where no uniform width fits the budget.
-        epochs: That `haq finetune` trained it on for, unlike the baselines.
-    """
-
-    policy: BitPolicy
-    top1: float
-    loss: float
-    test_top1: float | None
-    cost: Cost
-    constraints: Mapping[str, float]
-    baselines: Mapping[BaselineName, Mapping[str, Any] | None]
-    epochs: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types."""
-        return {
-            "policy": self.policy.widths(),
-            "score": {"top1": self.top1, "loss": self.loss},
-            "test_top1": self.test_top1,
-            "cost": dict(self.cost),
-            "constraints": dict(self.constraints),
-            "baselines": {name: dict(value) if value else None for name, value in self.baselines.items()},
-            **({"epochs": self.epochs} if self.epochs else {}),
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Best:
-        """Restores what `to_dict` gave."""
-        rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
-        for baseline in filter(None, data["baselines"].values()):
-            restored(_Tested, baseline)
-            _finite(baseline["cost"])
-        _finite(data["cost"]), _finite(data["constraints"])
-        values = {"policy": BitPolicy.from_dict(data["policy"]), **data["score"], "epochs": data.get("epochs", 0)}
-        return restored(cls, {**values, **rest})
-
-
-@dataclass(frozen=True)
-class _Tested:
-    test_top1: float | None
-    cost: Cost
-
-
-def _finite(cost: Any) -> Any:
-    for field, value in cost.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{field}={value}: must be finite")
-    return cost
 
 
 class RunFolder:
@@ -190,6 +35,7 @@ class RunFolder:
         self.path = path
         self.costs = path / "costs.parquet"
         self.model = path / "model.pt"
+        self.float = path / "float.pt"
         self.page = path / "report.html"
         self.tune = path / "tune"
         self.searcher = path / "searcher.pt"
@@ -197,7 +43,9 @@ class RunFolder:
         self.training, self.start = path / "finetune.yaml", path / "start.pt"
         self.checkpoint, self.tensorboard = path / "checkpoint.pt", path / "tensorboard"
         self.bench = path / "bench.json"
-        self._config, self._layers = path / "config.yaml", path / "layers.json"
+        self._config, self._layers, self._identity = (
+            path / name for name in ("config.yaml", "layers.json", "fingerprints.json")
+        )
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
         self._known: tuple[tuple[int, int] | None, list[Trial]] = (None, [])
@@ -245,16 +93,29 @@ class RunFolder:
     def copy_to(self, path: Path) -> RunFolder:
         """Copies into an empty folder all that the search was asked and found out, but not its result."""
         copy = RunFolder(path)
-        for name in ("_config", "_layers", "costs", "sensitivity", "_baselines", "_trials", "_pareto"):
-            if (file := getattr(self, name)).is_file():
-                shutil.copy2(file, getattr(copy, name))
+        kept = (
+            self._config, self._layers, self.costs, self.float, self.sensitivity, self._baselines, self._trials,
+            self._pareto,
+        )  # fmt: skip
+        for file in kept:
+            if file.is_file():
+                shutil.copy2(file, path / file.name)
+        if (identity := self.read_identity()) is not None:
+            copy.write_identity(identity)
         return copy
 
     # What a search was asked to do, and found out before its first trial
 
-    def write_config(self, config: SearchConfig, environment: Mapping[str, Any]) -> None:
-        """Writes the options, and the versions that they ran with."""
-        content = {"search": config.to_dict(), "environment": dict(environment)}
+    def write_config(self, config: SearchConfig, environment: Mapping[str, Any], place: Path | None = None) -> None:
+        """Writes the options, the versions that they ran with, and where the run folder lies.
+
+        Args:
+            config: With absolute paths.
+            environment: See `read_environment`.
+            place: Where the folder will lie, if not where it is.
+        """
+        folder = str((place or self.path).resolve())
+        content = {"search": config.to_dict(), "environment": dict(environment), "folder": folder}
         write_text(self._config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def read_config(self) -> SearchConfig:
@@ -269,6 +130,49 @@ class RunFolder:
         """Returns versions, git commit and machine of the search."""
         environment = self._content().get("environment", {})
         return environment if isinstance(environment, dict) else {}
+
+    def read_place(self) -> Path | None:
+        """Returns where the run folder lay when its options were written; `None` where an older haq wrote them."""
+        place = self._content().get("folder")
+        return Path(place) if isinstance(place, str) and "\0" not in place else None
+
+    def write_identity(self, identity: Identity) -> None:
+        """Writes `fingerprints.json`: what the run belongs to, with the digests of files that are not written again."""
+        files = {file.name: file_fingerprint(file) for file in (self._layers, self.costs) if file.is_file()}
+        self._write(self._identity, replace(identity, files=files).to_dict())
+
+    def read_identity(self) -> Identity | None:
+        """Reads `fingerprints.json`; `None` for a run folder of before."""
+        return self._read(self._identity, Identity.from_dict) if self._identity.is_file() else None
+
+    def seal(self, file: Path) -> None:
+        """Remembers what was written into a file of this folder, so that another run's is not taken for it."""
+        if (identity := self.read_identity()) is not None:
+            files = {**identity.files, file.name: file_fingerprint(file)}
+            self._write(self._identity, replace(identity, files=files).to_dict())
+
+    def check(self) -> None:
+        """Raises `ConfigError` where options, layers or prices are not those that the run was searched with."""
+        if (identity := self.read_identity()) is not None:
+            identity.check_settings(self.read_config(), self.path)
+            for file in (self._layers, self.costs):
+                identity.check_file(file)
+
+    def check_file(self, file: Path) -> None:
+        """Raises `ConfigError` where a file that was sealed is another run's."""
+        if (identity := self.read_identity()) is not None:
+            identity.check_file(file)
+
+    def network_file(self) -> Path:
+        """Returns `model.pt`.
+
+        Raises:
+            ConfigError: The run has none yet, or it is another run's.
+        """
+        if not self.model.is_file():
+            raise ConfigError(f"{self.path} has no model.pt; finish it with `haq search --resume {self.path}`")
+        self.check_file(self.model)
+        return self.model
 
     def _content(self) -> dict[str, Any]:
         content = read_yaml(self._config, str(self._config), ConfigError)

@@ -1,0 +1,89 @@
+"""What a run belongs to: the network, data, prices and settings that its scores were found with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from haq.config import SearchConfig
+from haq.errors import ConfigError
+from haq.records import restored
+
+__all__ = ["Identity", "file_fingerprint", "settings_of", "short"]
+
+_FREE = {"trials", "finetune_steps", "workers", "address", "gpus_per_trial", "trial_timeout"}
+"""Options that may be changed in `config.yaml`: more trials, another machine."""
+_PLACES = {"model", "weights", "data", "hardware"}  # what lies there counts, not where
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Fingerprints of what a search began with, `fingerprints.json`.
+
+    Attributes:
+        weights: Of the float network; see `haq.fingerprints`.
+        outputs: Some of what it gives for one sample: its code. Empty for a network that gives something else each
+            time.
+        data: Of the samples and labels of all splits.
+        rounding: What the scheme makes of fixed numbers.
+        settings: The options that decide what a score means.
+        files: Name of a file of the run folder → digest of what was written.
+    """
+
+    weights: str
+    outputs: tuple[float, ...]
+    data: str
+    rounding: tuple[float, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Identity:
+        """Restores what `to_dict` gave."""
+        return restored(cls, data)
+
+    def check_settings(self, config: SearchConfig, run: Path) -> None:
+        """Raises `ConfigError` where `config.yaml` has an option that the run was not searched with."""
+        found = settings_of(config)
+        for name, value in self.settings.items():
+            if name in found and found[name] != value:
+                raise ConfigError(
+                    f"config.yaml of run {str(run)!r} has {name}: {_shown(found[name])}, but it was searched with "
+                    f"{name}: {_shown(value)}; undo the edit, or start a new search"
+                )
+
+    def check_file(self, path: Path) -> None:
+        """Raises `ConfigError` where a file of the run folder is not the one that was written."""
+        known = self.files.get(path.name)
+        if known is not None and path.is_file() and (found := file_fingerprint(path)) != known:
+            raise ConfigError(
+                f"{path} is not the file that this run wrote: its fingerprint is {short(found)}, and the run has "
+                f"{short(known)}; copy the run folder again, or start a new search"
+            )
+
+
+def settings_of(config: SearchConfig) -> dict[str, Any]:
+    """Returns the options that decide what a score of the search means, as JSON gives them back."""
+    return {name: value for name, value in config.to_dict().items() if name not in _FREE | _PLACES}
+
+
+def file_fingerprint(path: Path) -> str:
+    """Returns a digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short(fingerprint: str) -> str:
+    """Returns what people compare."""
+    return fingerprint[:8]
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,81 @@
+"""Whether trials, layers and quantizers are still those that a run was searched with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from haq.config import SearchConfig
+from haq.errors import ConfigError, HardwareError
+from haq.quant.schemes import Scheme
+from haq.runs import RunFolder, Trial
+
+if TYPE_CHECKING:
+    from haq.search.problem import Problem
+
+__all__ = ["check_belonging", "rounding"]
+
+_PRICES_APART = 1e-6  # the sum of layers that a file tells, and that is computed now
+_MOVED = 1e-3
+_TIES = 0.25
+_RAMP = 33  # numbers from −1 to 1 that show how a scheme rounds
+
+
+def rounding(scheme: Scheme, config: SearchConfig) -> tuple[float, ...]:
+    """Returns what the scheme makes of fixed weights at each candidate width: changed quantizers round otherwise."""
+    ramp = torch.linspace(-1, 1, _RAMP)[None]
+    widths = sorted({*config.bits, 8} & set(scheme.widths))
+    made = [scheme.weight_quantizer(ramp, width).eval()(ramp).flatten() for width in widths]
+    return tuple(float(f"{value:.6g}") for values in made for value in values.detach().tolist())
+
+
+def check_belonging(run: RunFolder, problem: Problem) -> None:
+    """Refuses what would mix scores of two networks, beside what opening the network refuses.
+
+    Args:
+        run: A search that goes on, or that is used.
+        problem: As it is posed now.
+
+    Raises:
+        ConfigError: The scheme rounds otherwise than it did, or trials are of another network or of other prices.
+    """
+    known = run.read_identity()
+    if known is not None and not _rounds_alike(known.rounding, problem.identity.rounding):
+        raise ConfigError(
+            f"the quantizers of --scheme {problem.config.scheme} round otherwise than when run {str(run.path)!r} was "
+            "searched; use the version of haq that config.yaml names, or start a new search"
+        )
+    for trial in run.read_trials():
+        if (reason := _foreign(trial, problem)) is not None:
+            raise ConfigError(
+                f"trial {trial.number} in trials.jsonl of run {str(run.path)!r} {reason}: the file is of another run, "
+                "or the model or prices have changed; copy the run folder again, or start a new search"
+            )
+
+
+def _rounds_alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    """A tie may fall to the other side on another machine; a quantizer that changed moves most numbers."""
+    if not one:
+        return True
+    moved = sum(abs(a - b) > _MOVED for a, b in zip(one, other, strict=False))
+    return len(one) == len(other) and moved <= _TIES * len(one)
+
+
+def _foreign(trial: Trial, problem: Problem) -> str | None:
+    """Returns what a trial of this search would not have."""
+    names = {layer.name for layer in problem.layers}
+    if unknown := sorted(names ^ set(trial.policy)):
+        return f"and the network do not have the same layers, such as {unknown[0]!r}"
+    if trial.policy.scheme != problem.config.scheme:
+        return f"is of --scheme {trial.policy.scheme}, not {problem.config.scheme}"
+    try:
+        prices = problem.table.cost(trial.policy)
+    except HardwareError as error:
+        return f"has widths without a price ({error})"
+    for field, cost in prices.items():
+        told = trial.cost.get(field)
+        if told is not None and abs(told - cost) > _PRICES_APART * abs(cost):
+            return f"has {field}={told:g}, but its policy costs {cost:g}"
+    return None
