@@ -19,8 +19,7 @@ from haq.hwmodels.deployment import BitSerialModule
 from haq.hwmodels.measuring.device import one_core
 from haq.hwmodels.measuring.sampling import sample, summarize
 from haq.hwmodels.table import CostTable
-from haq.inputs import fresh
-from haq.layers import evaluating
+from haq.layers import evaluating, fresh
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
 

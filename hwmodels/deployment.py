@@ -16,8 +16,7 @@ from haq.errors import HardwareError
 from haq.hwmodels.bitserial_cuda import PlaneLayer
 from haq.hwmodels.runtime import Kernel, Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
-from haq.inputs import fresh
-from haq.layers import LayerSpec, evaluating, quantizable_layers
+from haq.layers import LayerSpec, evaluating, fresh, quantizable_layers
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
 from haq.quant.integer.arithmetic import Grid

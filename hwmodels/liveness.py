@@ -10,8 +10,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from haq.errors import ModelError
 from haq.hwmodels.memory import Buffer, MemoryPlan, Step
-from haq.inputs import fresh
-from haq.layers import evaluating
+from haq.layers import evaluating, fresh
 from haq.quant.graph import trace_graph
 
 __all__ = ["plan_memory", "plan_or_none"]

@@ -121,7 +121,8 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
         key = "rest." + str(dtype).removeprefix("torch.")
         tensors[key] = _joined([tensor for tensor in plain if tensor.dtype == dtype])
     about = {
-        "version": _VERSION, "scheme": policy.scheme, "folded": folded, "sample": list(sample.shape), "layers": layers,
+        "version": _VERSION, "scheme": policy.scheme, "folded": folded, "sample": list(sample.shape),
+        "sample_dtype": str(sample.dtype).removeprefix("torch."), "layers": layers,
     }  # fmt: skip
     text = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
     present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
@@ -177,7 +178,12 @@ class _Stream:
 
 
 def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream], path: Path) -> nn.Module:
-    network = fold_batch_norm(model, torch.zeros(about["sample"])) if about["folded"] else copied(reachable(model))
+    blank = torch.zeros(about["sample"], dtype=getattr(torch, about.get("sample_dtype", "float32")))
+    network = (
+        fold_batch_norm(model, blank)
+        if about["folded"]
+        else copied(reachable(model, blank if "sample_dtype" in about else None))
+    )
     known = dict(quantizable_layers(network))
     for name, (w_bits, a_bits, shape, *more) in about["layers"].items():
         entry = more[0] if more else {}

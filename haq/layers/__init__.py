@@ -10,7 +10,7 @@ from haq.layers.spec import LayerKind, LayerSpec, ends
 if TYPE_CHECKING:
     from haq.layers.copying import copied, replace_module
     from haq.layers.reaching import reachable
-    from haq.layers.running import evaluating, quantizable_layers, run_sample, watched
+    from haq.layers.running import evaluating, fresh, quantizable_layers, run_sample, watched
     from haq.layers.tracing import trace
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "copied",
     "ends",
     "evaluating",
+    "fresh",
     "quantizable_layers",
     "reachable",
     "replace_module",
@@ -32,6 +33,7 @@ _PLACES = {
     "replace_module": "copying",
     "reachable": "reaching",
     "evaluating": "running",
+    "fresh": "running",
     "run_sample": "running",
     "watched": "running",
     "quantizable_layers": "running",

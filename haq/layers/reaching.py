@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 from haq.layers.attention import call_layers, has_fast_path
@@ -15,7 +15,7 @@ from haq.layers.computed import bake, has_computed_weights
 from haq.layers.copying import copied, replace_module
 from haq.layers.own_forward import OwnForward, Substituted, has_own_forward, settle
 from haq.layers.reads import CallsRead, Reads, find_reads
-from haq.layers.running import Sample, evaluating, run_sample, same_randomness
+from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
 from haq.layers.variants import Variant, become
 
 __all__ = ["reachable"]
@@ -32,7 +32,7 @@ class KeepsInput(Variant):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the network's own forward pass on copies of the tensors."""
-        args, kwargs = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, (args, kwargs))
+        args, kwargs = fresh((args, kwargs))
         return super().forward(*args, **kwargs)
 
 

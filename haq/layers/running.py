@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from haq.errors import ModelError
 from haq.layers.own_forward import OwnForward
 
-__all__ = ["Sample", "evaluating", "put_in_place", "quantizable_layers", "run_sample", "same_randomness", "watched"]
+__all__ = [
+    "Sample",
+    "evaluating",
+    "fresh",
+    "put_in_place",
+    "quantizable_layers",
+    "run_sample",
+    "same_randomness",
+    "watched",
+]
+
+T = TypeVar("T")
 
 Sample = Tensor | tuple[Any, ...]
 Before = Callable[[Any, Tensor], Tensor | None]
@@ -42,6 +54,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def fresh(inputs: T) -> T:
+    """Returns copies of what a network is to read, for inputs that are read again: it may change them in place.
+
+    Args:
+        inputs: A tensor, or tuples, lists and dictionaries of them; anything else is returned as it is.
+    """
+    return cast(T, tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs))
+
+
 def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
     """Returns what the model gives for one input, in evaluation mode and without gradients.
 
@@ -56,7 +77,7 @@ def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
     inputs = sample if isinstance(sample, tuple) else (sample,)
     try:
         with evaluating(model):
-            return model(*(value.clone() if copied and isinstance(value, Tensor) else value for value in inputs))
+            return model(*(fresh(inputs) if copied else inputs))
     except Exception as error:  # the model is the user's code: whatever it raises, the fix is the same
         shape = "of several inputs" if isinstance(sample, tuple) else f"of shape {tuple(sample.shape)}"
         reason = " ".join(str(error).split())

@@ -13,6 +13,7 @@ from haq.policy import BitPolicy
 from haq.project import open_project
 from haq.quant.modules import Quantized
 from haq.quant.preparation import load_quantized
+from haq.quant.reach import reached
 from haq.runs import RunFolder
 from haq.whereabouts import Named, config_of
 
@@ -24,7 +25,7 @@ class RunNetwork:
     """What a run started from, and what it wrote.
 
     Attributes:
-        model: The float network, in evaluation mode.
+        model: The float network, in evaluation mode, proven to be reached by quantizers.
         network: Fake-quantized, likewise.
         data: All splits.
     """
@@ -52,9 +53,10 @@ def open_quantized(
     """
     file = run.network_file()
     project = open_project(config_of(run, named), progress, run)
-    network = load_quantized(file, project.model)
+    model, _ = reached(project.model, project.data.train.batch([0])[0])
+    network = load_quantized(file, model)
     check_widths(run, policy, network)
-    return RunNetwork(project.model, network, project.data)
+    return RunNetwork(model, network, project.data)
 
 
 def check_widths(run: RunFolder, policy: BitPolicy, network: nn.Module) -> None:

@@ -81,6 +81,11 @@ def _unit_ramp() -> Tensor:
     return torch.linspace(0, 1, 64)[None]
 
 
+def _opened(model: nn.Module, content: Mapping[str, Any], blank: Tensor) -> nn.Module:
+    """Opens the network as it was when the file was written; files of before do not tell the type of a sample."""
+    return reachable(model, blank if "sample_dtype" in content else None)
+
+
 def save_quantized(
     path: Path,
     model: nn.Module,
@@ -103,6 +108,7 @@ def save_quantized(
         "state_dict": model.state_dict(),
         "policy": policy.to_dict(),
         "sample_shape": list(sample.shape),
+        "sample_dtype": str(sample.dtype).removeprefix("torch."),
         "folded": folded,
         "options": dict(options or {}),
     }
@@ -122,8 +128,8 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
     """
     try:
         content: dict[str, Any] = read_tensors(path)
-        folded = content.get("folded", True)
-        base = fold_batch_norm(model, torch.zeros(content["sample_shape"])) if folded else model
+        blank = torch.zeros(content["sample_shape"], dtype=getattr(torch, content.get("sample_dtype", "float32")))
+        base = fold_batch_norm(model, blank) if content.get("folded", True) else _opened(model, content, blank)
         policy = BitPolicy.from_dict(content["policy"])
         quantized = prepare(base, policy, get_scheme(policy.scheme, **content.get("options", {})))
         quantized.load_state_dict(content["state_dict"])

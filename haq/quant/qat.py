@@ -19,8 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.data import Samples
 from haq.errors import ModelError
-from haq.inputs import fresh
-from haq.layers import evaluating, quantizable_layers
+from haq.layers import evaluating, fresh, quantizable_layers
 from haq.quant.evaluation import device_of, outputs_of
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer

@@ -24,8 +24,7 @@ from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
 from haq.hwmodels.runtime import Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
 from haq.hwmodels.table import CostTable
-from haq.inputs import fresh
-from haq.layers import LayerSpec
+from haq.layers import LayerSpec, fresh
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.preparation import prepare
 

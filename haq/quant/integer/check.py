@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.inputs import fresh
+from haq.layers import fresh
 from haq.quant.integer.network import IntegerNetwork
 
 __all__ = ["Difference", "compare"]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError, DataError, ModelError
-from haq.inputs import fresh
+from haq.layers import fresh
 from haq.quant.functional import Rounding, symmetric_scale
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid

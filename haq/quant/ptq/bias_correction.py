@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haq.errors import ModelError, did_you_mean
-from haq.inputs import fresh
-from haq.layers import evaluating, quantizable_layers
+from haq.layers import evaluating, fresh, quantizable_layers
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear

@@ -13,8 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.inputs import fresh
-from haq.layers import evaluating
+from haq.layers import evaluating, fresh
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
 from haq.quant.modules import replace_module

@@ -2,7 +2,7 @@ from collections import namedtuple
 
 import torch
 
-from haq.inputs import fresh
+from haq.layers import fresh
 
 Pair = namedtuple("Pair", "left right")
 
