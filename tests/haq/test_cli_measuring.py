@@ -239,11 +239,13 @@ def test_bench_by_another_table(searched: RunFolder, home: Path) -> None:
 
 def test_bench_for_a_batch_beyond_the_test_images(searched: RunFolder, home: Path) -> None:
     replace(CostTable.load(home / "cpu.parquet"), batch=100).save(searched.costs)
+    searched.seal(searched.costs)
     assert "Batch 100, one core" in run("bench", str(searched.path), *QUICK)
 
 
 def test_bench_of_a_search_on_a_model_measures_first(searched: RunFolder) -> None:
     CostTable.build(get_hardware("edge"), searched.read_layers(), (2, 8), (2, 8)).save(searched.costs)
+    searched.seal(searched.costs)
     shown = run("bench", str(searched.path), *QUICK)
     assert "measuring the widths of this network first" in shown
     check_bench(searched, shown)
