@@ -17,6 +17,7 @@ from haq.hwmodels.bitserial_cuda import PlaneLayer
 from haq.hwmodels.runtime import Kernel, Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
 from haq.layers import LayerSpec, evaluating, fresh, quantizable_layers
+from haq.layers.own_forward import OwnForward, Substituted
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
 from haq.quant.integer.arithmetic import Grid
@@ -56,6 +57,7 @@ class BitSerialModule(nn.Module):
         super().__init__()
         self.kernel, self.linear, self._watch = kernel, linear, get_stopwatch(device)
         self.register_buffer("weight", torch.empty(0, device=device), persistent=False)
+        self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns what the fake-quantized layer gives, up to rounding in float32."""
@@ -145,6 +147,11 @@ def _unchanged(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> T
 
 
 def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runtime) -> Kernel:
+    if isinstance(layer, OwnForward | Substituted):
+        raise HardwareError(
+            f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which bit-serial kernels do not "
+            "run; make it a plain Conv2d or Linear"
+        )
     grid = _input_grid(name, layer)
     with torch.no_grad():
         weight, factor, constant = linear_parts(layer, [norm] if norm is not None else [], grid.scale)

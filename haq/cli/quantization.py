@@ -139,7 +139,7 @@ def quantize(
 
         chosen = get_scheme(scheme or (given.scheme if given else "linear"), **_parsed(options))
         recipe = Recipe(
-            chosen, check_passes(name.strip() for name in ptq.split(",") if name.strip()), qat_steps, batch, seed
+            chosen, tuple(check_passes(part.strip() for part in ptq.split(",") if part.strip())), qat_steps, batch, seed
         )
         check_width(bits, "--bits")
         network, images = _open(model, weights, data, seed, observer)

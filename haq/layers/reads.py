@@ -51,7 +51,7 @@ class CallsRead(Variant):
 class _Calling(TorchFunctionMode):
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
-        self._layers = {id(layer._parameters["weight"]): layer for layer in layers}
+        self._layers = {id(layer.weight): layer for layer in layers}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from haq.layers.copying import replace_module
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.layers.running import put_in_place
-from haq.layers.variants import Variant, variant
+from haq.layers.variants import variant
 
 __all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like", "replace_module"]
 
@@ -55,7 +55,7 @@ class _QuantizedProduct(OwnForward):
         return cast(Tensor, layer.gradient_quantizer(y))
 
 
-class _QuantizedWeight(Variant):
+class _QuantizedWeight(Substituted):
     """Added to a layer whose product cannot be taken over: its own forward pass reads quantized weights and input."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +78,7 @@ def quantized_like(
     kind: type[nn.Module] = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
     if isinstance(layer, OwnForward):
         kind = variant(own_class(layer), _QuantizedProduct, kind)
-    elif isinstance(layer, Substituted | _QuantizedWeight):
+    elif isinstance(layer, Substituted):
         kind = variant(own_class(layer), _QuantizedWeight, kind)
     quantized = cast(Quantized, kind.__new__(kind))
     # The layer's own attributes are taken over as they are, so that every form of convolution is covered; the two

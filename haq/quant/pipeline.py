@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from haq.config import check_range
 from haq.data import ImageData
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
@@ -20,6 +21,7 @@ from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.quant.quantizer import Quantizer
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
+from haq.records import check_fields
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 
@@ -40,13 +42,23 @@ class Recipe:
         qat_steps: Fine-tuning steps.
         batch: Images a step.
         seed: Decides the order of images.
+
+    Raises:
+        ConfigError: A value is of another type, or out of range.
     """
 
     scheme: Scheme
-    passes: Sequence[str] = ()
+    passes: tuple[str, ...] = ()
     qat_steps: int = 0
     batch: int = BATCH_SIZE
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for option, value, least in (
+            ("qat_steps", self.qat_steps, 0), ("batch", self.batch, 1), ("seed", self.seed, 0)
+        ):  # fmt: skip
+            check_range("--" + option.replace("_", "-"), value, least)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError, DataError, ModelError
 from haq.layers import fresh
+from haq.layers.own_forward import OwnForward, Substituted
 from haq.quant.functional import Rounding, symmetric_scale
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid
@@ -206,6 +207,11 @@ class ValueGraph:
         return "norm"
 
     def _check_layer(self, name: str, layer: nn.Module) -> None:
+        if isinstance(layer, OwnForward | Substituted):
+            raise ModelError(
+                f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which convert does not know; "
+                "make it a plain Conv2d or Linear"
+            )
         for side in ("weight", "input"):
             quantizer = getattr(layer, f"{side}_quantizer", nn.Identity())
             if isinstance(quantizer, nn.Identity):
