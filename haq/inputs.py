@@ -20,8 +20,8 @@ def fresh(x: Input) -> Input:
     if isinstance(x, Tensor):
         return x.clone()  # type: ignore[return-value]
     if isinstance(x, dict):
-        return type(x)((key, fresh(value)) for key, value in x.items())  # type: ignore[call-arg]
+        return type(x)((key, fresh(value)) for key, value in x.items())
     if isinstance(x, tuple | list):
         parts = [fresh(part) for part in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)  # type: ignore[return-value, call-arg]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
     return x
