@@ -22,6 +22,7 @@ from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.opening import quiet, require
 from haq.exports.packing import coded_layers
 from haq.layers import copied, replace_module
+from haq.layers.own_forward import Substituted
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.tensor import QuantizedTensor
 
@@ -96,15 +97,13 @@ class Writer(ABC):
         extra: Of the installation, which the format needs.
         domains: Operator sets beside ONNX's own, name → version.
         batch: Name of the batch axis; `None` fixes it at one.
+        bias_apart: Whether the bias of a layer with quantized weights is an addition behind it.
     """
 
     extra: str
     domains: dict[str, int]
     batch: str | None
-
-    def adds_bias(self, bias: Tensor, stored: QuantizedTensor, grid: InputGrid) -> bool:
-        """Returns whether a quantized layer's bias becomes an addition of its own."""
-        return False
+    bias_apart = False
 
     @abstractmethod
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
@@ -143,9 +142,8 @@ class Writer(ABC):
             if grid is not None:
                 inputs[a_key] = grid
             new = quantized_like(layer, w_mark, a_mark)
-            bias = layer.bias
-            if bias is not None and stored and grid and self.adds_bias(bias.detach(), stored, grid):
-                new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
+            if self.bias_apart and layer.bias is not None and w_key in weights and not isinstance(layer, Substituted):
+                new.bias, new.gradient_quantizer = None, _AddBias(layer, layer.bias.detach())
             marked = replace_module(marked, layer, new)
         graph = self._traced(marked, sample)
         marks = [node for node in graph.graph.node if node.domain == _DOMAIN]

@@ -9,8 +9,8 @@ onnxruntime's optimiser turns 8-bit layers into integer kernels. Two of their li
 - Before AVX-512 VNNI, products of unsigned and signed bytes are added in pairs in 16 bits, and saturate; unsigned bytes
   on both sides do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do
   I need to try U8U8?"). So inputs are UINT8, and weights as well where two of them may overflow the pair.
-- A bias becomes a 32-bit integer in steps of S_w·S_x, also where the layer stays in floating point. Where that gains
-  nothing, or a bias does not fit, the bias is an Add of its own, which is not rounded.
+- A layer's bias becomes a 32-bit integer in steps of S_w·S_x: rounded, so that codes behind it move by a step, and
+  beyond 32 bits for a channel of tiny weights. So a bias is an Add of its own, behind which the layer stays exact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ _TYPES = {"INT4": (-8, 7), "UINT4": (0, 15), "INT8": (-128, 127), "UINT8": (0, 2
 _TYPES["UINT16"] = (0, 65535)
 _HALF = 128  # between the codes of a signed and an unsigned byte
 _PAIRED = 64  # two products of an unsigned byte and such codes fit 16 bits
-_LARGEST_BIAS = 2**30  # leaves as much for the sum of products
 
 
 def to_onnx(network: nn.Module, sample: Tensor, scheme: str = "linear") -> bytes:
@@ -81,17 +80,7 @@ def _input_type(grid: InputGrid) -> tuple[int, int, bool]:
 
 
 class _QDQ(Writer):
-    extra, domains, batch = "onnx", {}, "batch"
-
-    def adds_bias(self, bias: Tensor, stored: QuantizedTensor, grid: InputGrid) -> bool:
-        from onnx import TensorProto
-
-        assert stored.scale is not None
-        bytes_only = {_weight_type(stored)[0], _input_type(grid)[0]} <= {TensorProto.INT8, TensorProto.UINT8}
-        if not bytes_only or stored.granularity not in ("tensor", "channel"):
-            return True  # no integer kernel gains from a rounded bias
-        steps = stored.scale.double().abs() * grid.scale
-        return bool((bias.double().abs() > _LARGEST_BIAS * steps).any())
+    extra, domains, batch, bias_apart = "onnx", {}, "batch", True
 
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
         from onnx import TensorProto

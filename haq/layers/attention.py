@@ -21,6 +21,8 @@ __all__ = ["CallsProjection", "call_layers", "has_fast_path"]
 class CallsProjection(Variant):
     """Added to `nn.MultiheadAttention`, which then calls `out_proj`."""
 
+    out_proj: nn.Linear
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the attention's own forward pass; a mode on the stack keeps it from the fast path."""
         with _Calling(self.out_proj):

@@ -33,4 +33,4 @@ def bake(module: nn.Module) -> None:
             remove_spectral_norm(module, hook.name)
             module._load_state_dict_pre_hooks.clear()  # PyTorch does not find its own: they are wrapped now
         elif isinstance(hook, prune.BasePruningMethod):
-            prune.remove(module, hook._tensor_name)
+            prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]

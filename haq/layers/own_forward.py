@@ -161,12 +161,14 @@ class _Call:
 class _Seen(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[tuple[Any, ...], Any]] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.results: list[Any] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
-            self.calls.append((arguments(func, args, kwargs or {}), result))
+            self.calls.append(arguments(func, args, kwargs or {}))
+            self.results.append(result)
         return result
 
 
@@ -175,19 +177,25 @@ def _tried(layer: Layer, scale: float) -> _Call | None:
     if any(isinstance(child, nn.Conv2d | nn.Linear) for child in layer.children()):
         return None
     for x in _made_up(layer, scale):
-        seen, given = _Seen(), x.clone()
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), seen:
-                y = layer(x)
-        except Exception:  # the user's code, on an input that it may not be made for
-            continue
-        if len(seen.calls) != 1:
-            return None
-        (read, weight, bias, *rest), result = seen.calls[0]
-        alone = y is result and read is x and torch.equal(x, given) and not list(layer.children())
-        plain = alone and rest == usual(layer)
-        return _Call(weight, bias, tuple(rest), plain)
+        if (found := _seen(layer, x)) is not None:
+            calls, alone = found
+            if len(calls) != 1:
+                return None
+            (_, weight, bias, *rest) = calls[0]
+            return _Call(weight, bias, tuple(rest), alone and rest == usual(layer))
     return None
+
+
+def _seen(layer: Layer, x: Tensor) -> tuple[list[tuple[Any, ...]], bool] | None:
+    """Returns the arguments of the products that the layer makes of `x`, and whether the last one is all it does."""
+    mode, given = _Seen(), x.clone()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), mode:
+            y = layer(x)
+    except Exception:  # of the user's code, on an input that it may not be made for
+        return None
+    alone = bool(mode.calls) and y is mode.results[-1] and mode.calls[-1][0] is x and torch.equal(x, given)
+    return mode.calls, alone and not list(layer.children())
 
 
 def _made_up(layer: Layer, scale: float) -> list[Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
@@ -18,17 +18,25 @@ class Variant(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Names the classes it was made of: no other process knows one that was made here."""
-        return _remade, self.made_of, self.__getstate__()  # type: ignore[attr-defined]  # every object has one
+        return _remade, self.made_of, self.__getstate__()  # type: ignore[no-untyped-call]
 
 
-@cache
 def variant(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
     """Returns a subclass of `cls` in which the methods of `added` come first; the same one for the same classes."""
+    if (cls, *added) not in _made:
+        _made[cls, *added] = _make(cls, *added)
+    return _made[cls, *added]
+
+
+_made: dict[tuple[type[nn.Module], ...], type[nn.Module]] = {}
+
+
+def _make(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
     names = {"made_of": (cls, *added), "__module__": cls.__module__, "__doc__": cls.__doc__}
-    kind = type(cls.__name__, (*added, cls), names)
+    kind: Any = type(cls.__name__, (*added, cls), names)
     if kind.forward is not cls.forward:  # tracers and exporters ask which arguments it takes
-        kind.forward = wraps(cls.forward, assigned=(), updated=())(_passing_on(kind.forward))  # type: ignore[method-assign]
-    return kind
+        kind.forward = wraps(cls.forward, assigned=(), updated=())(_passing_on(kind.forward))
+    return cast("type[nn.Module]", kind)
 
 
 def _passing_on(forward: Callable[..., Any]) -> Callable[..., Any]:
