@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from haq.hwmodels.deployment import BitSerialModule
 from haq.hwmodels.measuring.device import one_core
 from haq.hwmodels.measuring.sampling import sample, summarize
 from haq.hwmodels.table import CostTable
-from haq.layers import evaluating, fresh
+from haq.layers import copied, evaluating, fresh
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
 
@@ -155,7 +154,7 @@ def int8_network(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module |
             batches = list(calibration)
             engine = torch.backends.quantized.engine
             prepared: Any = prepare_fx(
-                copy.deepcopy(model).eval(), get_default_qconfig_mapping(engine), (fresh(batches[0][:1]),)
+                copied(model).eval(), get_default_qconfig_mapping(engine), (fresh(batches[0][:1]),)
             )
             with evaluating(prepared):
                 for batch in batches:

@@ -16,14 +16,14 @@ from haq.errors import HardwareError
 from haq.hwmodels.bitserial_cuda import PlaneLayer
 from haq.hwmodels.runtime import Kernel, Runtime
 from haq.hwmodels.stopwatch import get_stopwatch
-from haq.layers import LayerSpec, evaluating, fresh, quantizable_layers
+from haq.layers import LayerSpec, copied, quantizable_layers, replace_modules, run_sample, watched
 from haq.layers.own_forward import OwnForward, Substituted
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
 from haq.quant.integer.arithmetic import Grid
 from haq.quant.integer.graph import grid_of
 from haq.quant.integer.parts import linear_parts
-from haq.quant.modules import Quantized, QuantLinear, replace_module
+from haq.quant.modules import Quantized, QuantLinear
 from haq.quant.schemes.lsq import LSQQuantizer
 from haq.quant.uniform import UniformQuantizer
 
@@ -100,20 +100,21 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
             device is not here.
     """
     runtime = Runtime.of(device, backend)
-    deployed = copy.deepcopy(quantized).eval().requires_grad_(False)
+    deployed = copied(quantized).eval().requires_grad_(False)
     norms = _movable_norms(deployed, sample)
     layers = [(name, layer) for name, layer in quantizable_layers(deployed) if isinstance(layer, Quantized)]
     if not layers:
         raise HardwareError("the network has no quantized layer to run; prepare it with a policy first")
+    places: dict[nn.Module, nn.Module] = {}
     for name, layer in layers:
         norm = norms.get(layer)
         module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, QuantLinear), device)
         for constant in set(layer.__constants__) & set(vars(layer)):  # a forward pass may ask for `out_channels`
             setattr(module, constant, getattr(layer, constant))
-        deployed = replace_module(deployed, layer, module)
+        places[layer] = module
         if norm is not None:
-            deployed = replace_module(deployed, norm, nn.Identity())
-    return deployed.to(device)
+            places[norm] = nn.Identity()
+    return replace_modules(deployed, places).to(device)
 
 
 def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _BatchNorm]:
@@ -121,29 +122,17 @@ def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _Batch
     norms: dict[nn.Module, _BatchNorm] = dict(batch_norms_after(network, sample))
     if not norms:
         return norms
-    hooks = []
-    with evaluating(network):
-        expected = network(fresh(sample))
-        for layer, norm in norms.items():
-            hooks.append(layer.register_forward_hook(partial(_normalized, copy.deepcopy(norm))))
-            hooks.append(norm.register_forward_hook(_unchanged))
-        try:
-            moved = network(fresh(sample))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    if torch.equal(expected, moved):
+    moved = {layer: copy.deepcopy(norm) for layer, norm in norms.items()}
+    expected = run_sample(network, sample)
+    with (
+        watched(norms, after=lambda layer, x, y: moved[layer](y)),
+        watched(norms.values(), after=lambda norm, x, y: x),
+    ):
+        found = run_sample(network, sample)
+    if torch.equal(expected, found):
         return norms
     logger.warning("batch norms stay in PyTorch: a layer's output is read by more than its batch norm")
     return {}
-
-
-def _normalized(norm: _BatchNorm, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return cast(Tensor, norm(output))
-
-
-def _unchanged(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return inputs[0]
 
 
 def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runtime) -> Kernel:

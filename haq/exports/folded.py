@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError
 from haq.exports.packing import coded_layers, slope_and_shift
-from haq.layers import copied, quantizable_layers, replace_module, run_sample
+from haq.layers import copied, quantizable_layers, replace_modules, run_sample
 from haq.quant.folding import batch_norms_after
 from haq.quant.modules import Quantized
 from haq.quant.quantizer import Quantizer
@@ -53,6 +53,7 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
     folded = copied(network).eval().requires_grad_(False)
     names = {layer: name for name, layer in quantizable_layers(folded)}
     expected = run_sample(_unrounded(folded), sample)
+    places: dict[nn.Module, nn.Module] = {}
     for layer, norm in batch_norms_after(folded, sample):
         slope, shift = slope_and_shift(norm)
         if isinstance(layer, Quantized) and not isinstance(layer.weight_quantizer, nn.Identity):
@@ -61,7 +62,8 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
         else:
             layer.weight = nn.Parameter(layer.weight * slope.reshape(-1, *[1] * (layer.weight.dim() - 1)))
         layer.bias = nn.Parameter(shift if layer.bias is None else shift + slope * layer.bias)
-        folded = replace_module(folded, norm, nn.Identity())
+        places[norm] = nn.Identity()
+    folded = replace_modules(folded, places)
     found = run_sample(_unrounded(folded), sample)
     if not torch.allclose(found, expected, rtol=_SAME, atol=_SAME * float(expected.abs().max())):
         raise ConfigError(

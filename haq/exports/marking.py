@@ -21,7 +21,7 @@ from haq.errors import ConfigError, ModelError
 from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.opening import quiet, require
 from haq.exports.packing import coded_layers
-from haq.layers import copied, replace_module
+from haq.layers import copied, replace_modules
 from haq.layers.own_forward import Substituted
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.tensor import QuantizedTensor
@@ -130,6 +130,7 @@ class Writer(ABC):
         if not hasattr(torch.onnx, "ops"):
             raise ConfigError(f"--format {self.extra} needs torch 2.8 or newer, not {torch.__version__}; upgrade torch")
         weights, inputs = {}, {}
+        places: dict[nn.Module, nn.Module] = {}
         marked = copied(network).eval().requires_grad_(False)
         for name, layer in list(coded_layers(marked)):
             w_key, a_key = f"{name}.weight", f"{name}.input"
@@ -144,7 +145,8 @@ class Writer(ABC):
             new = quantized_like(layer, w_mark, a_mark)
             if self.bias_apart and layer.bias is not None and w_key in weights and not isinstance(layer, Substituted):
                 new.bias, new.gradient_quantizer = None, _AddBias(layer, layer.bias.detach())
-            marked = replace_module(marked, layer, new)
+            places[layer] = new
+        marked = replace_modules(marked, places)
         graph = self._traced(marked, sample)
         marks = [node for node in graph.graph.node if node.domain == _DOMAIN]
         uses: Counter[str] = Counter()

@@ -27,7 +27,7 @@ from haq.exports.packing import (
     unpack,
 )
 from haq.files import replacing
-from haq.layers import copied, quantizable_layers, reachable, replace_module
+from haq.layers import copied, quantizable_layers, reachable, replace_modules
 from haq.policy import BitPolicy
 from haq.quant.folding import fold_batch_norm
 from haq.quant.granularity import group, ungroup
@@ -184,7 +184,7 @@ def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream
         if about["folded"]
         else copied(reachable(model, blank if "sample_dtype" in about else None))
     )
-    known = dict(quantizable_layers(network))
+    known, places = dict(quantizable_layers(network)), dict[nn.Module, nn.Module]()
     for name, (w_bits, a_bits, shape, *more) in about["layers"].items():
         entry = more[0] if more else {}
         if name not in known or list(known[name].weight.shape) != shape:
@@ -198,7 +198,8 @@ def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream
         layer = quantized_like(known[name], nn.Identity(), grid)
         if w_bits is not None:
             layer.weight = nn.Parameter(_weight(layer.weight.detach(), w_bits, entry, tensors), requires_grad=False)
-        network = replace_module(network, known[name], layer)
+        places[known[name]] = layer
+    network = replace_modules(network, places)
     for norm in norms_of(network):
         assert norm.running_mean is not None
         assert norm.running_var is not None

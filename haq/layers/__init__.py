@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from haq.layers.spec import LayerKind, LayerSpec, ends
 
 if TYPE_CHECKING:
-    from haq.layers.copying import copied, replace_module
+    from haq.layers.copying import copied, replace_module, replace_modules
     from haq.layers.reaching import reachable
     from haq.layers.running import evaluating, fresh, quantizable_layers, run_sample, watched
     from haq.layers.tracing import trace
@@ -23,6 +23,7 @@ __all__ = [
     "quantizable_layers",
     "reachable",
     "replace_module",
+    "replace_modules",
     "run_sample",
     "trace",
     "watched",
@@ -31,6 +32,7 @@ __all__ = [
 _PLACES = {
     "copied": "copying",
     "replace_module": "copying",
+    "replace_modules": "copying",
     "reachable": "reaching",
     "evaluating": "running",
     "fresh": "running",

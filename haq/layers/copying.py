@@ -1,7 +1,7 @@
-"""Copying a network, and putting a module in the place of another, wherever the network keeps a reference to it.
+"""Copying a network, and putting modules in the place of others, wherever the network keeps a reference to them.
 
-Networks hold modules in more than their registries: in lists, dictionaries and tuples, in `functools.partial`, as bound
-methods, and in the closures of functions. `copy.deepcopy` follows all but the last.
+Networks hold modules in more than their registries: in lists, dictionaries and objects, in `functools.partial`, as
+bound methods, and in the closures of functions. `copy.deepcopy` follows all but the last.
 """
 
 from __future__ import annotations
@@ -10,125 +10,163 @@ import copy
 import functools
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["copied", "replace_module"]
+from haq.errors import ModelError
+
+__all__ = ["copied", "replace_module", "replace_modules"]
 
 M = TypeVar("M", bound=nn.Module)
 Change = Callable[[nn.Module], nn.Module]
 
-_DEPTH = 6  # of containers within containers, of functions within closures
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_PLAIN = (
+    types.NoneType, bool, int, float, complex, str, bytes, type, types.ModuleType, torch.Tensor, torch.dtype,
+    torch.device, torch.Generator,
+)  # fmt: skip
 
 
 def copied(model: M) -> M:
-    """Returns a deep copy whose functions refer to the modules of the copy, and not to those of `model`."""
+    """Returns a deep copy whose functions refer to the modules of the copy, and not to those of `model`.
+
+    Raises:
+        ModelError: Something in it cannot be copied.
+    """
     memo: dict[int, Any] = {}
     for module in model.modules():  # values that were computed with gradients, and kept, which deepcopy refuses
         for value in tree_leaves([part for name, part in vars(module).items() if name not in _REGISTRIES]):
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
-    result: M = copy.deepcopy(model, memo)
-    _follow(result, lambda module: memo.get(id(module), module))
+    try:
+        result: M = copy.deepcopy(model, memo)
+    except Exception as error:  # of the user's classes
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {reason}; keep files, locks and the like out of the network"
+        ) from None
+    _References(lambda module: memo.get(id(module), module)).follow(result)
     return result
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Puts `new` wherever `model` refers to `old`, under however many names, and returns the model."""
-    if model is old:
-        return new
-    for parent in list(model.modules()):
+    return replace_modules(model, {old: new})
+
+
+def replace_modules(model: nn.Module, places: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """Puts modules in the places of others, all at once.
+
+    Args:
+        model: Changed in place.
+        places: Old module → new one.
+
+    Returns:
+        The model; the new one, where it is replaced itself.
+    """
+    if model in places:
+        return places[model]
+    parents = [*model.modules(), *places.values()]  # a new module may hold another old one
+    for parent in parents:
         for child, module in list(parent._modules.items()):
-            if module is old:
-                setattr(parent, child, new)
-    _follow(model, lambda module: new if module is old else module)
+            if module in places:
+                setattr(parent, child, places[module])
+    _References(lambda module: places.get(module, module)).follow(model)
     return model
 
 
-def _follow(model: nn.Module, change: Change) -> None:
-    """Applies `change` to every reference to a module that is not in a registry."""
-    for module in list(model.modules()):
-        for name, value in list(vars(module).items()):
-            if name not in _REGISTRIES and (new := _changed(value, change, _DEPTH)) is not value:
-                vars(module)[name] = new
+class _References:
+    """Changes references to modules that are in no registry."""
 
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._known: dict[int, tuple[Any, Any]] = {}  # of each value, which is kept alive, what it became
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
-_NOT_FOLLOWED = (type, types.ModuleType, torch.Tensor, torch.dtype, torch.Generator)
+    def follow(self, model: nn.Module) -> None:
+        for module in list(model.modules()):
+            for name, value in list(vars(module).items()):
+                if name not in _REGISTRIES and (new := self._changed(value)) is not value:
+                    vars(module)[name] = new
 
+    def _changed(self, value: Any) -> Any:
+        """Returns `value` with the modules that it refers to changed: itself where that can be done in place."""
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, nn.Module):
+            return self._change(value)
+        if id(value) not in self._known:
+            self._known[id(value)] = value, value  # which ends a circle of references
+            self._known[id(value)] = value, self._followed(value)
+        return self._known[id(value)][1]
 
-def _changed(value: Any, change: Change, depth: int) -> Any:
-    """Returns `value` with the modules that it refers to changed: itself where none are."""
-    if depth == 0:
+    def _followed(self, value: Any) -> Any:
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._sequence(value)
+        if isinstance(value, dict):
+            return self._mapping(value)
+        if isinstance(value, types.MethodType):
+            owner = self._changed(value.__self__)
+            if owner is value.__self__:
+                return value
+            return getattr(owner, value.__name__, types.MethodType(value.__func__, owner))
+        if isinstance(value, functools.partial):
+            return self._partial(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, weakref.ReferenceType):
+            target = value()
+            return value if (new := self._changed(target)) is target else weakref.ref(new)
+        if hasattr(value, "__dict__"):
+            self._mapping(vars(value))
         return value
-    if isinstance(value, nn.Module):
-        return change(value)
-    if isinstance(value, list | tuple | set | frozenset):
+
+    def _sequence(self, value: Any) -> Any:
         parts = list(value)
-        new = [_changed(part, change, depth - 1) for part in parts]
-        return _refilled(value, new) if any(a is not b for a, b in zip(parts, new, strict=True)) else value
-    if isinstance(value, dict):
-        pairs = [(_changed(key, change, depth - 1), _changed(part, change, depth - 1)) for key, part in value.items()]
+        new = [self._changed(part) for part in parts]
+        if all(a is b for a, b in zip(parts, new, strict=True)):
+            return value
+        if isinstance(value, list):
+            value[:] = new  # in place: others may refer to the list
+            return value
+        return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
+
+    def _mapping(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        pairs = [(self._changed(key), self._changed(part)) for key, part in value.items()]
         if any(a is not b or c is not d for (a, c), (b, d) in zip(pairs, value.items(), strict=True)):
-            value.clear()  # in place: others may refer to the dictionary
+            value.clear()  # in place, for the same reason
             value.update(pairs)
         return value
-    if isinstance(value, types.MethodType):
-        owner = _changed(value.__self__, change, depth - 1)
-        if owner is value.__self__:
+
+    def _partial(self, value: functools.partial[Any]) -> functools.partial[Any]:
+        function, args, keywords = map(self._changed, (value.func, value.args, dict(value.keywords)))
+        if function is value.func and args is value.args and keywords == value.keywords:
             return value
-        return getattr(owner, value.__name__, types.MethodType(value.__func__, owner))
-    if isinstance(value, functools.partial):
-        parts = [value.func, value.args, dict(value.keywords)]
-        new = [_changed(part, change, depth - 1) for part in parts]
-        same = all(a is b for a, b in zip(parts[:2], new[:2], strict=True)) and new[2] == value.keywords
-        return value if same else functools.partial(new[0], *new[1], **new[2])
-    if isinstance(value, types.FunctionType):
-        return _changed_function(value, change, depth)
-    if isinstance(value, weakref.ReferenceType):
-        target = value()
-        return value if (new := _changed(target, change, 1)) is target else weakref.ref(new)
-    if hasattr(value, "__dict__") and not isinstance(value, _NOT_FOLLOWED):
-        for name, part in list(vars(value).items()):
-            if (new := _changed(part, change, depth - 1)) is not part:
-                vars(value)[name] = new
-    return value
+        return functools.partial(function, *args, **keywords)
 
+    def _function(self, function: types.FunctionType) -> types.FunctionType:
+        """Returns a function with other modules in its closure and defaults; others may share the given one."""
+        cells = function.__closure__ or ()
+        new_cells = tuple(map(self._cell, cells))
+        defaults = self._changed(function.__defaults__)
+        keywords = self._changed(dict(function.__kwdefaults__ or {})) or None
+        same = all(a is b for a, b in zip(cells, new_cells, strict=True))
+        if same and defaults is function.__defaults__ and keywords == function.__kwdefaults__:
+            return function
+        new = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, new_cells)
+        new.__kwdefaults__ = keywords
+        new.__dict__.update(function.__dict__)
+        return new
 
-def _refilled(value: Any, new: list[Any]) -> Any:
-    if isinstance(value, list):
-        value[:] = new  # in place, for the same reason
-        return value
-    return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
-
-
-def _changed_function(function: types.FunctionType, change: Change, depth: int) -> types.FunctionType:
-    """Returns a function with other modules in its closure and defaults; the given one may be shared with others."""
-    cells = function.__closure__ or ()
-    new_cells = tuple(_changed_cell(cell, change, depth) for cell in cells)
-    defaults = _changed(function.__defaults__, change, depth - 1)
-    keywords = _changed(dict(function.__kwdefaults__ or {}), change, depth - 1) or None
-    same = all(a is b for a, b in zip(cells, new_cells, strict=True))
-    if same and defaults is function.__defaults__ and keywords == function.__kwdefaults__:
-        return function
-    new = types.FunctionType(function.__code__, function.__globals__, function.__name__, defaults, new_cells)
-    new.__kwdefaults__ = keywords
-    new.__dict__.update(function.__dict__)
-    return new
-
-
-def _changed_cell(cell: types.CellType, change: Change, depth: int) -> types.CellType:
-    try:
-        content = cell.cell_contents
-    except ValueError:  # not filled yet
-        return cell
-    if isinstance(content, list | dict):  # those of the original: the copy needs its own
-        content = copy.copy(content)
-        new = _changed(content, change, depth - 1)
-        return cell if new == cell.cell_contents else types.CellType(new)
-    new = _changed(content, change, depth - 1)
-    return cell if new is content else types.CellType(new)
+    def _cell(self, cell: types.CellType) -> types.CellType:
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not filled yet
+            return cell
+        # Of a copied network, containers in a closure are still the original's: the copy needs its own
+        own = copy.copy(content) if isinstance(content, list | dict) else content
+        new = self._changed(own)
+        return cell if new is content or (own is not content and new == content) else types.CellType(new)

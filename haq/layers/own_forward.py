@@ -139,9 +139,6 @@ def settle(name: str, layer: Layer) -> None:
     if first.bias is not _parameter(layer, "bias"):
         layer._parameters["bias"] = None if first.bias is None else nn.Parameter(first.bias.detach().clone())
     if first.plain:
-        held = {key: layer._parameters[key] for key in ("weight", "bias")}
-        layer._parameters.clear()
-        layer._parameters.update(held)
         layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     else:
         become(layer, OwnForward)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from haq.layers import copied, quantizable_layers, reachable, replace_module, run_sample, watched
+from haq.layers import copied, quantizable_layers, reachable, replace_modules, run_sample, watched
 
 __all__ = ["batch_norms_after", "fold_batch_norm"]
 
@@ -37,7 +37,7 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     with torch.no_grad():
         for layer, norm in pairs:
             _fold(layer, norm)
-            folded = replace_module(folded, norm, nn.Identity())
+    folded = replace_modules(folded, {norm: nn.Identity() for _, norm in pairs})
     result = run_sample(folded, sample)
     if torch.allclose(expected, result, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         return folded

@@ -8,12 +8,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.layers.copying import replace_module
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.layers.running import put_in_place
 from haq.layers.variants import variant
 
-__all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like", "replace_module"]
+__all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like"]
 
 
 class QuantConv2d(nn.Conv2d):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.files import replacing
-from haq.layers import copied, quantizable_layers, reachable
+from haq.layers import copied, quantizable_layers, reachable, replace_modules
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, LayerQuantizers
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import quantized_like, replace_module
+from haq.quant.modules import quantized_like
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
 from haq.tensors import read_tensors
@@ -45,7 +45,7 @@ def prepare(
     chosen = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     gradient_bits = chosen.options.get("gradient_bits")
     quantized = copied(reachable(model))
-    layers = dict(quantizable_layers(quantized))
+    layers, places = dict(quantizable_layers(quantized)), dict[nn.Module, nn.Module]()
     for name, bits in policy.items():
         if name not in layers:
             raise ConfigError(f"the policy's layer {name!r} is not in the model{did_you_mean(name, layers)}")
@@ -64,8 +64,8 @@ def prepare(
         if bits.a_bits is not None:
             inputs = _ready(ready, "inputs", bits.a_bits) or chosen.input_quantizer(_unit_ramp(), bits.a_bits)
         gradients = GradientQuantizer(gradient_bits) if gradient_bits else None
-        quantized = replace_module(quantized, layer, quantized_like(layer, weights, inputs, gradients))
-    return quantized
+        places[layer] = quantized_like(layer, weights, inputs, gradients)
+    return replace_modules(quantized, places)
 
 
 def _ready(layer: LayerQuantizers | None, which: str, bits: int) -> nn.Module | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
-from haq.layers import LayerSpec, copied, quantizable_layers, reachable, replace_module, run_sample, trace, watched
+from haq.layers import LayerSpec, copied, quantizable_layers, reachable, replace_modules, run_sample, trace, watched
 from haq.layers.running import Sample, same_randomness
 from haq.quant.modules import quantized_like
 
@@ -94,8 +94,7 @@ def _difference(probed: nn.Module, sample: Sample, seen: list[tuple[str, Any]]) 
 
 def _probed(network: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, tuple[_Probe, _Probe]]]:
     probed = copied(network)
-    layers, probes = dict(quantizable_layers(probed)), {}
-    for name in names:
-        probes[name] = _Probe(), _Probe()
-        probed = replace_module(probed, layers[name], quantized_like(layers[name], *probes[name]))
-    return probed, probes
+    layers = dict(quantizable_layers(probed))
+    probes = {name: (_Probe(), _Probe()) for name in names}
+    places = {layers[name]: quantized_like(layers[name], *pair) for name, pair in probes.items()}
+    return replace_modules(probed, places), probes

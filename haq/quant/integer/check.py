@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.layers import fresh
+from haq.layers import copied, fresh
 from haq.quant.integer.network import IntegerNetwork
 
 __all__ = ["Difference", "compare"]
@@ -57,7 +56,7 @@ def compare(reference: fx.GraphModule, network: IntegerNetwork, x: Tensor) -> Di
 
 def _in_float64(network: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy whose layers and batch norms are float64; quantizers stay float32, as they are in `forward`."""
-    network = copy.deepcopy(network)
+    network = copied(network)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm):
             for name, parameter in module.named_parameters(recurse=False):

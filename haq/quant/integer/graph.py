@@ -7,7 +7,6 @@ the value is produced on it. Elsewhere (residual streams, averages, logits) it g
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Iterable
 from typing import Any, Literal, cast
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError, DataError, ModelError
-from haq.layers import fresh
+from haq.layers import copied, fresh
 from haq.layers.own_forward import OwnForward, Substituted
 from haq.quant.functional import Rounding, symmetric_scale
 from haq.quant.graph import trace_graph
@@ -249,7 +248,7 @@ def insert_value_grids(model: nn.Module, batches: Iterable[Tensor], value_bits: 
     """
     if not 8 <= value_bits <= 20:
         raise ConfigError(f"value_bits={value_bits}: values between layers take 8 to 20 bits; 16 is usual")
-    network = trace_graph(copy.deepcopy(model).cpu().eval(), "convert")
+    network = trace_graph(copied(model).cpu().eval(), "convert")
     recorder = _Recorder(network)
     with torch.no_grad():
         for batch in batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import DataError, ModelError
-from haq.layers import quantizable_layers
+from haq.layers import copied, quantizable_layers
 from haq.quant.functional import is_binary
 from haq.quant.granularity import group, ungroup
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
@@ -115,9 +114,9 @@ def adaround(
         ModelError: A weight's quantizer is not uniform, a network cannot be traced, or the two differ.
     """
     _check(quantized)
-    tuned = copy.deepcopy(quantized).eval()
+    tuned = copied(quantized).eval()
     blocks = chain_of_blocks(tuned, "AdaRound")
-    references = chain_of_blocks(copy.deepcopy(model).eval(), "AdaRound")
+    references = chain_of_blocks(copied(model).eval(), "AdaRound")
     if len(blocks) != len(references):
         raise ModelError(
             f"the quantized network has {len(blocks)} blocks, the float one {len(references)}; give AdaRound the "

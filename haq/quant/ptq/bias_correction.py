@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from haq.errors import ModelError, did_you_mean
-from haq.layers import evaluating, fresh, quantizable_layers
+from haq.layers import copied, fresh, quantizable_layers, reachable, run_sample, watched
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
@@ -38,7 +37,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
     Raises:
         ModelError: The network cannot be traced, or has layers that `model` lacks.
     """
-    corrected = copy.deepcopy(quantized).eval()
+    corrected = copied(quantized).eval()
     inputs = list(batches)
     network = trace_graph(corrected, "bias correction")
     means = output_means(model, inputs)
@@ -80,19 +79,14 @@ def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tenso
     """
     sums: dict[nn.Module, tuple[Tensor, int]] = {}
 
-    def add(module: nn.Conv2d | nn.Linear, args: tuple[Any, ...], output: Tensor) -> None:
+    def add(module: nn.Conv2d | nn.Linear, x: Tensor, output: Tensor) -> None:
         total, count = sums.get(module, (torch.zeros(()), 0))
         sums[module] = total + _channel_mean(module, output) * len(output), count + len(output)
 
     layers = dict(quantizable_layers(model))
-    handles = [layer.register_forward_hook(add) for layer in layers.values()]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                model(fresh(batch))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(layers.values(), after=add):
+        for batch in batches:
+            run_sample(model, batch)
     return {name: sums[layer][0] / sums[layer][1] for name, layer in layers.items() if layer in sums}
 
 
@@ -113,7 +107,7 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
     Raises:
         ModelError: The float network cannot be traced, or `quantized` has layers that it lacks.
     """
-    corrected = copy.deepcopy(quantized).eval()
+    model, corrected = reachable(model, sample), copied(quantized).eval()
     floats = dict(quantizable_layers(fold_batch_norm(model, sample)))
     statistics = input_statistics(model)
     left = []

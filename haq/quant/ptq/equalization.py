@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -13,10 +11,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.layers import evaluating, fresh
+from haq.layers import copied, reachable, replace_modules, run_sample, watched
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import trace_graph
-from haq.quant.modules import replace_module
 
 __all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
 
@@ -83,27 +80,26 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
     Raises:
         ModelError: The network cannot be traced.
     """
-    folded, original = fold_batch_norm(model, sample[:1]), copy.deepcopy(model).eval()
+    model = reachable(model, sample[:1])
+    folded, original = fold_batch_norm(model, sample[:1]), copied(model).eval()
     pairs = find_pairs(folded)
     clipping, shares = _observed(folded, pairs, sample)
     chosen = [pair for pair in pairs if clipping.isdisjoint(pair.clips)]
     if len(chosen) < len(pairs):
         logger.info("%d of %d pairs are not equalised: a ReLU6 clips", len(pairs) - len(chosen), len(pairs))
-    with evaluating(folded):
-        expected = folded(fresh(sample))
+    expected = run_sample(folded, sample)
+    with torch.no_grad():
         scales = _converge(folded, chosen, shares)
     result = folded if fold else original
     if not fold:
         _carry(original, scales)
-    for clip in {clip for pair in chosen for clip in pair.clips}:
-        replace_module(result, result.get_submodule(clip), nn.ReLU())
-    with evaluating(result):
-        if torch.allclose(
-            expected, result(fresh(sample)), rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())
-        ):
-            return result
+    clips = {result.get_submodule(clip) for pair in chosen for clip in pair.clips}
+    result = replace_modules(result, {clip: nn.ReLU() for clip in clips})
+    found = run_sample(result, sample)
+    if torch.allclose(expected, found, rtol=_TOLERANCE, atol=_TOLERANCE * float(expected.abs().max())):
+        return result
     logger.warning("layers are not equalised: the network's output would change")
-    return fold_batch_norm(model, sample[:1]) if fold else copy.deepcopy(model).eval()
+    return fold_batch_norm(model, sample[:1]) if fold else copied(model).eval()
 
 
 def _converge(model: nn.Module, pairs: list[LayerPair], shares: Mapping[LayerPair, Tensor]) -> dict[LayerPair, Tensor]:
@@ -260,22 +256,18 @@ def _observed(model: nn.Module, pairs: list[LayerPair], sample: Tensor) -> tuple
     reached: set[str] = set()
     shares: dict[LayerPair, Tensor] = {}
 
-    def look(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if float(output.max()) >= _RELU6:
-            reached.add(name)
+    clips = {model.get_submodule(clip): clip for pair in pairs for clip in pair.clips}
+    seconds: dict[nn.Module, LayerPair] = {_layer(model, pair.second): pair for pair in pairs}
 
-    def read(pair: LayerPair, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        shares[pair] = _shares(args[0].transpose(0, 1 if isinstance(module, nn.Conv2d) else -1).flatten(1))
+    def look(module: nn.Module, x: Tensor, y: Tensor) -> None:
+        if float(y.max()) >= _RELU6:
+            reached.add(clips[module])
 
-    clips = {clip for pair in pairs for clip in pair.clips}
-    handles = [model.get_submodule(clip).register_forward_hook(partial(look, clip)) for clip in clips]
-    handles += [_layer(model, pair.second).register_forward_pre_hook(partial(read, pair)) for pair in pairs]
-    try:
-        with evaluating(model):
-            model(fresh(sample))
-    finally:
-        for handle in handles:
-            handle.remove()
+    def read(module: nn.Module, x: Tensor) -> None:
+        shares[seconds[module]] = _shares(x.transpose(0, 1 if isinstance(module, nn.Conv2d) else -1).flatten(1))
+
+    with watched(clips, after=look), watched(seconds, before=read):
+        run_sample(model, sample)
     return reached, shares
 
 

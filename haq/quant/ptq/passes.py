@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, DataError, did_you_mean
+from haq.layers import reachable
 from haq.names import PASSES
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
@@ -78,6 +79,7 @@ def apply_passes(
     if not inputs:
         raise DataError("quantization after training needs calibration inputs, but there are no batches")
     sample = inputs[0]
+    model = reachable(model, sample[:1])
     if "cle" in chosen:
         model = equalize(model, sample, fold=False)
     folded = fold_batch_norm(model, sample[:1])

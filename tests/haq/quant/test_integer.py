@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from haq.errors import ConfigError, DataError, ModelError
-from haq.layers import quantizable_layers
+from haq.layers import quantizable_layers, replace_module
 from haq.models.mobilenet import InvertedResidual
 from haq.models.resnet import SmallResNet
 from haq.quant.integer import IntegerNetwork, convert, insert_value_grids, integer_network
@@ -20,7 +20,7 @@ from haq.quant.integer.arithmetic import Grid, Rescale, fixed_point, matmul
 from haq.quant.integer.check import Difference, compare
 from haq.quant.integer.layers import IntegerConv2d, LayerCodes
 from haq.quant.integer.pooling import Window
-from haq.quant.modules import quantized_like, replace_module
+from haq.quant.modules import quantized_like
 from haq.quant.quantizer import Quantizer
 from haq.quant.schemes.dorefa import DoReFaWeights
 from haq.quant.schemes.lsq import LSQQuantizer
