@@ -27,11 +27,11 @@ from haq.exports.packing import (
     unpack,
 )
 from haq.files import replacing
-from haq.layers import copied, quantizable_layers, reachable, replace_modules
+from haq.layers import copied, quantizable_layers, replace_modules
 from haq.policy import BitPolicy
-from haq.quant.folding import fold_batch_norm
 from haq.quant.granularity import group, ungroup
 from haq.quant.modules import quantized_like
+from haq.quant.preparation import reopened
 from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
@@ -178,12 +178,7 @@ class _Stream:
 
 
 def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream], path: Path) -> nn.Module:
-    blank = torch.zeros(about["sample"], dtype=getattr(torch, about.get("sample_dtype", "float32")))
-    network = (
-        fold_batch_norm(model, blank)
-        if about["folded"]
-        else copied(reachable(model, blank if "sample_dtype" in about else None))
-    )
+    network = copied(reopened(model, about["sample"], about.get("sample_dtype"), about["folded"]))
     known, places = dict(quantizable_layers(network)), dict[nn.Module, nn.Module]()
     for name, (w_bits, a_bits, shape, *more) in about["layers"].items():
         entry = more[0] if more else {}

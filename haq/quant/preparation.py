@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
 from haq.tensors import read_tensors
 
-__all__ = ["load_quantized", "prepare", "save_quantized"]
+__all__ = ["load_quantized", "prepare", "reopened", "save_quantized"]
 
 
 def prepare(
@@ -81,9 +81,22 @@ def _unit_ramp() -> Tensor:
     return torch.linspace(0, 1, 64)[None]
 
 
-def _opened(model: nn.Module, content: Mapping[str, Any], blank: Tensor) -> nn.Module:
-    """Opens the network as it was when the file was written; files of before do not tell the type of a sample."""
-    return reachable(model, blank if "sample_dtype" in content else None)
+def reopened(model: nn.Module, shape: Sequence[int], dtype: str | None, folded: bool) -> nn.Module:
+    """Returns a float network as it was when a file of its quantized form was written.
+
+    Args:
+        model: As the user gives it.
+        shape: Of a sample.
+        dtype: Of a sample, such as `float32`; files of before do not tell it.
+        folded: Whether its batch norms were folded.
+    """
+    blank = torch.zeros(list(shape), dtype=getattr(torch, dtype or "float32"))
+    if folded:
+        return fold_batch_norm(model, blank)
+    try:
+        return reachable(model, blank if dtype is not None else None)
+    except ModelError:  # another network, perhaps; whoever reads the file says what does not fit
+        return reachable(model)
 
 
 def save_quantized(
@@ -128,8 +141,7 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
     """
     try:
         content: dict[str, Any] = read_tensors(path)
-        blank = torch.zeros(content["sample_shape"], dtype=getattr(torch, content.get("sample_dtype", "float32")))
-        base = fold_batch_norm(model, blank) if content.get("folded", True) else _opened(model, content, blank)
+        base = reopened(model, content["sample_shape"], content.get("sample_dtype"), content.get("folded", True))
         policy = BitPolicy.from_dict(content["policy"])
         quantized = prepare(base, policy, get_scheme(policy.scheme, **content.get("options", {})))
         quantized.load_state_dict(content["state_dict"])

@@ -363,6 +363,8 @@ def test_a_scheme_that_the_kernels_do_not_compute_is_refused_before_measuring(se
     policy = BitPolicy(searched.read_best().policy, "kmeans")
     save_quantized(searched.model, prepare(model, policy), policy, torch.zeros(1, 1, 4, 4))
     CostTable.build(get_hardware("edge"), searched.read_layers(), (2, 8), (2, 8)).save(searched.costs)
+    searched.seal(searched.model)
+    searched.seal(searched.costs)
     before = files(searched.path)
     assert "are quantized by KMeansQuantizer" in fails("bench", str(searched.path))
     assert files(searched.path) == before

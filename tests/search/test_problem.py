@@ -9,6 +9,7 @@ import yaml
 from haq.config import SearchConfig
 from haq.errors import ConstraintError
 from haq.hwmodels.tabular import load_table, save_table
+from haq.runs import RunFolder
 from haq.search import Silent
 from haq.search.problem import pose
 
@@ -27,8 +28,8 @@ def board(path: Path, **limits: float) -> str:
     return str(path)
 
 
-def limits_of(config: SearchConfig, costs: Path | None = None) -> dict[str, float]:
-    return {limit.metric: limit.limit for limit in pose(config, Silent(), costs).budget.constraints}
+def limits_of(config: SearchConfig, run: RunFolder) -> dict[str, float]:
+    return {limit.metric: limit.limit for limit in pose(config, Silent(), run).budget.constraints}
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -55,26 +56,27 @@ def test_a_limit_that_no_policy_meets_is_refused(tiny: Path, tmp_path: Path) -> 
 
 
 def test_a_resumed_run_keeps_the_limits_that_it_started_with(tiny: Path, tmp_path: Path) -> None:
-    costs = tmp_path / "costs.parquet"
+    run = RunFolder(tmp_path)
     for weights_only in (False, True):
         config = config_for(
             tiny, constraints=("size=90%",), hardware=board(tmp_path / "b.yaml", size=300.0), weights_only=weights_only
         )
-        pose(config, Silent()).table.save(costs)
+        pose(config, Silent()).table.save(run.costs)
         board(tmp_path / "b.yaml", size=200.0)
-        assert limits_of(config, costs)["size"] == 300
+        assert limits_of(config, run)["size"] == 300
         board(tmp_path / "b.yaml")
-        assert limits_of(config, costs)["size"] == 300
-        pose(config, Silent()).table.save(costs)
+        assert limits_of(config, run)["size"] == 300
+        pose(config, Silent()).table.save(run.costs)
         board(tmp_path / "b.yaml", size=200.0)
-        assert limits_of(config, costs)["size"] > 300
+        assert limits_of(config, run)["size"] > 300
 
 
 def test_runs_from_before_tables_had_limits_follow_the_file(tiny: Path, tmp_path: Path) -> None:
     config = config_for(tiny, constraints=("energy=90%",), hardware=board(tmp_path / "b.yaml", size=300.0))
-    replace(pose(config, Silent()).table, limits=None).save(tmp_path / "costs.parquet")
-    assert load_table(tmp_path / "costs.parquet").limits is None
-    assert limits_of(config, tmp_path / "costs.parquet")["size"] == 300
+    run = RunFolder(tmp_path)
+    replace(pose(config, Silent()).table, limits=None).save(run.costs)
+    assert load_table(run.costs).limits is None
+    assert limits_of(config, run)["size"] == 300
 
 
 def test_weights_alone_must_fit_the_device_too(tiny: Path, tmp_path: Path) -> None:
