@@ -133,7 +133,7 @@ def test_a_share_of_a_gpu_is_checked() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
-def test_folders_that_ray_cannot_write(tmp_path: Path) -> None:
+def test_folders_that_ray_cannot_write() -> None:
     """Ray keeps a secret in the home, which haq then hands over otherwise; without temporary files it cannot start."""
     script = (
         "from haq.errors import ConfigError\nfrom haq.search.cluster import ray_workers\n"
@@ -142,7 +142,6 @@ def test_folders_that_ray_cannot_write(tmp_path: Path) -> None:
     for variables, said in (
         ({"HOME": "/proc/nohome"}, "started"),
         ({"TMPDIR": "/proc/none"}, "Ray cannot start: '/proc/none': No such file or directory; set TMPDIR to a folder"),
-        ({"TMPDIR": f"{tmp_path}/{90 * 'a'}"}, "AF_UNIX path length cannot exceed 107 bytes"),
     ):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | variables
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
