@@ -73,7 +73,7 @@ def replace_modules(model: nn.Module, places: Mapping[nn.Module, nn.Module]) -> 
     parents = [*model.modules(), *places.values()]  # a new module may hold another old one
     for parent in parents:
         for child, module in list(parent._modules.items()):
-            if module in places:
+            if module is not None and module in places:
                 setattr(parent, child, places[module])
     _References(lambda module: places.get(module, module)).follow(model)
     return model

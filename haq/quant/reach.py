@@ -96,5 +96,7 @@ def _probed(network: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, 
     probed = copied(network)
     layers = dict(quantizable_layers(probed))
     probes = {name: (_Probe(), _Probe()) for name in names}
-    places = {layers[name]: quantized_like(layers[name], *pair) for name, pair in probes.items()}
+    places: dict[nn.Module, nn.Module] = {
+        layers[name]: quantized_like(layers[name], *pair) for name, pair in probes.items()
+    }
     return replace_modules(probed, places), probes
