@@ -113,7 +113,7 @@ def search(
             interrupted = asked()
     if unwritten:
         raise ConfigError(
-            f"cannot write into {folder.path}: {unwritten[0].strerror}; fix that, and go on with `haq search --resume "
+            f"cannot write into {folder.path}: {unwritten[0].strerror}; fix that, and resume with `haq search --resume "
             f"{folder.path}`"
         )
     return trials, interrupted

@@ -37,7 +37,7 @@ Layer = nn.Conv2d | nn.Linear
 
 
 class OwnForward(Variant):
-    """Added to a layer whose forward pass makes one product: that is given to `product`.
+    """Added to a layer whose forward pass makes one product; `product` computes it.
 
     Attributes:
         window: Of a convolution, `(stride, padding, dilation)` as the product gets them, whatever the layer's say.

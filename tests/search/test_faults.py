@@ -161,7 +161,7 @@ def test_a_disk_that_is_full_ends_the_search_with_a_mend(tmp_path: Path, tiny: P
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     trials = tmp_path / "run" / "trials.jsonl"
-    with pytest.raises(ConfigError, match=r"cannot write into .*: No space left on device; fix that, and go on with"):
+    with pytest.raises(ConfigError, match=r"cannot write into .*: No space left on device; fix that, and resume with"):
         run(config_for(tiny, trials=9), tmp_path / "run", Filling(trials))
     trials.unlink()
     assert resume(tmp_path / "run").finished, "with what the searcher's state kept"
