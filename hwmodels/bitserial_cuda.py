@@ -95,29 +95,37 @@ class _Planes(nn.Module):
     """All pairs of bit planes in one product.
 
     One signed bit has a plane of −1 and +1; other signed weights are two's complement, whose highest bit counts
-    negative. Sums may wrap around in int32 on their way: what they end in fits, and arithmetic modulo 2^32 is exact.
+    negative. Zero points multiply the sum of a window's codes, which a row of ones beside the planes gives. Sums may
+    wrap around in int32 on their way: what they end in fits, and arithmetic modulo 2^32 is exact.
     """
 
     weights: Tensor
     shifts: Tensor
     factors: Tensor
     constant: Tensor
+    zero_points: Tensor | None
+    places: Tensor
 
     def __init__(self, definition: Definition, weights: NDArray[np.int64]) -> None:
         super().__init__()
         w_bits, a_bits = definition.w_bits, definition.a_bits
         self._window, self._zero = _window(definition), definition.a_zero_point
         matrix = torch.from_numpy(weights).permute(0, 2, 3, 1).flatten(1)  # (M, K)
-        planes, w_factors = matrix[None], torch.ones(1, dtype=torch.int32)
-        if definition.grid.step == 1:
-            planes = (matrix >> torch.arange(w_bits)[:, None, None]) & 1
+        planes, w_factors, grid = matrix[None], torch.ones(1, dtype=torch.int32), definition.grid
+        zeros = None if grid.zero_points is None else torch.from_numpy(grid.zero_points)
+        if grid.step == 1:
+            codes = matrix if zeros is None else matrix + zeros[:, None]
+            planes = (codes >> torch.arange(w_bits)[:, None, None]) & 1
             w_factors = 2 ** torch.arange(w_bits, dtype=torch.int32)
-            w_factors[-1] *= -1 if definition.grid.offset else 1
+            w_factors[-1] *= -1 if grid.offset else 1
         a_factors = 2 ** torch.arange(a_bits, dtype=torch.int32)
-        self.register_buffer("weights", _aligned(planes.flatten(0, 1).to(torch.int8)))
+        rows = planes.flatten(0, 1).to(torch.int8)
+        self.register_buffer("weights", _aligned(rows if zeros is None else F.pad(rows, (0, 0, 0, 1), value=1)))
         self.register_buffer("shifts", torch.arange(a_bits, dtype=torch.uint8)[:, None, None, None, None])
         self.register_buffer("factors", a_factors[:, None, None, None] * w_factors[:, None])
         self.register_buffer("constant", (matrix.sum(1) * definition.a_zero_point).to(torch.int32))
+        self.register_buffer("zero_points", None if zeros is None else zeros.to(torch.int32))
+        self.register_buffer("places", a_factors[:, None])
 
     def forward(self, codes: Tensor) -> Tensor:
         """Returns accumulators, `(N · OH · OW, M)`, of codes, `(N, C, H, W)`."""
@@ -127,6 +135,10 @@ class _Planes(nn.Module):
         a_bits, _, w_bits, channels = *self.factors.shape[:3], len(self.constant)
         pairs = products[: len(windows), : w_bits * channels].view(a_bits, -1, w_bits, channels)
         sums: Tensor = pairs.mul_(self.factors).sum((0, 2), dtype=torch.int32).sub_(self.constant)
+        if self.zero_points is not None:
+            ones = products[: len(windows), w_bits * channels].view(a_bits, -1)
+            totals = (ones * self.places).sum(0, dtype=torch.int32)
+            sums.sub_(totals[:, None] * self.zero_points)
         return sums
 
 

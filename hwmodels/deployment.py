@@ -90,7 +90,7 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
     but its batch norm reads a layer's output, all batch norms stay in PyTorch, as does everything else.
 
     Args:
-        quantized: From `haq.quant.prepare`, with a scheme of uniform grids, symmetric for weights.
+        quantized: From `haq.quant.prepare`, with a scheme of uniform grids, per tensor or channel for weights.
         sample: One input.
         backend: Of the kernels; see `Runtime`.
         device: Where the network shall run, `cpu` or `cuda`.
@@ -145,10 +145,13 @@ def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runti
     with torch.no_grad():
         weight, factor, constant = linear_parts(layer, [norm] if norm is not None else [], grid.scale)
     offset = 2 ** (grid.bits - 1) if grid.signed else 0
-    weights = cast(UniformQuantizer, layer.weight_quantizer)
+    weights, codes, zeros = cast(UniformQuantizer, layer.weight_quantizer), weight.to(torch.int32), None
+    if getattr(weights, "zero_point", None) is not None:  # LSQ has none
+        zeros = cast(Tensor, weights.zero_point).expand(len(codes))
+        codes = codes + zeros.view(-1, *[1] * (codes.dim() - 1))
     build = partial(
         runtime.layer,
-        weight.to(torch.int32).numpy(),
+        codes.numpy(),
         weights.bits,
         grid.bits,
         signed_weights=weights.signed,
@@ -156,6 +159,7 @@ def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runti
         scale=factor.float().numpy(),
         bias=constant.float().numpy(),
         a_scale=grid.scale,
+        w_zero_points=None if zeros is None else zeros.numpy(),
         name=name,
     )
     if isinstance(layer, QuantLinear):
@@ -181,10 +185,10 @@ def _input_grid(name: str, layer: Quantized) -> Grid:
                 f"the {what} of layer {name!r} are quantized by {type(quantizer).__name__}, which bit-serial kernels "
                 "do not compute; use a scheme of uniform grids, such as linear or lsq"
             )
-    if getattr(weights, "zero_point", None) is not None or weights.granularity not in ("tensor", "channel"):
+    if weights.granularity not in ("tensor", "channel"):
         raise HardwareError(
-            f"the weights of layer {name!r} have zero points or scales within a channel; bit-serial kernels take "
-            "symmetric ones per tensor or channel, as of the scheme linear"
+            f"the weights of layer {name!r} have scales within a channel, granularity={weights.granularity}; "
+            "bit-serial kernels take one per tensor or channel; quantize with granularity=channel"
         )
     if inputs.granularity != "tensor":
         raise HardwareError(f"the input of layer {name!r} has several scales; bit-serial kernels take one per tensor")

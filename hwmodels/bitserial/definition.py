@@ -93,17 +93,19 @@ def define(
     scale: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     a_scale: float = 1.0,
+    w_zero_points: ArrayLike | None = None,
     name: str = "layer",
 ) -> tuple[Definition, NDArray[np.int64]]:
     """Returns the layer that the arguments of `BitSerialLayer` say, and its weights, `(M, C / groups, kh, kw)`.
 
+    Weights are the codes less their zero points.
+
     Raises:
         HardwareError: An argument does not fit the others, or an accumulator could leave int32.
     """
-    grid = WeightGrid.of(w_bits, signed_weights)
     given = np.asarray(codes)
     try:
-        weights = _weights(given, w_bits, a_bits, grid, groups)
+        weights, grid = _weights(given, w_bits, a_bits, signed_weights, w_zero_points, groups)
         channels, height, width = weights.shape[1:]
         layout = Layout(channels, (height, width), stride, padding, dilation, groups)
         largest = _largest(weights[0].size, w_bits, a_bits, a_zero_point, grid)
@@ -123,7 +125,9 @@ def define(
     return definition, weights
 
 
-def _weights(given: NDArray[Any], w_bits: int, a_bits: int, grid: WeightGrid, groups: int) -> NDArray[np.int64]:
+def _weights(
+    given: NDArray[Any], w_bits: int, a_bits: int, signed: bool, zero_points: ArrayLike | None, groups: int
+) -> tuple[NDArray[np.int64], WeightGrid]:
     for what, bits in (("w_bits", w_bits), ("a_bits", a_bits)):
         if not 1 <= bits <= _MAX_BITS:
             raise HardwareError(f"{what}={bits}; bit-serial kernels take 1 to {_MAX_BITS}")
@@ -131,6 +135,7 @@ def _weights(given: NDArray[Any], w_bits: int, a_bits: int, grid: WeightGrid, gr
         raise HardwareError(
             f"weights are {given.dtype} of shape {given.shape}; give integers, (M, K) or (M, C/groups, kh, kw)"
         )
+    grid = WeightGrid.of(w_bits, signed, None if zero_points is None else _zero_points(zero_points, len(given)))
     low, high = grid.bounds(w_bits)
     least, most = int(given.min()), int(given.max())
     if least < low or most > high or ((given.astype(np.int64) - low) % grid.step).any():
@@ -139,15 +144,29 @@ def _weights(given: NDArray[Any], w_bits: int, a_bits: int, grid: WeightGrid, gr
     if groups < 1 or len(given) % groups or (given.ndim == 2 and groups > 1):
         raise HardwareError(f"groups={groups} does not divide {len(given)} output channels of a convolution")
     weights = given.astype(np.int64)
-    return weights.reshape(*weights.shape, 1, 1) if weights.ndim == 2 else weights
+    if grid.zero_points is not None:
+        least, most = int(grid.zero_points.min()), int(grid.zero_points.max())
+        if least < low or most > high:
+            raise HardwareError(f"w_zero_points lie between {least} and {most}; w_bits={w_bits} allows {low} to {high}")
+        weights -= grid.zero_points.reshape(-1, *[1] * (weights.ndim - 1))
+    return (weights.reshape(*weights.shape, 1, 1) if weights.ndim == 2 else weights), grid
+
+
+def _zero_points(given: ArrayLike, channels: int) -> NDArray[np.int64]:
+    array = np.asarray(given)
+    if array.shape != (channels,) or not np.issubdtype(array.dtype, np.integer):
+        raise HardwareError(
+            f"w_zero_points are {array.dtype} of shape {array.shape}; give an integer for each of {channels} output "
+            "channels"
+        )
+    return array.astype(np.int64)
 
 
 def _largest(reduction: int, w_bits: int, a_bits: int, a_zero_point: int, grid: WeightGrid) -> int:
     top = 2**a_bits - 1
     if not 0 <= a_zero_point <= top:
         raise HardwareError(f"a_zero_point={a_zero_point} is no code of a_bits={a_bits}; give 0 to {top}")
-    largest_weight = max(abs(bound) for bound in grid.bounds(w_bits))
-    largest: int = reduction * largest_weight * max(a_zero_point, top - a_zero_point)
+    largest: int = reduction * grid.reach(w_bits) * max(a_zero_point, top - a_zero_point)
     if largest > _INT32_MAX:
         raise HardwareError(
             f"K={reduction} at w_bits={w_bits}, a_bits={a_bits} can sum up to {largest}, beyond int32; "

@@ -40,7 +40,7 @@ def _emit(builder: Any, tile: Arguments, pixels: int, floating: bool) -> None:
         for window, total in zip(windows, totals, strict=True):
             code = b.zext(load(b.add(window, tap), 8), vector)
             b.store(b.add(b.load(total), b.mul(weight, code)), total)
-    write_output(b, tile, [[b.load(total)] for total in totals], CHANNELS, floating)
+    write_output(b, tile, [[b.load(total)] for total in totals], CHANNELS, floating, offset=False)
 
 
 @cache

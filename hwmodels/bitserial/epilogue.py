@@ -28,9 +28,10 @@ class Arguments(NamedTuple):
         a_offsets: int32 offset of each activation, in bytes.
         counts: int32 number of steps on each diagonal.
         diagonals: Number of diagonals; of steps where there are no bit planes.
-        step: Factor of the tile's sums.
-        window: int32, to be subtracted at each pixel.
+        doublings: Of the tile's sums.
+        window: int32, the sum of each pixel's codes.
         window_stride: Bytes from one pixel's to the next.
+        offset: int32, how often a window's sum is subtracted in each channel.
         constant: int32, to be subtracted in each channel.
         scale: float32 factor of each channel's accumulator.
         bias: float32, added in each channel.
@@ -47,9 +48,10 @@ class Arguments(NamedTuple):
     a_offsets: Any
     counts: Any
     diagonals: Any
-    step: Any
+    doublings: Any
     window: Any
     window_stride: Any
+    offset: Any
     constant: Any
     scale: Any
     bias: Any
@@ -71,8 +73,8 @@ def compile_tile(emit: Emit) -> Any:
 
     @intrinsic
     def body(  # type: ignore[no-untyped-def]
-        typing, weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, step, window, window_stride, constant,
-        scale, bias, out, out_stride, channels, pixels,
+        typing, weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, doublings, window, window_stride,
+        offset, constant, scale, bias, out, out_stride, channels, pixels,
     ):  # fmt: skip
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             emit(builder, Arguments(*values))
@@ -81,12 +83,12 @@ def compile_tile(emit: Emit) -> Any:
         return _SIGNATURE, generate
 
     def tile(  # type: ignore[no-untyped-def]
-        weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, step, window, window_stride, constant, scale,
-        bias, out, out_stride, channels, pixels,
+        weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, doublings, window, window_stride, offset,
+        constant, scale, bias, out, out_stride, channels, pixels,
     ):  # fmt: skip
         body(
-            weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, step, window, window_stride, constant,
-            scale, bias, out, out_stride, channels, pixels,
+            weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, doublings, window, window_stride, offset,
+            constant, scale, bias, out, out_stride, channels, pixels,
         )  # fmt: skip
 
     return cfunc(_SIGNATURE)(tile)  # in 0.1 s: numba's cache would save little, and would not see edits of `emit`
@@ -94,8 +96,8 @@ def compile_tile(emit: Emit) -> Any:
 
 @intrinsic
 def call_tile(  # type: ignore[no-untyped-def]
-    typing, tile, weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, step, window, window_stride,
-    constant, scale, bias, out, out_stride, channels, pixels,
+    typing, tile, weights, inputs, bases, w_offsets, a_offsets, counts, diagonals, doublings, window, window_stride,
+    offset, constant, scale, bias, out, out_stride, channels, pixels,
 ):  # fmt: skip
     """Calls the tile at address `tile` with its `Arguments`."""
 
@@ -107,10 +109,13 @@ def call_tile(  # type: ignore[no-untyped-def]
     return types.void(*[types.intp] * (1 + _COUNT)), generate
 
 
-def write_output(builder: Any, arguments: Arguments, sums: list[list[Any]], lanes: int, floating: bool) -> None:
-    """Emits (step · sum − window − constant) · scale + bias in float32, or without scale and bias in int32.
+def write_output(
+    builder: Any, arguments: Arguments, sums: list[list[Any]], lanes: int, floating: bool, offset: bool = True
+) -> None:
+    """Emits (2^doublings · sum − offset · window − constant) · scale + bias in float32; in int32 without the last two.
 
     The arithmetic wraps around in 32 bits; that is exact, because the layer has checked that the accumulator fits.
+    Sums are doubled by shifts, so that each output takes one product of 32 bits, which is slow on many CPUs.
 
     Args:
         builder: Where to emit.
@@ -118,21 +123,25 @@ def write_output(builder: Any, arguments: Arguments, sums: list[list[Any]], lane
         sums: Vectors of int32, for each pixel and vector of channels; plain integers where `lanes` is 1.
         lanes: Channels in a vector.
         floating: Whether the output is float32.
+        offset: Whether sums are of unsigned weight codes; those of weights need neither doublings nor window.
     """
     b = builder
     for pixel, row in enumerate(sums):
         with b.if_then(b.icmp_signed("<", _WORD(pixel), arguments.pixels), likely=True):
-            window = _at(b, arguments.window, b.mul(arguments.window_stride, _WORD(pixel)), _INT32)
-            term, step = splat(b, b.load(window), lanes), splat(b, b.trunc(arguments.step, _INT32), lanes)
+            if offset:
+                window = b.load(_at(b, arguments.window, b.mul(arguments.window_stride, _WORD(pixel)), _INT32))
+                total, doublings = (splat(b, x, lanes) for x in (window, b.trunc(arguments.doublings, _INT32)))
             for position, value in enumerate(row):
                 first = position * lanes
-                accumulator = b.sub(b.mul(value, step), term)
-                accumulator = b.sub(accumulator, _load(b, arguments.constant, first, _INT32, lanes))
+                if offset:
+                    missing = b.mul(_load(b, arguments.offset, first, _INT32, lanes), total)
+                    value = b.sub(b.shl(value, doublings), missing)
+                accumulator = b.sub(value, _load(b, arguments.constant, first, _INT32, lanes))
                 if floating:
                     factor, bias = (_load(b, a, first, _FLOAT, lanes) for a in (arguments.scale, arguments.bias))
                     accumulator = b.fadd(b.fmul(b.sitofp(accumulator, factor.type), factor), bias)
-                offset = b.add(b.mul(arguments.out_stride, _WORD(pixel)), _WORD(4 * first))
-                _store(b, accumulator, b.add(arguments.out, offset), b.sub(arguments.channels, _WORD(first)), lanes)
+                place = b.add(b.mul(arguments.out_stride, _WORD(pixel)), _WORD(4 * first))
+                _store(b, accumulator, b.add(arguments.out, place), b.sub(arguments.channels, _WORD(first)), lanes)
 
 
 def _store(builder: Any, value: Any, address: Any, wanted: Any, lanes: int) -> None:

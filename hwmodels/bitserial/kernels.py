@@ -17,16 +17,16 @@ __all__ = ["multiply", "window_sums"]
 
 @jit
 def window_sums(
-    sums: NDArray[np.int32], windows: NDArray[np.int64], runs: NDArray[np.int64], factor: int, out: NDArray[np.int32]
+    sums: NDArray[np.int32], windows: NDArray[np.int64], runs: NDArray[np.int64], out: NDArray[np.int32]
 ) -> None:
-    """Writes `factor` times the sum of each window's codes; `out` is `(pixels, groups)`, `windows` may be longer."""
+    """Writes the sum of each window's codes; `out` is `(pixels, groups)`, `windows` may be longer."""
     pixels, groups = out.shape
     for pixel in range(pixels):
         for group in range(groups):
             total = 0
             for run in range(runs.size):
                 total += sums[windows[pixel] + group + runs[run]]
-            out[pixel, group] = factor * total
+            out[pixel, group] = total
 
 
 @jit
@@ -41,7 +41,7 @@ def multiply(
     counts: NDArray[np.int32],
     diagonals: int,
     blocks: NDArray[np.int64],
-    step: int,
+    doublings: int,
     window: NDArray[np.int32],
     channel_terms: NDArray[np.int32],
     out: NDArray[Any],
@@ -59,9 +59,9 @@ def multiply(
         counts: See there.
         diagonals: See there.
         blocks: First output channel, number of channels, group, and offset of the inputs in bytes; `(blocks, 4)`.
-        step: Factor of the tile's sums.
-        window: To be subtracted; `(pixels, groups)`.
-        channel_terms: To be subtracted, scale and bias, the last two being float32; `(3, blocks, channels)`.
+        doublings: Of the tile's sums.
+        window: Sum of each window's codes; `(pixels, groups)`.
+        channel_terms: Offset, constant, scale and bias, the last two being float32; `(4, blocks, channels)`.
         out: `(pixels, M)`.
     """
     pixels, groups = window.shape
@@ -72,8 +72,8 @@ def multiply(
             call_tile(
                 tile, weights[block].ctypes.data, inputs.ctypes.data + offset, bases.ctypes.data + 8 * start,
                 w_offsets.ctypes.data, a_offsets.ctypes.data, counts.ctypes.data, diagonals,
-                step, window.ctypes.data + 4 * (start * groups + group), 4 * groups,
+                doublings, window.ctypes.data + 4 * (start * groups + group), 4 * groups,
                 channel_terms[0, block].ctypes.data, channel_terms[1, block].ctypes.data,
-                channel_terms[2, block].ctypes.data, out.ctypes.data + 4 * (start * out_channels + low),
-                4 * out_channels, channels, pixels - start,
+                channel_terms[2, block].ctypes.data, channel_terms[3, block].ctypes.data,
+                out.ctypes.data + 4 * (start * out_channels + low), 4 * out_channels, channels, pixels - start,
             )  # fmt: skip

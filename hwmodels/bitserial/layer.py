@@ -46,9 +46,9 @@ class _Workspace:
 class BitSerialLayer:
     """One layer with integer weights and activations of 1 to 8 bits each, on one thread.
 
-    The accumulator of an output is Σ W · (q − Z) over its window, exact in int32; padding stands for 0, so it has code
-    Z. The output is accumulator · scale + bias in float32. Tensors are channels last: `(N, H, W, C)`, or `(N, K)` for
-    a fully connected layer. A depthwise convolution is multiplied directly, all others bit by bit.
+    The accumulator of an output is Σ (W − Z_w) · (q − Z) over its window, exact in int32; padding stands for 0, so it
+    has code Z. The output is accumulator · scale + bias in float32. Tensors are channels last: `(N, H, W, C)`, or
+    `(N, K)` for a fully connected layer. A depthwise convolution is multiplied directly, all others bit by bit.
 
     Buffers are kept for every shape of input that was seen. A layer is not for several threads at once.
 
@@ -66,6 +66,8 @@ class BitSerialLayer:
         scale: Factor of each output channel's accumulator, `(M,)`; ones if not given.
         bias: Added to each output channel, `(M,)`; zeros if not given.
         a_scale: Step of the activations: q stands for a_scale · (q − Z).
+        w_zero_points: Z_w, the weight code that stands for 0 in each output channel, `(M,)`; zeros if not given. With
+            them, one signed bit is two's complement as well, {−1, 0}.
         backend: `avx512`, `avx2`, `neon` or `plain`; the fastest that this CPU runs if not given.
         name: What error messages call the layer.
 
@@ -94,6 +96,7 @@ class BitSerialLayer:
         scale: ArrayLike | None = None,
         bias: ArrayLike | None = None,
         a_scale: float = 1.0,
+        w_zero_points: ArrayLike | None = None,
         backend: str | None = None,
         name: str = "layer",
     ) -> None:
@@ -101,12 +104,13 @@ class BitSerialLayer:
         self.backend = get_backend(backend).name
         definition, weights = define(
             codes, w_bits, a_bits, signed_weights, a_zero_point, stride, padding, dilation, groups, scale, bias,
-            a_scale, name,
+            a_scale, w_zero_points, name,
         )  # fmt: skip
         self._definition, self._layout, self.out_channels = definition, definition.layout, definition.out_channels
         self._grid_arguments = np.float32(1) / definition.a_scale, np.float32(a_zero_point), np.float32(2**a_bits - 1)
         constant = (a_zero_point * weights.sum((1, 2, 3))).astype(np.int32)
-        finish = Channels(constant, definition.scale, definition.bias)
+        offsets = definition.grid.offsets(definition.out_channels)
+        finish = Channels(offsets, constant, definition.scale, definition.bias)
         self._product: Product
         if definition.depthwise:
             self._product = Direct(weights, self._layout, finish)

@@ -25,47 +25,72 @@ _DIRECT_PIXELS = 6  # measured; with 8, AVX2 would run out of registers
 
 
 class WeightGrid(NamedTuple):
-    """What unsigned weight codes u mean: the weight step · u − offset.
+    """What unsigned weight codes u mean: the code q = step · u − offset, and the weight q − Z of a channel.
 
-    Offset-binary codes make one kernel serve every kind of weight: Σ (step · u − offset) · a is step · Σ u·a less
-    offset · Σ a, and Σ a is a by-product of packing.
+    Offset-binary codes make one kernel serve every kind of weight: Σ (step · u − offset − Z) · a is step · Σ u·a less
+    (offset + Z) · Σ a, and Σ a is a by-product of packing. So zero points cost nothing (Jacob et al. 2018,
+    arXiv:1712.05877, eq. 7).
+
+    Attributes:
+        step: From one code to the next.
+        offset: What u = 0 is below 0.
+        zero_points: Z, the code that stands for 0 in each output channel, `(M,)`; `None` for a symmetric grid.
     """
 
     step: int
     offset: int
+    zero_points: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, w_bits: int, signed: bool) -> WeightGrid:
-        """Returns the grid of two's complement, of {−1, +1} for one signed bit, or of unsigned codes."""
+    def of(cls, w_bits: int, signed: bool, zero_points: NDArray[np.int64] | None = None) -> WeightGrid:
+        """Returns the grid of two's complement, or of unsigned codes; of {−1, +1} for one signed, symmetric bit."""
         if not signed:
-            return cls(1, 0)
-        return cls(2, 1) if w_bits == 1 else cls(1, 2 ** (w_bits - 1))
+            return cls(1, 0, zero_points)
+        return cls(2, 1) if w_bits == 1 and zero_points is None else cls(1, 2 ** (w_bits - 1), zero_points)
 
     def bounds(self, w_bits: int) -> tuple[int, int]:
-        """Returns the smallest and largest weight."""
+        """Returns the smallest and largest code q."""
         return -self.offset, self.step * (2**w_bits - 1) - self.offset
 
+    def reach(self, w_bits: int) -> int:
+        """Returns the largest magnitude that a weight can have."""
+        low, high = self.bounds(w_bits)
+        if self.zero_points is None:
+            return max(-low, high)
+        return int(np.maximum(high - self.zero_points, self.zero_points - low).max())
+
+    def offsets(self, channels: int) -> NDArray[np.int32]:
+        """Returns how often each channel subtracts the sum of its activations, `(M,)`."""
+        zeros = np.zeros(channels, np.int64) if self.zero_points is None else self.zero_points
+        return (zeros + self.offset).astype(np.int32)
+
+    def codes(self, weights: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns the codes q of weights `(M, …)`."""
+        zeros = self.zero_points
+        return weights if zeros is None else weights + zeros.reshape(-1, *[1] * (weights.ndim - 1))
+
     def encode(self, weights: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Returns the codes of weights on the grid."""
-        return ((weights + self.offset) // self.step).astype(np.uint8)
+        """Returns the unsigned codes u of weights `(M, …)`."""
+        return ((self.codes(weights) + self.offset) // self.step).astype(np.uint8)
 
 
 class Channels(NamedTuple):
-    """What each output channel's accumulator undergoes: (accumulator − constant) · scale + bias; all `(M,)`."""
+    """What each output channel's sum undergoes: (sum − offset · Σ a − constant) · scale + bias; all `(M,)`."""
 
+    offset: NDArray[np.int32]
     constant: NDArray[np.int32]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
 
     def blocks(self, groups: int, channels: int) -> NDArray[np.int32]:
-        """Returns the three in blocks of `channels` of one group, filled up with zeros: `(3, blocks, channels)`.
+        """Returns the four in blocks of `channels` of one group, filled up with zeros: `(4, blocks, channels)`.
 
         The floats keep their bits, in an array of int32.
         """
-        rows = np.stack([self.constant, self.scale.view(np.int32), self.bias.view(np.int32)])
-        rows = rows.reshape(3, groups, -1)
+        rows = np.stack([self.offset, self.constant, self.scale.view(np.int32), self.bias.view(np.int32)])
+        rows = rows.reshape(4, groups, -1)
         filled = np.pad(rows, ((0, 0), (0, 0), (0, -rows.shape[2] % channels)))
-        return np.ascontiguousarray(filled.reshape(3, -1, channels))
+        return np.ascontiguousarray(filled.reshape(4, -1, channels))
 
 
 class Product(Protocol):
@@ -93,7 +118,8 @@ class BitPlanes:
         self, weights: NDArray[np.int64], layout: Layout, w_bits: int, a_bits: int, grid: WeightGrid,
         channels: Channels, backend: Backend,
     ) -> None:  # fmt: skip
-        self._layout, self._w_bits, self._a_bits, self._grid = layout, w_bits, a_bits, grid
+        self._layout, self._w_bits, self._a_bits = layout, w_bits, a_bits
+        self._doublings = grid.step.bit_length() - 1
         self._tile = choose_tile(backend, w_bits, a_bits, layout.runs * layout.words)
         self._planes = pack_weights(grid.encode(weights), layout, w_bits, self._tile.channels)
         self._terms = channels.blocks(layout.groups, self._tile.channels)
@@ -101,7 +127,7 @@ class BitPlanes:
 
     def prepare(self, batch: int, size: tuple[int, int]) -> Run:
         """See `Product`."""
-        layout, step, zero = self._layout, self._grid.step, self._grid.offset
+        layout, doublings = self._layout, self._doublings
         weights, terms, blocks = self._planes, self._terms, self._blocks
         (height, width), words = layout.padded(size), layout.words
         rows, row_codes = batch * height, width * layout.channels * layout.groups
@@ -117,11 +143,11 @@ class BitPlanes:
 
         def run(codes: NDArray[np.uint8], out: NDArray[Any]) -> None:
             pack(codes, planes, sums, rows, row_codes, run_step, run_length)
-            window_sums(sums, windows, runs, zero, window)
+            window_sums(sums, windows, runs, window)
             address = tile_function(tile, out.dtype == np.float32).address
             multiply(
                 address, tile.pixels, weights, planes, bases, *tables, len(tables.counts),
-                blocks, step, window, terms, out,
+                blocks, doublings, window, terms, out,
             )  # fmt: skip
 
         return run
@@ -154,7 +180,7 @@ class Direct:
         def run(codes: NDArray[np.uint8], out: NDArray[Any]) -> None:
             address = direct_function(pixels, out.dtype == np.float32).address
             multiply(
-                address, pixels, weights, codes, bases, unused, taps, unused, taps.size, blocks, 1, window, terms, out
+                address, pixels, weights, codes, bases, unused, taps, unused, taps.size, blocks, 0, window, terms, out
             )
 
         return run

@@ -86,6 +86,21 @@ def _random_weights(
     return generator.integers(low, high, shape)
 
 
+def _random_affine(
+    generator: np.random.Generator, shape: tuple[int, ...], w_bits: int, signed: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns codes and a zero point for every channel, both ends of the range among them."""
+    low = -(2 ** (w_bits - 1)) if signed else 0
+    zeros = generator.integers(low, low + 2**w_bits, shape[0])
+    zeros[generator.integers(0, shape[0], 2)] = low, low + 2**w_bits - 1
+    return generator.integers(low, low + 2**w_bits, shape), zeros
+
+
+@pytest.fixture(scope="session")
+def random_affine() -> Callable[..., tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    return _random_affine
+
+
 @pytest.fixture(scope="session")
 def reference() -> Reference:
     return _reference

@@ -66,6 +66,23 @@ def test_accumulators_are_exact(generator, random_weights, reference, w_bits, a_
             )
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("w_bits", "a_bits"), WIDTHS)
+def test_zero_points_of_weights_are_exact(generator, random_affine, reference, w_bits, a_bits, device):
+    for signed in (True, False):
+        for weight_shape, shape, window in SHAPES:
+            weights, zeros = random_affine(generator, weight_shape, w_bits, signed)
+            codes = generator.integers(0, 2**a_bits, shape).astype(np.uint8)
+            zero_point = int(generator.integers(0, 2**a_bits))
+            layer = plane_layer(
+                weights, w_bits, a_bits, signed, zero_point, device=device, w_zero_points=zeros, **window
+            )
+            shifted = weights - zeros.reshape(-1, *[1] * (weights.ndim - 1))
+            np.testing.assert_array_equal(
+                accumulated(layer, codes, device), reference(codes, shifted, zero_point, **window)
+            )
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), w_bits=st.integers(1, 8), a_bits=st.integers(1, 8), signed=st.booleans())
 def test_random_convolutions_are_exact(random_weights, reference, data, w_bits, a_bits, signed):

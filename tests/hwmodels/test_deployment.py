@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 from haq.errors import HaqError, HardwareError
 from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
-from haq.layers import LayerSpec, trace
+from haq.layers import LayerSpec, quantizable_layers, trace
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import convert
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.preparation import prepare
 from haq.quant.schemes import Scheme, get_scheme, list_schemes
+from haq.quant.uniform import uniform
 
 IMAGES = 16
 
@@ -147,6 +148,30 @@ def test_other_schemes_of_uniform_grids(model: Net, images: Tensor, scheme: str)
     assert_layers_agree(quantized, deploy(quantized, images[:1]), images)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("backend", [None, "planes"])
+def test_symmetric_and_asymmetric_weights_side_by_side(
+    model: Net,
+    images: Tensor,
+    quantizers: Callable[[str, str], Calibration],
+    granularity: str,
+    backend: str | None,
+    seed: int,
+) -> None:
+    quantized = prepare(model, mixed(seed), "linear", quantizers("linear", "channel")).eval()
+    for place, (_, layer) in enumerate(quantizable_layers(quantized)):
+        if place % 2 == seed % 2:
+            assert isinstance(layer, QuantConv2d | QuantLinear)
+            bits = layer.weight_quantizer.bits
+            weights = layer.weight + layer.weight.std() * torch.linspace(-2, 2, len(layer.weight)).view(
+                -1, *[1] * (layer.weight.dim() - 1)
+            )  # zero points at both ends and between
+            layer.weight = nn.Parameter(weights)
+            layer.weight_quantizer = uniform(weights, bits, granularity=granularity, symmetric=False, signed=True)
+    assert_layers_agree(quantized, deploy(quantized, images[:1], backend=backend), images)
+
+
 def test_the_kernels_have_the_widths_of_the_policy_and_the_backend_asked_for(model: Net, images: Tensor) -> None:
     policy = mixed(0)
     deployed = deploy(prepare(model, policy), images[:1], backend="plain")
@@ -275,8 +300,12 @@ def test_a_network_of_one_layer() -> None:
     [
         (get_scheme("kmeans"), LayerBits(4, 4), "the weights of layer '1' are quantized by KMeansQuantizer.*use a"),
         (get_scheme("pact"), LayerBits(4, 4), "layer '1' are quantized by .*; use a scheme of uniform grids"),
-        (get_scheme("asymmetric"), LayerBits(4, 4), "weights of layer '1' have zero points.*take symmetric ones"),
-        (get_scheme("linear", granularity="group:4"), LayerBits(4, 4), "layer '1' have .*scales within a channel"),
+        (
+            get_scheme("linear", granularity="group:4"),
+            LayerBits(4, 4),
+            "layer '1' have .*granularity=group:4; .*=channel",
+        ),
+        (get_scheme("asymmetric", granularity="row"), LayerBits(4, 4), "layer '1' have .*granularity=row; .*=channel"),
         (get_scheme("linear"), LayerBits(16, 8), "layer '1': w_bits=16; bit-serial kernels take 1 to 8"),
         (get_scheme("linear"), LayerBits(8, 16), "layer '1': a_bits=16; bit-serial kernels take 1 to 8"),
         (get_scheme("linear"), LayerBits(8, None), "the inputs of layer '1' are in floating point; give them 1 to 8"),

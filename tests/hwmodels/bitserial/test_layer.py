@@ -41,6 +41,46 @@ def test_accumulators_are_exact(backend, generator, random_weights, reference, w
             np.testing.assert_array_equal(found, reference(codes, weights, zero_point, **window))
 
 
+@pytest.mark.parametrize("a_bits", [1, 4, 8])
+@pytest.mark.parametrize("w_bits", range(1, 9))
+def test_zero_points_of_weights_are_exact(backend, generator, random_affine, reference, w_bits, a_bits):
+    for signed in (True, False):
+        for weight_shape, shape, window in SHAPES:
+            weights, zeros = random_affine(generator, weight_shape, w_bits, signed)
+            codes = generator.integers(0, 2**a_bits, shape).astype(np.uint8)
+            zero_point = int(generator.integers(0, 2**a_bits))
+            layer = BitSerialLayer(
+                weights, w_bits, a_bits, signed, zero_point, w_zero_points=zeros, backend=backend, **window
+            )
+            shifted = weights - zeros.reshape(-1, *[1] * (weights.ndim - 1))
+            np.testing.assert_array_equal(layer.accumulate(codes), reference(codes, shifted, zero_point, **window))
+
+
+def test_output_with_zero_points_is_requantized_in_float32(backend, generator, random_affine):
+    for weight_shape, shape, window in SHAPES:
+        weights, zeros = random_affine(generator, weight_shape, 3, True)
+        scale, bias = (generator.normal(size=len(weights)).astype(np.float32) for _ in range(2))
+        layer = BitSerialLayer(
+            weights, 3, 3, a_zero_point=2, scale=scale, bias=bias, a_scale=0.25, w_zero_points=zeros, backend=backend,
+            **window,
+        )  # fmt: skip
+        x = generator.normal(0, 0.5, shape).astype(np.float32)
+        codes = np.clip(np.rint(x * np.float32(4)) + 2, 0, 7).astype(np.uint8)
+        np.testing.assert_array_equal(layer(x), layer.accumulate(codes).astype(np.float32) * scale + bias)
+
+
+@pytest.mark.parametrize("zero", [-128, 127])
+def test_the_largest_products_with_zero_points_do_not_wrap_around(backend, zero):
+    weight = 127 if zero < 0 else -128
+    reduction = (2**31 - 1) // (255 * 255)
+    arguments = np.full((1, reduction), weight), 8, 8
+    layer = BitSerialLayer(*arguments, w_zero_points=[zero], backend=backend)
+    codes = np.full((1, reduction), 255, np.uint8)
+    assert layer.accumulate(codes).item() == (weight - zero) * 255 * reduction
+    with pytest.raises(HardwareError, match=f"K={reduction + 1} at w_bits=8, a_bits=8 can sum up to .*, beyond int32"):
+        BitSerialLayer(np.full((1, reduction + 1), weight), 8, 8, w_zero_points=[zero], backend=backend)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), w_bits=st.integers(1, 8), a_bits=st.integers(1, 8), signed=st.booleans())
 def test_random_convolutions_are_exact(backend, random_weights, reference, data, w_bits, a_bits, signed):
@@ -127,6 +167,16 @@ def test_a_call_costs_microseconds():
         ({"codes": [1]}, "weights are int64 of shape (1,); give integers"),
         ({"groups": 2}, "groups=2 does not divide 1 output channels"),
         ({"a_zero_point": 16}, "a_zero_point=16 is no code of a_bits=4; give 0 to 15"),
+        (
+            {"w_zero_points": [0, 1]},
+            "w_zero_points are int64 of shape (2,); give an integer for each of 1 output channels",
+        ),
+        ({"w_zero_points": [0.5]}, "w_zero_points are float64 of shape (1,); give an integer for each of 1 output"),
+        ({"w_zero_points": [8]}, "w_zero_points lie between 8 and 8; w_bits=4 allows -8 to 7"),
+        (
+            {"codes": [[0, 1]], "w_bits": 1, "w_zero_points": [0]},
+            "weights lie between 0 and 1; w_bits=1 allows -1 to 0",
+        ),
         ({"scale": [1, 2]}, "scale of shape (2,); give one for each of 1 output channels"),
         ({"a_scale": 0.0}, "a_scale=0.0 must be positive"),
         ({"a_scale": float("nan")}, "a_scale=nan must be positive"),

@@ -11,7 +11,8 @@ ALL_WIDTHS = [(w, a) for w in range(1, 9) for a in range(1, 9)]
 
 
 def no_finish(channels):
-    return Channels(np.zeros(channels, np.int32), np.ones(channels, np.float32), np.zeros(channels, np.float32))
+    zeros = np.zeros(channels, np.int32)
+    return Channels(zeros, zeros, np.ones(channels, np.float32), np.zeros(channels, np.float32))
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -29,11 +30,21 @@ def test_bounds_are_those_of_the_quantizers():
     assert WeightGrid.of(4, False).bounds(4) == (0, 15)
 
 
+def test_zero_points_move_weights_but_no_codes():
+    grid = WeightGrid.of(1, True, np.array([-1, 0]))
+    assert grid.bounds(1) == (-1, 0)  # two's complement, not −1 and +1
+    weights = np.array([[0, 1], [-1, 0]])  # codes −1 and 0, less −1 and 0
+    np.testing.assert_array_equal(grid.encode(weights), [[0, 1], [0, 1]])
+    np.testing.assert_array_equal(grid.offsets(2), [0, 1])
+    assert WeightGrid.of(8, True, np.array([3, -100])).reach(8) == 227
+    assert WeightGrid.of(8, True).reach(8) == 128
+
+
 def test_channels_lie_in_blocks_of_their_group():
-    terms = Channels(*(np.arange(6, dtype=kind) + 1 for kind in (np.int32, np.float32, np.float32)))
+    terms = Channels(*(np.arange(6, dtype=kind) + 1 for kind in (np.int32, np.int32, np.float32, np.float32)))
     blocks = terms.blocks(groups=2, channels=2)
-    np.testing.assert_array_equal(blocks[0], [[1, 2], [3, 0], [4, 5], [6, 0]])
-    np.testing.assert_array_equal(blocks[1].view(np.float32), [[1, 2], [3, 0], [4, 5], [6, 0]])
+    np.testing.assert_array_equal(blocks[:2], [[[1, 2], [3, 0], [4, 5], [6, 0]]] * 2)
+    np.testing.assert_array_equal(blocks[2:].view(np.float32), [[[1, 2], [3, 0], [4, 5], [6, 0]]] * 2)
 
 
 @pytest.mark.parametrize(("w_bits", "a_bits"), ALL_WIDTHS)
