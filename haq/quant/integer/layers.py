@@ -92,9 +92,14 @@ class _IntegerLayer(nn.Module):
     The bias is an integer of the same width. The paper gives it the scale of the sums, S_w·S_x. At low widths that is
     coarser than a step of the output, so both are first shifted left by as many bits as are sure to fit: the bias has
     scale S_w·S_x·2^−k, k by channel. Where a batch norm makes the sum negligible beside the bias, k is negative.
+
+    Codes of 8 bits less their zero point may need 9. A matrix of them is stored as int8 less the middle of each
+    channel's range, which is multiplied by the sum of x and added. On the way there sums may wrap around in int32: what
+    they end in fits, and arithmetic modulo 2^32 is exact.
     """
 
     weight: Tensor
+    middle: Tensor | None
     correction: Tensor
     bias: Tensor
     left: Tensor
@@ -111,6 +116,9 @@ class _IntegerLayer(nn.Module):
         sum_bits = 31 if self.sum_dtype == torch.int32 else largest.bit_length() + 2
         if sum_bits > PRODUCT_BITS - 16:
             raise ModelError(f"sums of {sum_bits} bits leave no room for a factor; lower the layer's widths")
+        middle = _middle(weight) if as_matrix and self.sum_dtype == torch.int32 else None
+        if middle is not None:
+            weight = (weight - middle[:, None]).to(torch.int8)
         narrow = as_matrix and weight.dtype == torch.int8 and self.sum_dtype == torch.int32
         self.code_dtype = torch.int8 if narrow and grid.dtype in (torch.int8, torch.uint8) else self.sum_dtype
         self.offset = 128 if self.code_dtype == torch.int8 and grid.dtype == torch.uint8 else 0
@@ -121,6 +129,7 @@ class _IntegerLayer(nn.Module):
         spare = spare.clamp_max(sum_bits - 1)
         total = torch.zeros_like(spare, dtype=self.sum_dtype)
         self.register_buffer("weight", weight)
+        self.register_buffer("middle", middle)
         # Eq. 7: the zero point of x, less what was taken off its codes already, times the sum of the weights
         shift = (self.offset - self.zero) * codes.weight.flatten(1).sum(1, dtype=torch.int64)
         self.register_buffer("correction", total + shift.to(self.sum_dtype))
@@ -141,6 +150,11 @@ class _IntegerLayer(nn.Module):
         codes: Tensor = self.rescale(sums)
         return codes
 
+    def product(self, rows: Tensor, weight: Tensor, middle: Tensor | None) -> Tensor:
+        """Returns the sums `(rows, channels)` of narrowed codes `(rows, n)`, for a part of the channels."""
+        sums = matmul(rows, weight, self.sum_dtype)
+        return sums if middle is None else sums.addcmul_(rows.sum(1, dtype=self.sum_dtype)[:, None], middle)
+
     def narrow(self, x: Tensor) -> Tensor:
         """Returns codes less the offset, in the type that they are multiplied in."""
         return x.view(torch.int8) ^ -128 if self.offset else x.to(self.code_dtype)  # turning the top bit subtracts 128
@@ -155,7 +169,7 @@ class IntegerLinear(_IntegerLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Multiplies by the weights and rescales."""
         rows = self.narrow(x.reshape(-1, x.shape[-1]).contiguous())
-        return self.finish(matmul(rows, self.weight, self.sum_dtype)).reshape(*x.shape[:-1], -1)
+        return self.finish(self.product(rows, self.weight, self.middle)).reshape(*x.shape[:-1], -1)
 
 
 class IntegerConv2d(_IntegerLayer):
@@ -178,9 +192,12 @@ class IntegerConv2d(_IntegerLayer):
     def _dense(self, x: Tensor) -> Tensor:
         windows = self.window.of(self.narrow(self.window.pad(x, self.zero)))
         shape = windows.shape[:3]
+        middles = [None] * self.groups if self.middle is None else self.middle.chunk(self.groups)
         parts = [
-            matmul(part.reshape(shape.numel(), -1), weight, self.sum_dtype)
-            for part, weight in zip(windows.chunk(self.groups, 5), self.weight.chunk(self.groups), strict=True)
+            self.product(part.reshape(shape.numel(), -1), weight, middle)
+            for part, weight, middle in zip(
+                windows.chunk(self.groups, 5), self.weight.chunk(self.groups), middles, strict=True
+            )
         ]
         return (parts[0] if self.groups == 1 else torch.cat(parts, 1)).view(*shape, -1)
 
@@ -194,6 +211,14 @@ class IntegerConv2d(_IntegerLayer):
         for tap, values in enumerate(weight):
             sums.addcmul_(windows[:, :, :, tap // self.window.kernel[1], tap % self.window.kernel[1]], values)
         return sums
+
+
+def _middle(weight: Tensor) -> Tensor | None:
+    """Returns what is taken off each channel of `(M, n)` so that int8 holds it, int32; `None` if it does, or cannot."""
+    if weight.dtype == torch.int8:
+        return None
+    low, high = weight.aminmax(dim=1)
+    return low + 128 if int((high - low).max()) <= 255 else None
 
 
 class WeightedSum(nn.Module):

@@ -1,6 +1,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from time import perf_counter_ns
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from haq.models.resnet import SmallResNet
 from haq.quant.integer import IntegerNetwork, convert, insert_value_grids, integer_network
 from haq.quant.integer.arithmetic import Grid, Rescale, fixed_point, matmul
 from haq.quant.integer.check import Difference, compare
-from haq.quant.integer.layers import IntegerConv2d, LayerCodes
+from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import quantized_like
 from haq.quant.quantizer import Quantizer
@@ -142,6 +143,27 @@ def test_int8_products_are_exact(rows: int, length: int, channels: int) -> None:
     assert torch.equal(matmul(x, weight, torch.int32).long(), x.long() @ weight.long().t())
 
 
+def test_a_product_takes_no_longer_than_that_of_wider_integers() -> None:
+    x, weight = torch.ones(512, 256, dtype=torch.int8), torch.ones(64, 256, dtype=torch.int8)
+    times: dict[bool, list[int]] = {True: [], False: []}
+    for _ in range(10):
+        for narrow, spent in times.items():
+            start = perf_counter_ns()
+            matmul(x, weight, torch.int32) if narrow else x.to(torch.int32) @ weight.to(torch.int32).t()
+            spent.append(perf_counter_ns() - start)
+    assert min(times[True]) < 3 * min(times[False])
+
+
+def test_codes_of_eight_bits_less_their_zero_points_are_stored_in_eight() -> None:
+    codes = torch.tensor([[-128, 127], [0, 5]])
+    for zeros in ([[-128], [127]], [[3], [0]]):
+        grid = Grid(8, False, 1.0)
+        parts = LayerCodes((codes - torch.tensor(zeros)).int(), torch.ones(2), torch.zeros(2), grid, grid, grid.range)
+        assert IntegerLinear(parts).weight.dtype == torch.int8
+    parts = LayerCodes(torch.tensor([[-255, 255]]), torch.ones(1), torch.zeros(1), grid, grid, grid.range)
+    assert IntegerLinear(parts).weight.dtype != torch.int8, "no grid of 8 bits"
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_integer_convolution_equals_the_naive_one(data: st.DataObject) -> None:
@@ -150,7 +172,7 @@ def test_integer_convolution_equals_the_naive_one(data: st.DataObject) -> None:
 
     groups, inputs, outputs = data.draw(st.sampled_from(((1, 3, 5), (1, 1, 4), (2, 4, 6), (4, 4, 4), (4, 4, 8))))
     bits, signed, affine = data.draw(st.integers(1, 8)), data.draw(st.booleans()), data.draw(st.booleans())
-    w_low, w_high = data.draw(st.sampled_from(((-1, 1), (-8, 7), (-128, 127), (-255, 255))))
+    w_low, w_high = data.draw(st.sampled_from(((-1, 1), (-8, 7), (-128, 127), (-200, 55), (-255, 255))))
     kernel, stride, dilation, padding = pair(3), pair(2), pair(2), pair(2)
     grid = Grid(bits, signed, 1.0)
     low, high = grid.range
@@ -185,6 +207,16 @@ def test_mixed_widths(digits: nn.Module, mobile: nn.Module) -> None:
 
     assert difference(prepared(digits, DIGITS, widths), DIGITS).largest <= 1
     assert difference(prepared(mobile, IMAGES, widths), IMAGES).largest <= 1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_asymmetric_weights_beside_symmetric_ones(digits: nn.Module, mobile: nn.Module, bits: int) -> None:
+    for model, images in ((digits, DIGITS), (mobile, IMAGES)):
+        mixed = prepared(model, images, lambda _: (bits, 8))
+        for place, (_, layer) in enumerate(quantizable_layers(mixed)):
+            if place % 2:
+                layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False)
+        assert difference(mixed, images).largest <= 1
 
 
 @pytest.mark.parametrize(
