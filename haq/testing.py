@@ -94,8 +94,9 @@ def _checked_output(quantizer: Quantizer, x: Tensor, what: str) -> Tensor:
     assert torch.allclose(stored.dequantize(), y, rtol=1e-2 if x.dtype == torch.bfloat16 else 1e-4, atol=1e-6), (
         f"{what}: what the codes stand for is not the output"
     )
-    parameters = [p.numel() for p in (stored.scale, stored.zero_point, stored.codebook) if p is not None]
-    assert stored.size_bytes == -(-x.numel() * stored.bits // 8) + 4 * sum(parameters), f"{what}: size_bytes"
+    packed = [-(-p.numel() * stored.bits // 8) for p in (stored.codes, stored.zero_point) if p is not None]
+    parameters = [p.numel() for p in (stored.scale, stored.codebook) if p is not None]
+    assert stored.size_bytes == sum(packed) + 4 * sum(parameters), f"{what}: size_bytes"
     return y
 
 

@@ -4,13 +4,16 @@ Weights are integer constants in the smallest type that holds their codes, then 
 the true range where the type is wider than that, then QuantizeLinear and DequantizeLinear (ONNX operators, opset 21,
 https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
 
-onnxruntime's optimiser turns 8-bit layers into integer kernels. Two of their limits decide how such a layer is written:
+onnxruntime's optimiser turns 8-bit layers into integer kernels. Their limits decide how such a layer is written:
 
 - Before AVX-512 VNNI, products of unsigned and signed bytes are added in pairs in 16 bits, and saturate; unsigned bytes
   on both sides do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do
   I need to try U8U8?"). So inputs are UINT8, and weights as well where two of them may overflow the pair.
 - A layer's bias becomes a 32-bit integer in steps of S_w·S_x: rounded, so that codes behind it move by a step, and
   beyond 32 bits for a channel of tiny weights. So a bias is an Add of its own, behind which the layer stays exact.
+- Before version 1.31, QLinearConv refuses zero points of weights that differ between channels
+  (https://github.com/microsoft/onnxruntime/issues/28447). So such weights are a matrix, which a Reshape turns into the
+  filters: the convolution stays in floating point. QGemm refuses weights that have no zero points beside their scales.
 """
 
 from __future__ import annotations
@@ -89,15 +92,15 @@ class _QDQ(Writer):
         kind, offset = _weight_type(stored)
         grouped = stored.granularity not in ("tensor", "channel")
         codes = (group(stored.codes, stored.granularity) if grouped else stored.codes).numpy() + offset
-        zeros = None if stored.zero_point is None else stored.zero_point.numpy() + offset
-        if offset and zeros is None:
-            zeros = np.full(stored.scale.shape, offset)
-        whole = stored.granularity == "tensor"
+        zeros = (0 if stored.zero_point is None else stored.zero_point.numpy()) + np.full(stored.scale.shape, offset)
+        whole, fused = stored.granularity == "tensor", kind in (TensorProto.INT8, TensorProto.UINT8)
+        if fused and codes.ndim > 2 and (zeros != zeros[0]).any():
+            grouped, codes = True, codes.reshape(len(codes), -1)
         inputs = [
             nodes.constant("codes", codes, kind),
             nodes.constant("scale", stored.scale.numpy().reshape([] if whole else -1), TensorProto.FLOAT),
         ]
-        if zeros is not None:
+        if fused or zeros.any():
             inputs.append(nodes.constant("zero_point", zeros.reshape([] if whole else -1), kind))
         result = nodes.node("DequantizeLinear", inputs, None if grouped else output, **({} if whole else {"axis": 0}))
         if grouped:

@@ -36,7 +36,7 @@ from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
 
-_VERSION = 1
+_VERSIONS = (1, 2)  # of the second, zero points are packed as codes are; of the first, they have 32 bits
 
 
 class GridQuantizer(nn.Module):
@@ -99,7 +99,7 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
                 assert stored.scale is not None
                 scales.append(stored.scale)
             if stored.zero_point is not None:
-                zeros.append(stored.zero_point)
+                zeros.append(pack(((stored.zero_point - first) // step).numpy(), w_bits))
                 entry["zero_point"] = True
         grid = input_grid(name, layer, policy.scheme)
         if grid is not None:
@@ -109,9 +109,9 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
         widths = [w_bits, grid.bits if grid else None]
         layers[name] = [*widths, list(layer.weight.shape), *([entry] if entry else [])]
     tensors = {
-        "codes": torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8) if streams else None,
+        "codes": _bytes(streams),
         "scales": _joined(scales),
-        "zero_points": _joined(zeros),
+        "zero_points": _bytes(zeros),
         "codebooks": _joined(books),
         "input_scales": _joined(steps),
         "norms": _joined([values for norm in norms_of(network) for values in slope_and_shift(norm)]),
@@ -121,7 +121,7 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
         key = "rest." + str(dtype).removeprefix("torch.")
         tensors[key] = _joined([tensor for tensor in plain if tensor.dtype == dtype])
     about = {
-        "version": _VERSION, "scheme": policy.scheme, "folded": folded, "sample": list(sample.shape),
+        "version": 2 if zeros else 1, "scheme": policy.scheme, "folded": folded, "sample": list(sample.shape),
         "sample_dtype": str(sample.dtype).removeprefix("torch."), "layers": layers,
     }  # fmt: skip
     text = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
@@ -149,8 +149,8 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["haq"])
             tensors = {name: _Stream(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-        if about["version"] != _VERSION:
-            raise ModelError(f"{path} has version {about['version']} of the format; this haq reads {_VERSION}")
+        if about["version"] not in _VERSIONS:
+            raise ModelError(f"{path} has version {about['version']} of the format; this haq reads {_VERSIONS}")
         network = _rebuilt(model, about, tensors, path)
     except ModelError:
         raise
@@ -219,23 +219,33 @@ def _misfit(path: Path, reason: str) -> NoReturn:
 
 def _weight(like: Tensor, bits: int, entry: dict[str, Any], tensors: dict[str, _Stream]) -> Tensor:
     """Returns the numbers that the next codes stand for."""
-    stream = tensors["codes"].take(-(-like.numel() * bits // 8)).numpy()
     first, step = entry.get("first", -(2 ** (bits - 1))), entry.get("step", 1)
-    codes = torch.from_numpy(unpack(stream, bits, like.numel())).reshape(like.shape) * step + first
+
+    def codes(stream: _Stream, count: int) -> Tensor:
+        return torch.from_numpy(unpack(stream.take(-(-count * bits // 8)).numpy(), bits, count)) * step + first
+
     granularity = entry.get("granularity", "channel")
     groups = len(group(like, granularity))
     levels = entry.get("levels")
+    zeros = None
+    if entry.get("zero_point"):
+        stream = tensors["zero_points"]
+        zeros = stream.take(groups) if stream.values.dtype == torch.int32 else codes(stream, groups)
     stored = QuantizedTensor(
-        codes,
+        codes(tensors["codes"], like.numel()).reshape(like.shape),
         bits,
         granularity,
         like.dtype,
         scale=None if levels else tensors["scales"].take(groups),
-        zero_point=tensors["zero_points"].take(groups) if entry.get("zero_point") else None,
+        zero_point=zeros,
         codebook=tensors["codebooks"].take(groups * levels).reshape(groups, levels) if levels else None,
     )
     # Laid out in memory as quantizers do, because PyTorch's kernels round differently for other strides
     return ungroup(group(stored.dequantize(), granularity).contiguous(), like, granularity)
+
+
+def _bytes(streams: list[bytes]) -> Tensor | None:
+    return torch.frombuffer(bytearray(b"".join(streams)), dtype=torch.uint8) if streams else None
 
 
 def _joined(tensors: list[Tensor]) -> Tensor | None:

@@ -83,13 +83,14 @@ def packed_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor:
 
 
 def stride_of(stored: QuantizedTensor) -> tuple[int, int]:
-    """Returns the first code and the distance of codes, so that 2^bits of them hold all that occur."""
+    """Returns the first code and the distance of codes, so that 2^bits of them hold all codes and zero points."""
     signed, unsigned, odd = (-(2 ** (stored.bits - 1)), 1), (0, 1), (1 - 2**stored.bits, 2)
+    used = stored.codes if stored.zero_point is None else torch.cat([stored.codes.flatten(), stored.zero_point])
     for first, step in (unsigned,) if stored.codebook is not None else (signed, unsigned, odd):
-        places = stored.codes - first
+        places = used - first
         if bool(((places % step == 0) & (places >= 0) & (places < step << stored.bits)).all()):
             return first, step
-    raise AssertionError(f"codes from {int(stored.codes.min())} to {int(stored.codes.max())} at {stored.bits} bits")
+    raise AssertionError(f"codes from {int(used.min())} to {int(used.max())} at {stored.bits} bits")
 
 
 def norms_of(network: nn.Module) -> list[_BatchNorm]:

@@ -49,6 +49,7 @@ class QuantizedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the packed codes and of the 32-bit parameters."""
-        parameters = [p.numel() for p in (self.scale, self.zero_point, self.codebook) if p is not None]
-        return -(-self.codes.numel() * self.bits // 8) + _PARAMETER_BYTES * sum(parameters)
+        """Bytes of the packed codes, of zero points, which are packed codes as well, and of the 32-bit parameters."""
+        packed = [-(-p.numel() * self.bits // 8) for p in (self.codes, self.zero_point) if p is not None]
+        parameters = [p.numel() for p in (self.scale, self.codebook) if p is not None]
+        return sum(packed) + _PARAMETER_BYTES * sum(parameters)

@@ -18,8 +18,10 @@ from haq.exports import export_run
 from haq.exports.formats import run_policy
 from haq.exports.onnx import to_onnx
 from haq.exports.opening import open_run
+from haq.exports.packing import coded_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, get_scheme, prepare
+from haq.quant.uniform import uniform
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, WIDTHS, Prepared, Side
@@ -124,6 +126,59 @@ def test_onnxruntimes_optimiser_changes_nothing(scheme: str, bits: int, options:
     for place, size in enumerate(sizes):
         gap, reach = np.abs(found[:, place] - expected[:, place]).max(), np.ptp(expected[:, place])
         assert gap <= 2 * reach / 255, size
+
+
+class _Bare(nn.Module):
+    """Layers without biases, which onnxruntime turns into integer kernels, on signed and unsigned inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=2, bias=False)
+        self.depthwise, self.tokens = nn.Conv2d(8, 8, 3, groups=8, padding=1, bias=False), nn.Linear(4, 6, bias=False)
+        self.head = nn.Linear(48, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.depthwise(self.grouped(torch.relu(self.stem(x)))))
+        logits: Tensor = self.head(torch.relu(self.tokens(x.flatten(2))).flatten(1))
+        return logits
+
+
+def test_symmetric_and_asymmetric_weights_side_by_side() -> None:
+    x, nets = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(0)), []
+    for bits in (1, 3, 4, 6, 8):
+        torch.manual_seed(bits)
+        net = _Bare().eval()
+        policy = BitPolicy({name: LayerBits(bits, 8) for name in ("stem", "grouped", "depthwise", "tokens", "head")})
+        network = prepare(net, policy, calibration=calibrate(net, [x], {bits, 8})).eval()
+        for place, (_, layer) in enumerate(coded_layers(network)):
+            if place % 3 != bits % 3:  # zero points at both ends of the range and between
+                spread = torch.linspace(-2, 2, len(layer.weight)).view(-1, *[1] * (layer.weight.dim() - 1))
+                layer.weight = nn.Parameter(layer.weight + layer.weight.std() * spread)
+                layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False, signed=True)
+        nets.append(network)
+    networks = Side(nets).eval()
+    with torch.no_grad():
+        expected = networks(x).numpy()
+    content = to_onnx(networks, x[:1])
+    assert _run(content, x, plain=True) == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
+    gap = np.abs(_run(content, x) - expected).reshape(len(x), len(nets), -1)
+    reach = np.ptp(expected.reshape(len(x), len(nets), -1), axis=(0, 2))
+    assert (gap.max(2) <= 1e-4 * reach).mean() > 0.95, "all but a value that lies between two codes"
+    assert (gap.max(2) <= 0.02 * reach).all()
+
+    graph = onnx.load_from_string(content).graph
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
+    types, made = _types(content), {node.output[0]: node for node in graph.node}
+    mixed = 0
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and types.get(node.input[0]) in ("INT8", "UINT8"):
+            assert len(node.input) == 3, "kernels before onnxruntime 1.31 want zero points"
+        if node.op_type == "Conv" and (dequantize := made[node.input[1]]).op_type == "DequantizeLinear":
+            zeros = constants[dequantize.input[2]] if len(dequantize.input) > 2 else np.zeros(1)
+            if types[dequantize.input[0]] in ("INT8", "UINT8"):
+                assert len(np.unique(zeros)) == 1, "and those of convolutions to be the same"
+            mixed += len(np.unique(zeros)) > 1
+    assert mixed, "4-bit codes keep theirs"
 
 
 def test_a_layer_that_runs_twice_is_quantized_twice() -> None:

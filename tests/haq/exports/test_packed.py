@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from haq.data import get_data
@@ -28,6 +29,9 @@ from haq.models.registry import load_weights
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, list_schemes, prepare
 from haq.quant.folding import fold_batch_norm
+from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.tensor import QuantizedTensor
+from haq.quant.uniform import UniformQuantizer, uniform
 from haq.runs import RunFolder
 from tests.shared_data import RESNET20, needs_shared_data
 
@@ -69,6 +73,59 @@ def test_every_granularity_is_kept(prepared: Callable[..., Prepared], tmp_path: 
     network, policy = prepared("asymmetric", 3, 5, granularity=granularity)
     save_packed(tmp_path / "net", network, policy, IMAGES[:1])
     assert _same(network, load_packed(tmp_path / "net", Net()))
+
+
+def test_symmetric_and_asymmetric_layers_side_by_side(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
+    for bits in range(1, 9):
+        network, policy = prepared("linear", bits, 4)
+        stored = _asymmetric(network, "conv", "fc")
+        save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+        assert _same(network, load_packed(tmp_path / "net", Net())), bits
+        with safe_open(tmp_path / "net", "np") as file:
+            sizes = {name: file.get_tensor(name).nbytes for name in ("codes", "zero_points", "scales")}
+        depthwise = network.get_submodule("depthwise")
+        stored.append(depthwise.weight_quantizer.encode(depthwise.weight))  # type: ignore[operator,union-attr]
+        assert sum(sizes.values()) == sum(part.size_bytes for part in stored), "what is stored is what is counted"
+
+
+def test_zero_points_beyond_the_codes_that_occur_are_kept(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
+    network, policy = prepared("asymmetric", 4, 8, granularity="tensor")
+    layer = network.get_submodule("conv")
+    zero = torch.tensor([15], dtype=torch.int32)  # and unsigned codes of 0 to 7, which would fit a signed grid
+    layer.weight_quantizer = UniformQuantizer(4, torch.ones(1), False, zero)
+    layer.weight = nn.Parameter(torch.randint(-15, -7, layer.weight.shape).float())  # type: ignore[operator,union-attr]
+    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    assert _same(network, load_packed(tmp_path / "net", Net()))
+
+
+def test_files_with_zero_points_of_32_bits_are_read(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
+    network, policy = prepared("linear", 3, 4)
+    (stored,) = _asymmetric(network, "conv")
+    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    with safe_open(tmp_path / "net", "pt") as file:
+        about = json.loads(file.metadata()["haq"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert about["version"] == 2
+    assert stored.zero_point is not None
+    tensors["zero_points"] = stored.zero_point
+    save_file(tensors, tmp_path / "old", {"haq": json.dumps(about | {"version": 1})})
+    assert _same(network, load_packed(tmp_path / "old", Net()))
+    save_file(tensors, tmp_path / "new", {"haq": json.dumps(about | {"version": 3})})
+    with pytest.raises(ModelError, match="has version 3 of the format; this haq reads .1, 2."):
+        load_packed(tmp_path / "new", Net())
+
+
+def _asymmetric(network: nn.Module, *names: str) -> list[QuantizedTensor]:
+    """Gives layers asymmetric weights and returns their codes."""
+    found = []
+    for name in names:
+        layer = network.get_submodule(name)
+        assert isinstance(layer, QuantConv2d | QuantLinear)
+        layer.weight = nn.Parameter(layer.weight + layer.weight.std())
+        bits = layer.weight_quantizer.bits
+        layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False, signed=True)  # type: ignore[arg-type]
+        found.append(layer.weight_quantizer.encode(layer.weight))
+    return found
 
 
 def test_folded_batch_norms_and_float_layers_are_kept(prepared: Callable[..., Prepared], tmp_path: Path) -> None:

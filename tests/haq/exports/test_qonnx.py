@@ -13,6 +13,7 @@ from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
+from torch import nn
 
 from haq.data import get_data
 from haq.errors import ConfigError
@@ -20,6 +21,8 @@ from haq.exports import export_run
 from haq.exports.formats import run_policy
 from haq.exports.opening import open_run
 from haq.exports.qonnx import to_qonnx
+from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.uniform import uniform
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, Prepared, Side
@@ -60,6 +63,30 @@ def test_every_form_of_grid_gives_the_same_outputs(prepared: Callable[..., Prepa
     for place, grid in enumerate(GRIDS):
         assert found[:, place] == pytest.approx(expected[:, place], rel=1e-4, abs=1e-4), grid
     assert len(model.get_nodes_by_op_type("BipolarQuant")) == 3 + 1, "weights of linear 1, and its only signed input"
+
+
+def test_symmetric_and_asymmetric_weights_side_by_side(prepared: Callable[..., Prepared]) -> None:
+    nets = []
+    for bits in range(1, 9):
+        network, _ = prepared("linear", bits, 5)
+        for name in ("conv", "fc"):
+            layer = network.get_submodule(name)
+            assert isinstance(layer, QuantConv2d | QuantLinear)
+            layer.weight = nn.Parameter(layer.weight + layer.weight.std())
+            layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False, signed=True)
+        nets.append(network)
+    networks = Side(nets).eval()
+    with torch.no_grad():
+        expected = networks(IMAGES[:1]).numpy()
+    model = ModelWrapper(onnx.load_from_string(to_qonnx(networks, IMAGES[:1]))).transform(InferShapes())
+    assert _run(model, IMAGES[:1]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    quants = {node.output[0]: node for node in model.get_nodes_by_op_type("Quant")}
+    for bits in range(1, 9):
+        _, scale, zero, width = (
+            model.get_initializer(name) for name in quants[f"{bits - 1}.fc.weight_quantized"].input
+        )
+        assert scale.shape == zero.shape == (5, 1)
+        assert float(width) == bits
 
 
 def test_codebooks_are_refused_by_name(prepared: Callable[..., Prepared]) -> None:

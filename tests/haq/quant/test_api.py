@@ -10,7 +10,8 @@ from haq.quant.schemes.kmeans import kmeans
 def test_size_counts_codes_and_parameters() -> None:
     weight = torch.randn(8, 10)
     assert quantize(weight, 3).size_bytes == 30 + 8 * 4
-    assert quantize(weight, 3, "asymmetric", "tensor").size_bytes == 30 + 4 + 4
+    assert quantize(weight, 3, "asymmetric", "tensor").size_bytes == 30 + 4 + 1
+    assert quantize(weight, 3, "asymmetric").size_bytes == 30 + 8 * 4 + 3, "zero points take as many bits as codes"
     assert quantize(weight, 3, "kmeans", "tensor").size_bytes == 30 + 8 * 4
     assert quantize(weight, 1, "bnn").codes.unique().tolist() == [-1, 1]
 
