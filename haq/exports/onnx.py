@@ -11,9 +11,10 @@ onnxruntime's optimiser turns 8-bit layers into integer kernels. Their limits de
   I need to try U8U8?"). So inputs are UINT8, and weights as well where two of them may overflow the pair.
 - A layer's bias becomes a 32-bit integer in steps of S_w·S_x: rounded, so that codes behind it move by a step, and
   beyond 32 bits for a channel of tiny weights. So a bias is an Add of its own, behind which the layer stays exact.
-- Before version 1.31, QLinearConv refuses zero points of weights that differ between channels
-  (https://github.com/microsoft/onnxruntime/issues/28447). So such weights are a matrix, which a Reshape turns into the
-  filters: the convolution stays in floating point. QGemm refuses weights that have no zero points beside their scales.
+- QLinearConv refuses zero points of weights that differ between channels, and QGemm weights that have none beside their
+  scales, in onnxruntime 1.26 and earlier (https://github.com/microsoft/onnxruntime/issues/28447). So 8-bit weights have
+  zero points always; filters with different ones are a matrix and a Reshape, and their convolution stays in floating
+  point.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ def test_symmetric_and_asymmetric_weights_side_by_side() -> None:
     mixed = 0
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and types.get(node.input[0]) in ("INT8", "UINT8"):
-            assert len(node.input) == 3, "kernels before onnxruntime 1.31 want zero points"
+            assert len(node.input) == 3, "kernels of onnxruntime 1.26 want zero points"
         if node.op_type == "Conv" and (dequantize := made[node.input[1]]).op_type == "DequantizeLinear":
             zeros = constants[dequantize.input[2]] if len(dequantize.input) > 2 else np.zeros(1)
             if types[dequantize.input[0]] in ("INT8", "UINT8"):
