@@ -222,7 +222,8 @@ def _weight(like: Tensor, bits: int, entry: dict[str, Any], tensors: dict[str, _
     first, step = entry.get("first", -(2 ** (bits - 1))), entry.get("step", 1)
 
     def codes(stream: _Stream, count: int) -> Tensor:
-        return torch.from_numpy(unpack(stream.take(-(-count * bits // 8)).numpy(), bits, count)) * step + first
+        packed = stream.take(-(-count * bits // 8)).numpy()
+        return cast(Tensor, torch.from_numpy(unpack(packed, bits, count)) * step + first)
 
     granularity = entry.get("granularity", "channel")
     groups = len(group(like, granularity))
