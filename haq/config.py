@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
+from haq.names import AUTO_PASSES, PASSES
 from haq.policy import WIDTHS
 from haq.records import check_fields, restored
 from haq.sources import split_path
 
-__all__ = ["SearchConfig", "check_range", "parse_bits"]
+__all__ = ["SearchConfig", "check_range", "checked_passes", "parse_bits", "parse_passes"]
 
-RankByOption = Literal["auto", "top1", "loss"]
+RankByOption = Literal["auto", "top1", "loss", "kl"]
 AgentOption = Literal["predictor", "ddpg", "haq", "evolution", "ilp", "random", "uniform"]
 
 
@@ -55,6 +56,34 @@ def _checked_bits(widths: set[int]) -> tuple[int, ...]:
     return tuple(sorted(widths))
 
 
+def parse_passes(text: str) -> tuple[str, ...]:
+    """Reads post-training passes: names with commas, `auto` for those that pay with labels left out, or `none`.
+
+    Examples:
+        >>> parse_passes("bias, cle"), parse_passes("none"), parse_passes("auto")
+        (('cle', 'bias'), (), ('sequential', 'adaround', 'bias'))
+    """
+    if text.strip() == "none":
+        return ()
+    if text.strip() == "auto":
+        return AUTO_PASSES
+    return checked_passes(part.strip() for part in text.split(",") if part.strip())
+
+
+def checked_passes(passes: Iterable[str]) -> tuple[str, ...]:
+    """Returns the passes in the order in which they run, each once.
+
+    Raises:
+        ConfigError: One of them is unknown.
+    """
+    named = list(passes)
+    for name in named:
+        if name not in PASSES:
+            known = ", ".join((*PASSES, "auto", "none"))
+            raise ConfigError(f"unknown post-training pass {name!r}{did_you_mean(name, PASSES)}; use {known}")
+    return tuple(name for name in PASSES if name in named)
+
+
 def check_range(option: str, value: int, least: int) -> None:
     """Raises `ConfigError` unless an option's value is at least `least` and no larger than what programs count with."""
     most = 2**32 - 1 if option == "--seed" else 2**31 - 1  # seeds: what NumPy takes
@@ -87,6 +116,7 @@ class SearchConfig:
     trials: int = 60
     qat_steps: int = 24
     finetune_steps: int = 200
+    ptq: tuple[str, ...] = ("sequential",)
     val_images: int = 1000
     pin_ends: bool = True
     rank_by: RankByOption = "auto"
@@ -123,6 +153,7 @@ class SearchConfig:
                 check_range("--" + name.replace("_", "-"), value, least)
         if not 0 <= self.gpus_per_trial <= 64:
             raise ConfigError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be between 0 and 64, such as 0.25")
+        object.__setattr__(self, "ptq", checked_passes(self.ptq))
         if self.trial_timeout is not None and not 0 < self.trial_timeout < math.inf:
             raise ConfigError(f"--trial-timeout {self.trial_timeout:g}: must be more than 0 seconds, such as 600")
         if self.rank_by not in get_args(RankByOption):
@@ -136,6 +167,8 @@ class SearchConfig:
         for name in ("bits", "a_bits"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, parse_bits(value))
+        if isinstance(self.ptq, str):
+            object.__setattr__(self, "ptq", parse_passes(self.ptq))
         for name in ("constraints", "pareto"):
             listed = getattr(self, name)
             if listed is None or isinstance(listed, str):

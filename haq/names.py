@@ -5,7 +5,7 @@ The registries that they belong to import PyTorch; a test holds both together.
 
 from __future__ import annotations
 
-__all__ = ["MODELS", "PASSES", "SCHEMES"]
+__all__ = ["AUTO_PASSES", "MODELS", "PASSES", "SCHEMES"]
 
 MODELS = ("digits-resnet", "mobilenet-v1", "mobilenet-v2", "resnet20", "resnet32", "resnet56")
 """As `haq.models.list_models()`."""
@@ -16,5 +16,8 @@ SCHEMES = (
 )  # fmt: skip
 """As `haq.quant.schemes.list_schemes()`."""
 
-PASSES = ("cle", "adaround", "bias-analytic", "bias")
+PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
 """As `haq.quant.ptq.PASSES`: post-training passes, in the order in which they run."""
+
+AUTO_PASSES = ("sequential", "adaround", "bias")
+"""Those of `--ptq auto`, which lower the error of every network that they can handle, without labels."""

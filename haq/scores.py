@@ -13,7 +13,7 @@ __all__ = ["Fidelity", "RankBy", "Score"]
 Fidelity = Literal["float", "ptq", "qat"]
 """How the network was made: in floating point, quantized after calibration, or also fine-tuned."""
 
-RankBy = Literal["top1", "loss"]
+RankBy = Literal["top1", "loss", "kl"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Score:
         seconds: Wall time of making and scoring the network.
         fidelity: How the network was made.
         steps: Fine-tuning steps behind it.
+        kl: Mean Kullback-Leibler divergence of its class probabilities from the float network's, in nats; `None` where
+            it was not compared.
     """
 
     top1: float
@@ -35,6 +37,7 @@ class Score:
     seconds: float
     fidelity: Fidelity
     steps: int = 0
+    kl: float | None = None
 
     @property
     def finite(self) -> bool:
@@ -46,11 +49,15 @@ class Score:
 
         Ranking by `top1` is HAQ's choice. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities
         given to the right classes: it keeps ordering policies where top-1 no longer tells them apart, as on images
-        that a pretrained network was trained on, and is on the same scale.
+        that a pretrained network was trained on, and is on the same scale. Ranking by `kl` uses exp(−divergence) from
+        the float network: it needs no labels, and tells networks apart that differ in one answer of a thousand.
         """
         if not self.finite:
             return 0.0
-        return self.top1 if rank_by == "top1" else math.exp(-self.loss)
+        if rank_by == "top1":
+            return self.top1
+        lost = self.loss if rank_by == "loss" or self.kl is None else self.kl
+        return math.exp(-lost)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types."""

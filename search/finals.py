@@ -12,6 +12,7 @@ from torch import nn
 from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
+from haq.quant.preparation import load_state
 from haq.scores import Score
 from haq.search.streams import gather
 from haq.search.workload import Workload, worker_device
@@ -38,7 +39,7 @@ class Finalist:
     def network(self, workload: Workload) -> nn.Module:
         """Rebuilds the fine-tuned network."""
         model = workload.quantized(self.policy)
-        model.load_state_dict(dict(self.state))
+        load_state(model, self.state)
         return model
 
 
@@ -73,12 +74,12 @@ def finetune_all(
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:
     """Yields the number of steps taken, time and again, and at last the network."""
     torch.set_num_threads(1)
-    model = workload.quantized(policy).to(worker_device())
+    model = workload.reconstructed(policy).to(worker_device())
     finetuning = workload.finetuning(model, steps)
     for part in range(1, _REPORTS + 1 if steps else 1):
         finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
         yield finetuning.done
-    score = evaluate(model, workload.val, "qat" if steps else "ptq", finetuning.done)
+    score = workload.score(model, "qat" if steps else "ptq", finetuning.done)
     yield Finalist(policy, model.cpu().state_dict(), score)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy
-from haq.quant.evaluation import evaluate
 from haq.runs import Baseline
 from haq.scores import Score
 from haq.search.baselines import uniform_policies
@@ -57,5 +56,5 @@ def references(
 def _scored(
     policy: BitPolicy, w_bits: int | None, a_bits: int | None, problem: Problem, workload: Workload
 ) -> Baseline:
-    score = evaluate(workload.quantized(policy), workload.val, "ptq")
+    score = workload.score(workload.quantized(policy), "ptq")
     return Baseline(w_bits, score, problem.table.cost(policy), a_bits, policy)

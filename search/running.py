@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def _prepared(path: Path, observer: Observer) -> None:
 def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     config = problem.config
-    float_score = evaluate(problem.model, problem.data.val, "float")
+    float_score = replace(evaluate(problem.model, problem.data.val, "float"), kl=0.0)
     rank_by = choose_rank_by(config, problem.data, float_score, observer)
     workload = make_workload(config, problem, rank_by, observer)
     rivals = uniform_rivals(problem, workload)

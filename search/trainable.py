@@ -13,7 +13,6 @@ import torch
 from ray import tune
 
 from haq.policy import BitPolicy
-from haq.quant.evaluation import evaluate
 from haq.scores import Score
 from haq.search.searcher import METRIC
 from haq.search.workload import Workload, worker_device
@@ -28,14 +27,14 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
     """Yields the score after calibration, then after each chunk of fine-tuning; stops early when it diverges."""
     start = time.perf_counter()
     model = workload.quantized(policy).to(worker_device())
-    score = evaluate(model, workload.val, "ptq")
+    score = workload.score(model, "ptq")
     yield replace(score, seconds=time.perf_counter() - start)
     finetuning = workload.finetuning(model, qat_steps)
     for chunk in range(1, CHUNKS + 1 if qat_steps else 1):
         if not score.finite:
             return
         finetuning.run(round(qat_steps * chunk / CHUNKS) - finetuning.done)
-        score = evaluate(model, workload.val, "qat", finetuning.done)
+        score = workload.score(model, "qat", finetuning.done)
         yield replace(score, seconds=time.perf_counter() - start)
 
 

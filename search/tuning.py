@@ -23,7 +23,7 @@ from haq.search.workload import Workload
 
 __all__ = ["run_trials", "search", "sensitivity_of"]
 
-_MEASURE = "kl"
+_MEASURE = "fisher"
 _IMAGES = 512
 _AT_ONCE = 500  # Tune keeps some 50 kB of every trial until its run ends, and looks through all of them at every step
 _LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial twice

@@ -12,11 +12,12 @@ from haq.config import SearchConfig
 from haq.data import ImageData, Samples, Tokens
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
-from haq.quant.evaluation import teacher_of
+from haq.quant.compensation import compensate_in_sequence
+from haq.quant.evaluation import evaluate, logits_of, teacher_of
 from haq.quant.preparation import prepare
 from haq.quant.qat import Finetuning
 from haq.quant.schemes import get_scheme
-from haq.scores import RankBy, Score
+from haq.scores import Fidelity, RankBy, Score
 from haq.search.observer import Observer
 from haq.search.problem import Problem
 
@@ -36,6 +37,8 @@ class Workload:
         train: Samples to fine-tune on.
         teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`.
         val: Samples to score on.
+        reference: The float network's outputs for these; `None` where policies are not ranked by divergence.
+        passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
         seed: Decides the order of training samples, the same for every trial.
     """
@@ -45,12 +48,29 @@ class Workload:
     train: Samples
     teacher: Tensor | nn.Module
     val: Samples
+    reference: Tensor | None
+    passes: tuple[str, ...]
     rank_by: RankBy
     seed: int
 
     def quantized(self, policy: BitPolicy) -> nn.Module:
         """Returns the calibrated network."""
         return prepare(self.model, policy, calibration=self.calibration)
+
+    def score(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
+        """Scores a network on the validation samples."""
+        return evaluate(model, self.val, fidelity, steps, self.reference)
+
+    def reconstructed(self, policy: BitPolicy) -> nn.Module:
+        """Returns the network after its post-training passes, those that leave batch norms to be fine-tuned."""
+        model = self.quantized(policy)
+        if "sequential" in self.passes:
+            compensate_in_sequence(model, self.model, self.shown())
+        return model.eval()
+
+    def shown(self) -> list[Tensor]:
+        """Returns the batches that quantizers are calibrated on."""
+        return _shown(self.train)
 
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
         """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
@@ -78,6 +98,9 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
             f"policies are ranked by loss, as is usual for language models: {score.loss:.3f} nats in floating point"
         )
         return "loss"
+    if not config.qat_steps and not config.finetune_steps:
+        observer.say("policies are ranked by divergence from the float network: nothing is fine-tuned, so labels add noise")
+        return "kl"
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
@@ -96,11 +119,16 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     train = problem.data.train
     teacher = teacher_of(problem.model, train)
     observer.progress("calibrate", 2, 2)
-    return Workload(problem.model, calibration, train, teacher, problem.data.val, rank_by, config.seed)
+    reference = logits_of(problem.model, problem.data.val) if rank_by == "kl" else None
+    return Workload(
+        problem.model, calibration, train, teacher, problem.data.val, reference, config.ptq, rank_by, config.seed
+    )
 
 
 def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:
     """Sets up the quantizers of these widths on the first training samples."""
-    train = problem.data.train
-    shown = train.subset(range(min(_CALIBRATION_IMAGES, len(train))))
-    return calibrate(problem.model, [x for x, _ in shown.batches(64)], widths, get_scheme(scheme))
+    return calibrate(problem.model, _shown(problem.data.train), widths, get_scheme(scheme))
+
+
+def _shown(train: Samples) -> list[Tensor]:
+    return [x for x, _ in train.subset(range(min(_CALIBRATION_IMAGES, len(train)))).batches(64)]

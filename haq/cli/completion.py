@@ -99,7 +99,7 @@ _COMPLETED: dict[str, Completer] = {
     "--measure": _several("kl", "loss", "sqnr", "hessian", "all"),
     "--model": _one(lambda: MODELS),
     "--pareto": _several(*(name for name in METRICS if name != "ram")),
-    "--ptq": _several(*PASSES),
+    "--ptq": _several(*PASSES, "auto", "none"),
     "--rank-by": _one(lambda: get_args(RankByOption)),
     "--scheme": _one(lambda: SCHEMES),
     "--schemes": _several(*SCHEMES, "all"),

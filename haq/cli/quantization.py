@@ -11,7 +11,7 @@ from haq.cli.layout import columns, facts
 from haq.cli.options import DEFAULTS, at_least, examples, network_options
 from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import parse_bits
+from haq.config import parse_bits, parse_passes
 from haq.constraints import format_cost
 from haq.documents import parse_yaml
 from haq.errors import ConfigError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "quantize", "schemes"]
 
 _VAL_IMAGES = DEFAULTS.val_images
+_USUAL_INPUTS = 8  # bits that runtimes compute activations in
 
 
 @click.command(epilog=examples("haq schemes", "haq schemes lsq"))
@@ -85,7 +86,7 @@ def _described(scheme: Scheme) -> dict[str, Any]:
     epilog=examples(
         "haq quantize --bits 4 --scheme linear",
         "haq quantize --policy bits.json --qat-steps 300",
-        "haq quantize --model resnet20 --weights resnet20.pt --data npz:cifar10 --bits 4 --ptq cle,bias,adaround",
+        "haq quantize --model resnet20 --weights resnet20.pt --data npz:cifar10 --bits 3 --ptq auto",
         "haq quantize --bits 8 --integer",
     )
 )
@@ -96,11 +97,23 @@ def _described(scheme: Scheme) -> dict[str, Any]:
     metavar="FILE",
     help="Widths of every layer: what haq export writes, or a run's best.json.",
 )
-@click.option("--bits", type=int, metavar="N", help="Instead of --policy: so many bits everywhere, 8 at both ends.")
+@click.option(
+    "--bits", type=int, metavar="N", help="Instead of --policy: weights of so many bits everywhere, of 8 at both ends."
+)
+@click.option(
+    "--a-bits", type=int, metavar="N", help="With --bits: activations likewise.  [default: 8, or what the scheme has]"
+)
 @click.option("--weights-only", is_flag=True, help="With --bits: leave activations in floating point.")
 @click.option("--scheme", metavar="NAME", help="See haq schemes.  [default: the policy's, or linear]")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the scheme, as granularity=tensor.")
-@click.option("--ptq", default="", metavar="PASSES", help="Post-training passes: cle, bias, bias-analytic, adaround.")
+@click.option(
+    "--ptq",
+    default="sequential",
+    show_default=True,
+    metavar="PASSES",
+    help="Post-training passes, with commas: cle, sequential, adaround, bias, bias-analytic; auto for those that lower "
+    "the error most, or none.",
+)
 @click.option("--qat-steps", default=0, show_default=True, metavar="N", help="Fine-tuning steps.")
 @click.option("--batch", default=64, show_default=True, help="Images a fine-tuning step.")
 @click.option("--integer", is_flag=True, help="Also convert to integer-only arithmetic, and score that.")
@@ -113,6 +126,7 @@ def quantize(
     data: str,
     policy: Path | None,
     bits: int | None,
+    a_bits: int | None,
     weights_only: bool,
     scheme: str | None,
     options: tuple[str, ...],
@@ -126,6 +140,9 @@ def quantize(
     """Apply a given policy without a search, and print accuracy and size."""
     if (policy is None) == (bits is None):
         raise ConfigError("give either --policy FILE or --bits N")
+    if a_bits is not None and (bits is None or weights_only):
+        raise ConfigError(f"--a-bits {a_bits}: it goes with --bits, and not with --weights-only")
+    passes = parse_passes(ptq)
     at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     if output is not None:
         check_file("-o", output)
@@ -133,20 +150,18 @@ def quantize(
     with TerminalObserver() as observer:
         from haq.policy import check_width
         from haq.quant.pipeline import Recipe, apply_policy, integer_top1, stored_bytes, uniform_policy
-        from haq.quant.ptq import check_passes
         from haq.quant.reach import reached
         from haq.quant.schemes import get_scheme
 
         chosen = get_scheme(scheme or (given.scheme if given else "linear"), **_parsed(options))
-        recipe = Recipe(
-            chosen, tuple(check_passes(part.strip() for part in ptq.split(",") if part.strip())), qat_steps, batch, seed
-        )
+        recipe = Recipe(chosen, passes, qat_steps, batch, seed)
         check_width(bits, "--bits")
+        check_width(a_bits, "--a-bits")
         network, images = _open(model, weights, data, seed, observer)
         network, layers = reached(network, images.train.batch([0])[0])
         if given is None:
             assert bits is not None
-            given = uniform_policy(layers, bits, None if weights_only or chosen.inputs is None else bits)
+            given = uniform_policy(layers, bits, None if weights_only else _activations(chosen, bits, a_bits))
         given = given.with_scheme(chosen.name)
         from haq.quant.evaluation import evaluate
 
@@ -223,6 +238,15 @@ def compare(
         return {"networks": networks}
 
     return Result(document, (table,))
+
+
+def _activations(scheme: Scheme, w_bits: int, a_bits: int | None) -> int | None:
+    """Returns the width that goes with weights of `w_bits`: 8, where the scheme has it."""
+    if scheme.inputs is None:
+        return None
+    if a_bits is not None:
+        return a_bits
+    return _USUAL_INPUTS if _USUAL_INPUTS in scheme.input_widths else scheme.activation_width(w_bits)
 
 
 def _open(

@@ -54,6 +54,13 @@ _NAMED = {field.name for field in fields(Named)}
     help="Fine-tuning steps of the finalists and of the uniform network that they are compared with.",
 )
 @click.option(
+    "--ptq",
+    default="sequential",
+    show_default=True,
+    metavar="PASSES",
+    help="Post-training passes of the finalists, before fine-tuning: as for haq quantize, or auto or none.",
+)
+@click.option(
     "--agent",
     default=DEFAULTS.agent,
     show_default=True,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
-from haq.layers.own_forward import OwnForward, window_of
+from haq.quant.compensation import Moments, Reads, Rounded, round_layer
 from haq.quant.schemes import Scheme, get_scheme
+from haq.threads import in_threads
 
 __all__ = ["Calibration", "LayerQuantizers", "Samples", "calibrate", "input_samples"]
 
 _VALUES_PER_LAYER = 32_768  # enough that the best clip of a layer's inputs moves by under 1 % between draws
-_READS_PER_LAYER = 512
-_READ_IMAGES = 4  # of each batch
+
+Layer = nn.Conv2d | nn.Linear
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class LayerQuantizers:
     """Quantizers of one layer by width, to be copied into networks.
 
     Attributes:
-        weights: Width → quantizer of the weight.
+        weights: Width → the rounded weight with its quantizer.
         inputs: Width → quantizer of the input.
     """
 
-    weights: Mapping[int, nn.Module]
+    weights: Mapping[int, Rounded]
     inputs: Mapping[int, nn.Module]
 
 
@@ -38,17 +39,23 @@ Calibration = Mapping[str, LayerQuantizers]
 
 
 def calibrate(
-    model: nn.Module, batches: Iterable[Tensor], bits: Iterable[int], scheme: str | Scheme = "linear"
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    bits: Iterable[int],
+    scheme: str | Scheme = "linear",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Sets up the quantizers of all layers from their weights and the values that they read.
+    """Sets up the quantizers of all layers from their weights and the values that they read, and rounds the weights.
 
-    Every policy over the same widths can then be prepared without running the float network again.
+    Every policy over the same widths can then be prepared without running the float network again. Rounding is
+    compensated; see `haq.quant.compensation`.
 
     Args:
         model: The float network.
         batches: Inputs, each `(N, C, H, W)`.
         bits: Widths to set up.
         scheme: What weights and activations are quantized with.
+        progress: Called with layers done and layers in all.
 
     Returns:
         Quantizers of the layers that the batches reach.
@@ -58,16 +65,19 @@ def calibrate(
     inputs = list(batches)
     network = reachable(model, inputs[0][:1]) if inputs else reachable(model)
     samples = input_samples(network, inputs)
-    return {
-        name: LayerQuantizers(
-            weights={
-                width: chosen.weight_quantizer(layer.weight.detach(), width, samples[name].reads) for width in widths
-            },
-            inputs={width: chosen.input_quantizer(samples[name].values, width) for width in widths},
-        )
-        for name, layer in quantizable_layers(network)
-        if name in samples
-    }
+    layers = [(name, layer) for name, layer in quantizable_layers(network) if name in samples]
+    ended = itertools.count(1)
+
+    def ready(named: tuple[str, Layer]) -> tuple[str, LayerQuantizers]:
+        name, layer = named
+        read = samples[name]
+        weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
+        rounded = round_layer(layer, weights, read.moments)
+        found = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
+        progress(next(ended), len(layers))
+        return name, found
+
+    return dict(in_threads(ready, layers))
 
 
 @dataclass(frozen=True)
@@ -77,10 +87,12 @@ class Samples:
     Attributes:
         values: `(samples, n)`: of every sample some values, its smallest and its largest.
         reads: Columns that the layer's weight, as a matrix, is multiplied by, `(groups, n, columns)`.
+        moments: Of all such columns; `None` where the layer is no product of its weight, or reads what is not finite.
     """
 
     values: Tensor
     reads: Tensor
+    moments: Moments | None
 
 
 def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samples]:
@@ -90,37 +102,27 @@ def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samp
         model: The float network.
         batches: Inputs, each `(N, C, H, W)`.
     """
-    kept: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
     inputs = list(batches)
     per_sample = max(8, _VALUES_PER_LAYER // max(sum(map(len, inputs)), 1))
-    per_batch = -(-_READS_PER_LAYER // max(len(inputs), 1))
-    rng = torch.Generator().manual_seed(0)
+    values: dict[nn.Module, list[Tensor]] = {}
+    reads: dict[nn.Module, Reads] = {}
 
-    def keep(module: nn.Module, x: Tensor) -> None:
+    def keep(module: Layer, x: Tensor) -> None:
         x = x.detach().float()
-        values = x.flatten(1)
+        flat = x.flatten(1)
         # An odd stride visits all channels and positions, whose counts are mostly powers of two
-        stride = max(1, values.shape[1] // per_sample) | 1
-        low, high = values.aminmax(dim=1, keepdim=True)
-        columns = _columns(module, x[:_READ_IMAGES])
-        chosen = torch.randint(columns.shape[2], (per_batch,), generator=rng)
-        kept.setdefault(module, []).append((torch.cat([values[:, ::stride], low, high], 1), columns[:, :, chosen]))
+        stride = max(1, flat.shape[1] // per_sample) | 1
+        low, high = flat.aminmax(dim=1, keepdim=True)
+        values.setdefault(module, []).append(torch.cat([flat[:, ::stride], low, high], 1))
+        if module not in reads:
+            reads[module] = Reads(module, len(inputs))
+        reads[module].add(x)
 
     names: dict[nn.Module, str] = {module: name for name, module in quantizable_layers(model)}
     with watched(names, before=keep):
         for batch in inputs:
             run_sample(model, batch)
     return {
-        names[module]: Samples(torch.cat([values for values, _ in parts]), torch.cat([reads for _, reads in parts], 2))
-        for module, parts in kept.items()
+        names[module]: Samples(torch.cat(parts), reads[module].shown, reads[module].moments())
+        for module, parts in values.items()
     }
-
-
-def _columns(layer: nn.Module, x: Tensor) -> Tensor:
-    """Returns the layer's inputs as the matrix product sees them, `(groups, n, columns)`."""
-    if not isinstance(layer, nn.Conv2d):
-        return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
-    stride, padding, dilation = window_of(layer)
-    mode = "constant" if layer.padding_mode == "zeros" or isinstance(layer, OwnForward) else layer.padding_mode
-    patches = F.unfold(F.pad(x, padding, mode=mode), layer.kernel_size, dilation, 0, stride)  # (N, C·kernel, positions)
-    return patches.transpose(0, 1).reshape(layer.groups, patches.shape[1] // layer.groups, -1)

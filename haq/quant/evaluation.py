@@ -51,7 +51,9 @@ def teacher_of(model: nn.Module, samples: Samples) -> Tensor | nn.Module:
     return logits_of(model, samples) if taken <= _TEACHER_BYTES else model
 
 
-def evaluate(model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int = 0) -> Score:
+def evaluate(
+    model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int = 0, reference: Tensor | None = None
+) -> Score:
     """Scores the network in evaluation mode.
 
     Args:
@@ -59,14 +61,20 @@ def evaluate(model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int 
         samples: What to score on.
         fidelity: How the network was made; kept in the score.
         steps: Fine-tuning steps behind it; kept in the score.
+        reference: The float network's outputs for the samples, to compare with.
     """
     start = time.perf_counter()
-    correct, loss = 0, 0.0
+    correct, seen, loss, divergence = 0, 0, 0.0, 0.0
     device = device_of(model)
     with evaluating(model):
         for x, y in samples.batches(_BATCH):
             logits, y = outputs_of(model, x.to(device)).flatten(0, -2), y.to(device).flatten()
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
+            if reference is not None:
+                exact = reference[seen : seen + len(x)].to(device).flatten(0, -2).log_softmax(1)
+                divergence += float(F.kl_div(logits.log_softmax(1), exact, reduction="sum", log_target=True))
+                seen += len(x)
     count = samples.y.size
-    return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps)
+    kl = None if reference is None else max(divergence, 0.0) / count  # rounding may leave −1e-9 of nothing
+    return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps, kl)

@@ -23,7 +23,6 @@ __all__ = [
     "mse_affine",
     "mse_scale",
     "quantize_affine",
-    "squared_error",
     "symmetric_scale",
 ]
 
@@ -127,28 +126,14 @@ def minmax_scale(x: Tensor, bits: int, signed: bool) -> Tensor:
     return symmetric_scale(-magnitude, magnitude, bits, signed)
 
 
-def squared_error(error: Tensor, reads: Tensor | None) -> Tensor:
-    """Returns the mean squared error of each row: of the values, or of what a layer makes of them.
-
-    Args:
-        error: `(rows, n)`.
-        reads: `(groups, n, samples)`, what a layer multiplies its weights by, `rows / groups` output channels each;
-            `None` for the error of the values themselves.
-    """
-    if reads is None:
-        return error.square().mean(1)
-    return (error.view(len(reads), -1, error.shape[1]) @ reads).square_().mean(2).flatten()
-
-
 def mse_scale(
     x: Tensor,
     bits: int,
     signed: bool,
     candidates: int = 46,
     power_of_two: bool = False,
-    reads: Tensor | None = None,
 ) -> Tensor:
-    """Returns the scale of each row that minimises the mean squared error of quantization; see `squared_error`.
+    """Returns the scale of each row that minimises the mean squared error of quantization.
 
     The clip is searched between a tenth and the whole of the largest magnitude; at 2 bits a Gaussian's best one lies
     near a quarter of it. Clipping is what makes low widths usable (Banner et al. 2019, arXiv:1810.05723, section 4).
@@ -159,7 +144,6 @@ def mse_scale(
         signed: Whether negative values are kept.
         candidates: Number of clips tried, evenly spaced.
         power_of_two: Whether scales must be powers of two.
-        reads: Makes it the error of the layer's outputs.
 
     Returns:
         `(rows,)`, positive.
@@ -179,15 +163,13 @@ def mse_scale(
             rounded = torch.where(x >= 0, step, -step)
         else:
             rounded = (x / step).round_().clamp_(low, high).mul_(step)
-        error = squared_error(rounded.sub_(x), reads)
+        error = rounded.sub_(x).square_().mean(1)
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)
     return best
 
 
-def mse_affine(
-    x: Tensor, bits: int, signed: bool, candidates: int = 46, reads: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tuple[Tensor, Tensor]:
     """Returns scale and zero point of each row that minimise the squared error.
 
     Both ends of the range are shrunk alike first, then each alone.
@@ -197,7 +179,6 @@ def mse_affine(
         bits: Width.
         signed: Whether codes are signed.
         candidates: Number of clips tried each time, between a tenth and the whole.
-        reads: Makes it the error of the layer's outputs; see `squared_error`.
     """
     low, high = x.amin(1), x.amax(1)
     least = torch.full_like(low, float("inf"))
@@ -209,7 +190,7 @@ def mse_affine(
             tried_high = high * fraction if moved_high else start_high
             scale, zero_point = affine_scale(tried_low, tried_high, bits, signed)
             codes = quantize_affine(x, scale[:, None], bits, signed, zero_point[:, None])
-            error = squared_error((codes - zero_point[:, None]) * scale[:, None] - x, reads)
+            error = ((codes - zero_point[:, None]) * scale[:, None] - x).square_().mean(1)
             better = error < least
             best_low, best_high = torch.where(better, tried_low, best_low), torch.where(better, tried_high, best_high)
             least = torch.where(better, error, least)

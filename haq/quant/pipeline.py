@@ -12,10 +12,8 @@ from haq.config import check_range
 from haq.data import ImageData
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
-from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.preparation import prepare
 from haq.quant.ptq import apply_passes
 from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.quant.quantizer import Quantizer
@@ -38,7 +36,8 @@ class Recipe:
 
     Attributes:
         scheme: What quantizes.
-        passes: Post-training passes; see `haq.quant.ptq`. They fold batch norms, which then cannot be fine-tuned.
+        passes: Post-training passes; see `haq.quant.ptq`. All but `sequential` fold batch norms, which then cannot be
+            fine-tuned.
         qat_steps: Fine-tuning steps.
         batch: Images a step.
         seed: Decides the order of images.
@@ -48,7 +47,7 @@ class Recipe:
     """
 
     scheme: Scheme
-    passes: tuple[str, ...] = ()
+    passes: tuple[str, ...] = ("sequential",)
     qat_steps: int = 0
     batch: int = BATCH_SIZE
     seed: int = 0
@@ -116,14 +115,8 @@ def apply_policy(
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
     progress("calibrate", 0, 1)
-    if recipe.passes:
-        passes = list(recipe.passes)
-        quantized = apply_passes(
-            model, policy, recipe.scheme, batches, passes, recipe.seed, lambda d, t: progress("passes", d, t)
-        )
-    else:
-        widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
-        quantized = prepare(model, policy, recipe.scheme, calibrate(model, batches, widths, recipe.scheme))
+    passes, seed = list(recipe.passes), recipe.seed
+    quantized = apply_passes(model, policy, recipe.scheme, batches, passes, seed, lambda d, t: progress("round", d, t))
     progress("calibrate", 1, 1)
     top1 = {"calibrated": evaluate(quantized, data.test, "ptq").top1}
     if recipe.qat_steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,17 @@ from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.files import replacing
 from haq.layers import copied, quantizable_layers, reachable, replace_modules
 from haq.policy import BitPolicy
-from haq.quant.calibration import Calibration, LayerQuantizers
+from haq.quant.calibration import Calibration
+from haq.quant.compensation import Rounded
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import quantized_like
+from haq.quant.modules import Quantized, quantized_like
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
 from haq.tensors import read_tensors
 
-__all__ = ["load_quantized", "prepare", "reopened", "save_quantized"]
+__all__ = ["load_quantized", "load_state", "prepare", "reopened", "save_quantized"]
+
+Known = TypeVar("Known")
 
 
 def prepare(
@@ -45,7 +48,7 @@ def prepare(
     chosen = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     gradient_bits = chosen.options.get("gradient_bits")
     quantized = copied(reachable(model))
-    layers, places = dict(quantizable_layers(quantized)), dict[nn.Module, nn.Module]()
+    layers, places = dict(quantizable_layers(quantized)), dict[nn.Module, Quantized]()
     for name, bits in policy.items():
         if name not in layers:
             raise ConfigError(f"the policy's layer {name!r} is not in the model{did_you_mean(name, layers)}")
@@ -55,26 +58,29 @@ def prepare(
                 f"layer {name!r} was not called in calibration, so it has no quantizers; leave it out of the policy"
             )
         ready = calibration[name] if calibration is not None else None
-        weights: nn.Module = nn.Identity()
-        inputs: nn.Module = nn.Identity()
+        weights, inputs = Rounded(nn.Identity()), cast(nn.Module, nn.Identity())
         if bits.w_bits is not None:
-            weights = _ready(ready, "weights", bits.w_bits) or chosen.weight_quantizer(
-                layer.weight.detach(), bits.w_bits
+            weights = (
+                _ready("weights", ready.weights, bits.w_bits)
+                if ready is not None
+                else Rounded(chosen.weight_quantizer(layer.weight.detach(), bits.w_bits))
             )
         if bits.a_bits is not None:
-            inputs = _ready(ready, "inputs", bits.a_bits) or chosen.input_quantizer(_unit_ramp(), bits.a_bits)
+            inputs = (
+                _ready("inputs", ready.inputs, bits.a_bits)
+                if ready is not None
+                else chosen.input_quantizer(_unit_ramp(), bits.a_bits)
+            )
         gradients = GradientQuantizer(gradient_bits) if gradient_bits else None
-        places[layer] = quantized_like(layer, weights, inputs, gradients)
+        places[layer] = quantized_like(layer, copy.deepcopy(weights.quantizer), copy.deepcopy(inputs), gradients)
+        weights.put_in(places[layer])
     return replace_modules(quantized, places)
 
 
-def _ready(layer: LayerQuantizers | None, which: str, bits: int) -> nn.Module | None:
-    if layer is None:
-        return None
-    known: Mapping[int, nn.Module] = getattr(layer, which)
+def _ready(which: str, known: Mapping[int, Known], bits: int) -> Known:
     if bits not in known:
         raise ConfigError(f"{which} of {bits} bits are not calibrated; calibrate with bits {sorted({*known, bits})}")
-    return copy.deepcopy(known[bits])
+    return known[bits]
 
 
 def _unit_ramp() -> Tensor:
@@ -144,10 +150,19 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
         base = reopened(model, content["sample_shape"], content.get("sample_dtype"), content.get("folded", True))
         policy = BitPolicy.from_dict(content["policy"])
         quantized = prepare(base, policy, get_scheme(policy.scheme, **content.get("options", {})))
-        quantized.load_state_dict(content["state_dict"])
+        load_state(quantized, content["state_dict"])
     except ModelError:
         raise
     except Exception as error:  # torch.load raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"cannot load {path} into {type(model).__name__}: {reason}") from None
     return quantized.eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Loads the state of a prepared network; layers get the biases that compensated rounding gave others of the kind."""
+    for name, layer in quantizable_layers(model):
+        bias = state.get(f"{name}.bias")
+        if layer.bias is None and isinstance(layer, nn.Conv2d) and bias is not None:
+            layer.bias = nn.Parameter(torch.zeros_like(bias))
+    model.load_state_dict(dict(state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class UniformQuantizer(Quantizer):
         rounding: To the nearest level, or down.
         power_of_two: Whether scales stay powers of two.
         learned: Whether the scale is trained.
+        adaptive: Whether calibration may choose a grid with or without zero points for a weight.
     """
 
     zero_point: Tensor | None
@@ -56,9 +58,10 @@ class UniformQuantizer(Quantizer):
         rounding: Rounding = "nearest",
         power_of_two: bool = False,
         learned: bool = True,
+        adaptive: bool = False,
     ) -> None:
         super().__init__(bits, granularity, signed)
-        self.rounding, self.power_of_two = rounding, power_of_two
+        self.rounding, self.power_of_two, self.adaptive = rounding, power_of_two, adaptive
         self.log_scale = nn.Parameter(scale.detach().to(torch.float32).log(), requires_grad=learned)
         self.register_buffer("zero_point", zero_point)
 
@@ -68,6 +71,18 @@ class UniformQuantizer(Quantizer):
         if self.power_of_two:
             return torch.exp2(round_through(self.log_scale / torch.log(torch.tensor(2.0))))
         return self.log_scale.exp()
+
+    @property
+    def free_scale(self) -> bool:
+        """Whether calibration may choose another scale for each channel of a weight."""
+        return self.granularity == "channel" and not self.power_of_two and self.rounding == "nearest"
+
+    def regridded(self, scale: Tensor, zero_point: Tensor | None) -> UniformQuantizer:
+        """Returns a quantizer of the same kind with another grid, `(groups,)` each."""
+        return UniformQuantizer(
+            self.bits, scale, self.signed, zero_point, self.granularity, self.rounding, self.power_of_two,
+            self.log_scale.requires_grad, self.adaptive,
+        )  # fmt: skip
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns S·(q − Z) with straight-through gradients; see `haq.quant.fake`."""
@@ -86,6 +101,12 @@ class UniformQuantizer(Quantizer):
         )
         return QuantizedTensor(ungroup(codes, x, self.granularity), self.bits, self.granularity, x.dtype, scale, zero)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Takes the grid of a state as it is, with or without zero points: calibration chooses."""
+        stored = state_dict.get(prefix + "zero_point")
+        self.zero_point = None if stored is None else torch.zeros_like(stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def learned(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Yields the logarithm of the scale, whose magnitude is 1 by nature."""
         if self.log_scale.requires_grad:
@@ -95,10 +116,9 @@ class UniformQuantizer(Quantizer):
 def uniform(
     values: Tensor,
     bits: int,
-    reads: Tensor | None = None,
     *,
     granularity: str = "channel",
-    symmetric: bool = True,
+    symmetric: bool | None = True,
     rounding: Rounding = "nearest",
     power_of_two: bool = False,
     clip: str = "mse",
@@ -110,11 +130,9 @@ def uniform(
     Args:
         values: A weight, or samples of an activation, `(samples, n)`.
         bits: Width.
-        reads: What a layer multiplies this weight by, `(groups, n, samples)`. The `mse` clip of a channel then
-            minimises the error of the layer's output, as AdaRound's (Nagel et al. 2020, arXiv:2004.10568) does,
-            over scales instead of roundings.
         granularity: Which values share a scale.
-        symmetric: Whether the zero point is 0.
+        symmetric: Whether the zero point is 0. `None` starts so, and lets calibration choose for each layer and width
+            of weights; see `haq.quant.compensation`.
         rounding: `nearest` or `floor`.
         power_of_two: Whether scales are powers of two.
         clip: How the range is set: `mse`, or a name of `haq.quant.ranges.RANGES`.
@@ -125,16 +143,16 @@ def uniform(
         DataError: The values are empty or not finite.
     """
     values = check_values(values)
+    adaptive, symmetric = symmetric is None, symmetric is not False
     if signed is None:
         signed = not symmetric or bool((values < 0).any())
     rows = group(values, granularity)
     zero_point = None
     if clip == "mse":
-        reads = reads if granularity == "channel" else None
         if symmetric:
-            scale = mse_scale(rows, bits, signed, power_of_two=power_of_two, reads=reads)
+            scale = mse_scale(rows, bits, signed, power_of_two=power_of_two)
         else:
-            scale, zero_point = mse_affine(rows, bits, signed, reads=reads)
+            scale, zero_point = mse_affine(rows, bits, signed)
     elif symmetric and is_binary(bits, signed):
         scale = minmax_scale(rows, bits, signed)  # {−α, +α} has no range to set; α is mean |x|
     else:
@@ -144,7 +162,7 @@ def uniform(
             scale = symmetric_scale(low, high, bits, signed, power_of_two)
         else:
             scale, zero_point = affine_scale(low, high, bits, signed)
-    return UniformQuantizer(bits, scale, signed, zero_point, granularity, rounding, power_of_two, learned)
+    return UniformQuantizer(bits, scale, signed, zero_point, granularity, rounding, power_of_two, learned, adaptive)
 
 
 def round_through(x: Tensor) -> Tensor:

@@ -1,6 +1,9 @@
 """Measuring what quantizing one layer alone does, weights and activations apart, all other layers in floating point.
 
-Three measures compare the network's outputs with the float network's; the fourth predicts the loss from its curvature.
+One measure is an estimate for all layers and widths at once, three compare the network's outputs with the float
+network's, and the last predicts the loss from its curvature.
+
+- `fisher`: the divergence `kl` to second order, from one backward pass; see `haq.search.sensitivity.fisher`.
 
 - `kl`: mean Kullback-Leibler divergence of the quantized network's class probabilities from the float network's, in
   nats (ZeroQ, Cai et al. 2020, arXiv:2001.00281). It needs no labels.
@@ -29,7 +32,9 @@ from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.layers import evaluating, quantizable_layers, run_sample, watched
 from haq.quant.calibration import Calibration
+from haq.quant.compensation import Rounded
 from haq.search.sensitivity.curvature import curvature
+from haq.search.sensitivity.fisher import Change, squared_effects
 from haq.search.sensitivity.recompute import Network, network_of
 from haq.search.sensitivity.result import MEASURES, Sensitivity
 from haq.search.sensitivity.threads import Percent, Progress, spread
@@ -37,14 +42,15 @@ from haq.search.sensitivity.threads import Percent, Progress, spread
 __all__ = ["measure_sensitivity"]
 
 Array = NDArray[np.float64]
-Quantizers = Mapping[tuple[str, int, int], nn.Module]
-"""(Layer, 0 for its weights or 1 for its input, width) → quantizer."""
+Quantizers = Mapping[Change, nn.Module]
+Layer = nn.Conv2d | nn.Linear
 
 _BATCH = 64
 _BATCH_BYTES = 2**28  # of what a batch keeps of all layers' inputs
 _TOTAL_BYTES = 2**30  # of what all batches that run at once keep
 _SAMPLE = 2  # images that decide how the network is run; one alone may lose its dimension in a squeeze
 _GRAPH = 4  # a backward pass holds so many times the layers' inputs
+_FISHER_PASSES = 5.0  # a forward and a backward pass, and the gradient of each sample's weights
 _PROBE_PASSES = 2.5  # a probe of the Hessian takes as long as so many forward passes
 
 
@@ -89,7 +95,9 @@ def measure_sensitivity(
         ModelError: The float network's outputs are not finite numbers.
     """
     wanted = (widths, widths if inputs is None else inputs)
-    task = _Task(model, _quantizers(calibration, layers, wanted), images, tuple(layers), tuple(sorted(set(widths))))
+    quantizers = _quantizers(calibration, layers, wanted)
+    rounded = {change: calibration[change[0]].weights[change[2]] for change in quantizers if change[1] == 0}
+    task = _Task(model, quantizers, rounded, images, tuple(layers), tuple(sorted(set(widths))))
     for name in measures:
         if name not in MEASURES:
             raise ConfigError(f"unknown measure {name!r}{did_you_mean(name, MEASURES)}; use {', '.join(MEASURES)}")
@@ -100,10 +108,13 @@ def measure_sensitivity(
     with evaluating(model):
         sample = images.batch(range(min(_SAMPLE, len(images))))[0]
         kept = _kept_bytes(model, layers, sample)
-        network = network_of(model, layers, sample) if set(measures) - {"hessian"} else None
+        network = network_of(model, layers, sample) if set(measures) - {"fisher", "hessian"} else None
         outputs = 1 + sum(network.share(name) for name, *_ in task.changes) if network is not None else 0
         curved = _PROBE_PASSES * (1 + probes) if "hessian" in measures else 0
-        percent = Percent(progress, (outputs + curved) * len(images))
+        estimated = _FISHER_PASSES if "fisher" in measures else 0
+        percent = Percent(progress, (outputs + curved + estimated) * len(images))
+        if estimated:
+            found["fisher"] = _estimated(task, seed, kept * _GRAPH, threads, percent)
         if network is not None:
             found |= _compare(task, network, kept, threads, percent)
         if curved:
@@ -119,16 +130,17 @@ def measure_sensitivity(
 class _Task:
     model: nn.Module
     quantizers: Quantizers
+    rounded: Mapping[Change, Rounded]
     images: Samples
     layers: tuple[str, ...]
     widths: tuple[int, ...]
 
     @property
-    def changes(self) -> list[tuple[str, int, int]]:
+    def changes(self) -> list[Change]:
         """All `(layer, which, width)` that change something."""
         return [change for change, quantizer in self.quantizers.items() if not isinstance(quantizer, nn.Identity)]
 
-    def index(self, change: tuple[str, int, int]) -> tuple[int, int, int]:
+    def index(self, change: Change) -> tuple[int, int, int]:
         """Where the change stands in an array `(layers, 2, widths)`."""
         layer, which, width = change
         return self.layers.index(layer), which, self.widths.index(width)
@@ -137,13 +149,14 @@ class _Task:
         """Returns `(layers, 2, widths, *last)`."""
         return np.zeros((len(self.layers), 2, len(self.widths), *last))
 
-    def quantized_weights(self) -> Iterator[tuple[tuple[str, int, int], Tensor, Tensor]]:
-        """Yields the change, the weight, and the quantized weight."""
+    def quantized_weights(self) -> Iterator[tuple[Change, Layer, Tensor, Tensor | None]]:
+        """Yields the change, the layer, and its quantized weight and bias."""
         modules = dict(quantizable_layers(self.model))
         for change in self.changes:
             if change[1] == 0:
-                weight = modules[change[0]].weight.detach()
-                yield change, weight, self.quantizers[change](weight).detach()
+                layer, rounded = modules[change[0]], self.rounded[change]
+                weight = self.quantizers[change](rounded.weight(layer.weight.detach())).detach()
+                yield change, layer, weight, rounded.bias(layer)
 
     def batches(self, kept_bytes: float) -> list[range]:
         """Cuts the images so that a batch keeps no more than it may."""
@@ -154,7 +167,7 @@ class _Task:
 
 def _compare(task: _Task, network: Network, kept: float, threads: int, percent: Percent) -> dict[str, Array]:
     """Returns `kl`, `loss` and `sqnr`, each `(layers, 2, widths)`."""
-    weights = {change: network.weights(change[0], weight) for change, _, weight in task.quantized_weights()}
+    weights = {change: network.weights(change[0], weight, bias) for change, _, weight, bias in task.quantized_weights()}
     changes = {layer: [change for change in task.changes if change[0] == layer] for layer in task.layers}
     batches = task.batches(kept)
     sums = [task.zeros(3) for _ in batches]
@@ -186,6 +199,35 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
     answers = task.images.y.size
     # Rounding may leave a divergence of nothing at −1e-17
     return {"kl": np.maximum(kl, 0) / answers, "loss": loss / answers, "sqnr": sqnr}
+
+
+def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Percent) -> Array:
+    """Returns `fisher`, `(layers, 2, widths)`."""
+    added = {
+        change: (weight - layer.weight.detach(), _difference(bias, layer.bias))
+        for change, layer, weight, bias in task.quantized_weights()
+    }
+    inputs = {change: task.quantizers[change] for change in task.changes if change[1] == 1}
+    batches = task.batches(kept)
+    sums = [task.zeros() for _ in batches]
+
+    def measure(number: int) -> None:
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        x, _ = task.images.batch(batches[number])
+        for change, effect in squared_effects(task.model, added, inputs, x, rng).items():
+            sums[number][task.index(change)] = effect
+        percent.advance(_FISHER_PASSES * len(x))
+
+    # Layers are watched by standing in for their methods, which is one thread's business
+    spread(measure, len(batches), 1, percent)
+    effects: Array = np.sum(sums, axis=0) / task.images.y.size
+    return effects
+
+
+def _difference(changed: Tensor | None, own: Tensor | None) -> Tensor | None:
+    if changed is None or own is None:
+        return changed
+    return changed - own.detach()
 
 
 def _differences(exact: Tensor, output: Tensor, y: Tensor) -> tuple[float, float, float]:
@@ -224,8 +266,8 @@ def _curved(task: _Task, probes: int, seed: int, kept: float, threads: int, perc
     count = len(task.images)
     mean_diagonal: Array = np.sum(traces, axis=0) / count / sizes
     error: Array = np.sum(errors, axis=0) / count
-    for change, weight, quantized in task.quantized_weights():
-        error[task.index(change)] = float((quantized - weight).double().square().sum())
+    for change, layer, quantized, _ in task.quantized_weights():
+        error[task.index(change)] = float((quantized - layer.weight.detach()).double().square().sum())
     return mean_diagonal[:, :, None] * error
 
 
@@ -243,7 +285,8 @@ def _quantizers(calibration: Calibration, layers: Sequence[str], widths: tuple[S
             for width in sorted(set(widths[which])):
                 if width not in known:
                     raise ConfigError(f"layer {layer!r} is not calibrated for {width} bits, only for {sorted(known)}")
-                chosen[layer, which, width] = copy.deepcopy(known[width]).eval().requires_grad_(False)
+                quantizer = known[width].quantizer if which == 0 else known[width]
+                chosen[layer, which, width] = copy.deepcopy(quantizer).eval().requires_grad_(False)
     return chosen
 
 

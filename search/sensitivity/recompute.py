@@ -46,8 +46,8 @@ class Network(Protocol):
         """Returns the part of the network that runs again when this layer is changed, at most 1."""
         ...
 
-    def weights(self, layer: str, weight: Tensor) -> Any:
-        """Turns another weight of the layer into what `changed` takes."""
+    def weights(self, layer: str, weight: Tensor, bias: Tensor | None) -> Any:
+        """Turns another weight and bias of the layer into what `changed` takes."""
         ...
 
     def start(self, x: Tensor) -> tuple[Tensor, Any]:
@@ -105,8 +105,8 @@ class _Whole:
     def share(self, layer: str) -> float:
         return 1.0
 
-    def weights(self, layer: str, weight: Tensor) -> Any:
-        return nn.Parameter(weight, requires_grad=False)
+    def weights(self, layer: str, weight: Tensor, bias: Tensor | None) -> Any:
+        return nn.Parameter(weight, requires_grad=False), None if bias is None else nn.Parameter(bias, False)
 
     def start(self, x: Tensor) -> tuple[Tensor, Any]:
         return self._model(x.clone()), x
@@ -115,7 +115,7 @@ class _Whole:
         old = self._layers[layer]
         new = quantized_like(old, nn.Identity(), quantizer or nn.Identity()).eval()
         if weights is not None:
-            new.weight = weights
+            new.weight, new.bias = weights
         try:
             self._model = replace_module(self._model, old, new)
             result: Tensor = self._model(state.clone())
@@ -135,8 +135,8 @@ class _Call:
     module: Layer
     norm: nn.BatchNorm2d | None
 
-    def fused(self, weight: Tensor, channels_last: bool) -> Fused:
-        norm, bias = self.norm, self.module.bias
+    def fused(self, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Fused:
+        norm = self.norm
         if norm is not None:
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -179,7 +179,10 @@ class _Graph:
         for node in list(self._module.graph.nodes):
             if isinstance(layer := self._leaf(node), nn.Conv2d | nn.Linear) and names[layer] in layers:
                 self._calls[node] = _Call(names[layer], layer, self._take_norm(node))
-        self._float = {node: call.fused(call.module.weight, self._channels_last) for node, call in self._calls.items()}
+        self._float = {
+            node: call.fused(call.module.weight, call.module.bias, self._channels_last)
+            for node, call in self._calls.items()
+        }
         self._plan(layers)
 
     def _plan(self, layers: Sequence[str]) -> None:
@@ -225,9 +228,9 @@ class _Graph:
     def share(self, layer: str) -> float:
         return len(self._after[layer]) / len(self._whole)
 
-    def weights(self, layer: str, weight: Tensor) -> Any:
+    def weights(self, layer: str, weight: Tensor, bias: Tensor | None) -> Any:
         calls = ((node, call) for node, call in self._calls.items() if call.name == layer)
-        return {node: call.fused(weight, self._channels_last) for node, call in calls}
+        return {node: call.fused(weight, bias, self._channels_last) for node, call in calls}
 
     def start(self, x: Tensor) -> tuple[Tensor, Any]:
         if self._channels_last:

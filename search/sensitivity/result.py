@@ -20,7 +20,7 @@ __all__ = ["MEASURES", "Sensitivity", "cached", "load_sensitivity", "save_sensit
 
 logger = logging.getLogger(__name__)
 
-MEASURES = ("kl", "loss", "sqnr", "hessian")
+MEASURES = ("fisher", "kl", "loss", "sqnr", "hessian")
 """Names of the measures; `haq.search.sensitivity.measure` defines them."""
 
 Array = NDArray[np.float64]

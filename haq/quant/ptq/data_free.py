@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from haq.errors import ModelError
 from haq.layers import quantizable_layers
 from haq.quant.calibration import Calibration, LayerQuantizers
+from haq.quant.compensation import Rounded
 from haq.quant.folding import fold_batch_norm
 from haq.quant.ptq.statistics import ClippedNormal, input_statistics
 from haq.quant.ranges import batch_norm_range
@@ -64,7 +65,7 @@ def calibrate_data_free(
     statistics = _statistics(model, sample)
     return {
         name: LayerQuantizers(
-            weights={width: chosen.weight_quantizer(layer.weight.detach(), width) for width in widths},
+            weights={width: Rounded(chosen.weight_quantizer(layer.weight.detach(), width)) for width in widths},
             inputs={width: chosen.input_quantizer(_values(statistics[name]), width) for width in widths},
         )
         for name, layer in quantizable_layers(fold_batch_norm(model, sample[:1]))

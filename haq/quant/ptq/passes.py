@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
-from haq.errors import ConfigError, DataError, did_you_mean
+from haq.config import checked_passes
+from haq.errors import DataError
 from haq.layers import reachable
 from haq.names import PASSES
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
+from haq.quant.compensation import compensate_in_sequence
 from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import prepare
 from haq.quant.ptq.adaround import STEPS, adaround
@@ -18,26 +21,9 @@ from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
 
-__all__ = ["PASSES", "apply_passes", "check_passes"]
+__all__ = ["PASSES", "apply_passes"]
 
-
-def check_passes(passes: Iterable[str]) -> list[str]:
-    """Returns the passes in the order in which they run, each once.
-
-    Raises:
-        ConfigError: One of them is unknown.
-
-    Examples:
-        >>> check_passes(["bias", "adaround", "cle"])
-        ['cle', 'adaround', 'bias']
-    """
-    named = list(passes)
-    for name in named:
-        if name not in PASSES:
-            raise ConfigError(
-                f"unknown post-training pass {name!r}{did_you_mean(name, PASSES)}; use {', '.join(PASSES)}"
-            )
-    return [name for name in PASSES if name in named]
+logger = logging.getLogger(__name__)
 
 
 def apply_passes(
@@ -52,8 +38,8 @@ def apply_passes(
 ) -> nn.Module:
     """Quantizes a network after training, with passes that make it lose less.
 
-    Batch norms are folded, layers equalised (`cle`), quantizers calibrated and put in; then the weights' rounding is
-    chosen (`adaround`), and biases are corrected for its mean error (`bias-analytic`, without data) or for that of
+    Layers are equalised (`cle`), quantizers calibrated and put in; then the weights are rounded again for the inputs that
+    the quantized layers before give (`sequential`) or to what gradients choose (`adaround`), and biases are corrected for its mean error (`bias-analytic`, without data) or for that of
     weights and activations together (`bias`, with the batches), which replaces what the analytic correction did.
 
     Args:
@@ -63,18 +49,18 @@ def apply_passes(
         batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in all.
         passes: Names from `PASSES`, in any order.
         seed: Of AdaRound.
-        progress: Called during AdaRound with blocks done and blocks in all.
+        progress: Called with layers or blocks done and in all, during `sequential` and AdaRound.
         steps: Of AdaRound, for each block.
 
     Returns:
-        The quantized network in evaluation mode, batch norms folded.
+        The quantized network in evaluation mode; batch norms are folded if a pass but `sequential` is asked for.
 
     Raises:
         ConfigError: A pass is unknown, or the policy does not fit the model.
         DataError: There are no batches.
         ModelError: The network cannot be traced, or AdaRound does not know a layer's quantizer.
     """
-    chosen = check_passes(passes)
+    chosen = checked_passes(passes)
     inputs = list(batches)
     if not inputs:
         raise DataError("quantization after training needs calibration inputs, but there are no batches")
@@ -82,10 +68,13 @@ def apply_passes(
     model = reachable(model, sample[:1])
     if "cle" in chosen:
         model = equalize(model, sample, fold=False)
-    folded = fold_batch_norm(model, sample[:1])
+    folded = fold_batch_norm(model, sample[:1]) if set(chosen) - {"sequential"} else model
     used = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
     quantized = prepare(folded, policy, used, calibrate(folded, inputs, widths, used)).eval()
+    told = progress or (lambda done, total: None)
+    if "sequential" in chosen and not compensate_in_sequence(quantized, folded, inputs, told):
+        logger.warning("layers are rounded apart: the network does not keep its samples apart along their first axis")
     if "adaround" in chosen:
         quantized = adaround(quantized, folded, inputs, steps, seed, progress)
     if "bias-analytic" in chosen:

@@ -13,8 +13,8 @@ LINEAR = Scheme(
     name="linear",
     title="Quantizing deep convolutional networks for efficient inference",
     arxiv="1806.08342",
-    equation="section 2.2, symmetric; the clip minimises the squared error, the scale is learned as in LSQ",
-    weights=uniform,
+    equation="section 2; weights have zero points where that lowers a layer's error, the scale is learned as in LSQ",
+    weights=partial(uniform, symmetric=None),
     inputs=uniform,
     covers="both",
     trainable="scales",
@@ -29,7 +29,6 @@ ASYMMETRIC = Scheme(
     inputs=partial(uniform, symmetric=False),
     covers="both",
     trainable="scales",
-    kernels=("integer",),
 )
 
 POWER_OF_TWO = Scheme(

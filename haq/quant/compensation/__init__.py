@@ -1,0 +1,7 @@
+"""Compensated rounding: what one weight loses in rounding, the layer's other weights make up for."""
+
+from haq.quant.compensation.layers import Rounded, round_layer
+from haq.quant.compensation.moments import Moments, Reads, is_product
+from haq.quant.compensation.sequential import compensate_in_sequence
+
+__all__ = ["Moments", "Reads", "Rounded", "compensate_in_sequence", "is_product", "round_layer"]

@@ -1,0 +1,147 @@
+"""Second moments of what a layer's weight is multiplied by: the curvature of its output error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haq.layers.own_forward import OwnForward, Substituted, window_of
+
+__all__ = ["Moments", "Reads", "columns", "is_product", "positions"]
+
+_PER_COLUMN = 20  # samples for each column; with half as many, the layers' errors on other images grow by some per cent
+_FEWEST, _MOST, _LEAST_PER_COLUMN = 2048, 16_384, 3
+_SHOWN = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of the inputs x̂ that a layer gets, and of those that it would get in the float network, x.
+
+    Attributes:
+        gram: Covariance of x̂ where the layer's bias takes up mean errors, else E[x̂ x̂ᵀ], `(groups, K, K)`.
+        cross: The same of x and x̂, E[x x̂ᵀ]; `None` where both are the same.
+        mean: E[x̂], `(groups, K)`.
+        exact_mean: E[x].
+        samples: How many columns it is the mean of.
+    """
+
+    gram: Tensor
+    cross: Tensor | None
+    mean: Tensor
+    exact_mean: Tensor
+    samples: int
+
+
+class Reads:
+    """Adds up the moments of one layer's inputs over batches.
+
+    Of a convolution's windows a random part is taken, about 20 for each column of the matrix, at most 16,384 if that is
+    three for each. Memory is that of the moments, 4·K² bytes for each group and matrix, and of one batch's windows.
+
+    Args:
+        layer: A convolution or linear layer.
+        batches: How many will be added.
+        seed: Of the choice of windows.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, batches: int, seed: int = 0) -> None:
+        self._layer, self._rng = layer, torch.Generator().manual_seed(seed)
+        size = layer.weight[0].numel()
+        wanted = max(min(max(_PER_COLUMN * size, _FEWEST), _MOST), _LEAST_PER_COLUMN * size)
+        self._per_batch = -(-wanted // max(batches, 1))
+        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(groups, size, size)
+        self._sums = torch.zeros(2, groups, size)
+        self._count, self._alike = 0, True
+        self._shown: list[Tensor] = []
+        self._shown_per_batch = -(-_SHOWN // max(batches, 1))
+
+    def add(self, x: Tensor, exact: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            x: What the layer gets, `(N, C, H, W)` or `(..., in)`.
+            exact: What it would get in the float network; by default the same.
+        """
+        chosen = positions(self._layer, x, self._per_batch, self._rng)
+        read = columns(self._layer, x, chosen)
+        self._gram.baddbmm_(read, read.transpose(1, 2))
+        self._sums[0] += read.sum(2)
+        self._count += read.shape[2]
+        self._shown.append(read[:, :, : self._shown_per_batch])
+        if exact is not None:
+            self._alike = False
+            true = columns(self._layer, exact, chosen)
+            self._cross.baddbmm_(true, read.transpose(1, 2))
+            self._sums[1] += true.sum(2)
+
+    @property
+    def shown(self) -> Tensor:
+        """Some of the columns, `(groups, K, n)`."""
+        return torch.cat(self._shown, 2)
+
+    def moments(self) -> Moments | None:
+        """Returns the moments; `None` where what was read is not finite, or the layer is no product of its weight."""
+        if not self._count or not bool(torch.isfinite(self._gram).all() & torch.isfinite(self._cross).all()):
+            return None
+        mean, exact = self._sums / self._count
+        exact = mean if self._alike else exact
+        if not is_product(self._layer):
+            return None
+        gram = self._gram / self._count
+        cross = None if self._alike else self._cross / self._count
+        if takes_shift(self._layer):
+            gram = gram - mean[:, :, None] * mean[:, None, :]
+            cross = None if cross is None else cross - exact[:, :, None] * mean[:, None, :]
+        return Moments(gram, cross, mean, exact, self._count)
+
+
+def takes_shift(layer: nn.Module) -> bool:
+    """Whether a mean error is taken off the bias: every convolution has one once its batch norm is folded."""
+    return isinstance(layer, nn.Conv2d) or layer.bias is not None
+
+
+def is_product(layer: nn.Module) -> bool:
+    """Whether the layer is one product of its weight with its input; others have a forward pass of their own."""
+    return not isinstance(layer, Substituted)
+
+
+def positions(layer: nn.Module, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Returns which windows of a batch are taken, or which rows of a linear layer's input, `(count,)`."""
+    if isinstance(layer, nn.Conv2d):
+        windows = _windows(layer, x)
+        total = windows.shape[0] * windows.shape[2] * windows.shape[3]
+    else:
+        total = x.numel() // x.shape[-1]
+    return torch.arange(total) if total <= count else torch.randint(total, (count,), generator=rng)
+
+
+def columns(layer: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
+    """Returns what the weight, as a matrix, is multiplied by at these positions, `(groups, K, count)`."""
+    x = x.detach().float()
+    if not isinstance(layer, nn.Conv2d):
+        return x.reshape(-1, x.shape[-1])[chosen].t()[None]
+    windows = _windows(layer, x)
+    _, channels, tall, wide = windows.shape[:4]
+    image, place = chosen // (tall * wide), chosen % (tall * wide)
+    taken = windows.permute(0, 2, 3, 1, 4, 5)[image, place // wide, place % wide]  # (count, C, kh, kw)
+    return taken.reshape(len(chosen), layer.groups, channels // layer.groups * taken[0, 0].numel()).permute(1, 2, 0)
+
+
+def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Returns the input as the windows of the convolution see it."""
+    mode = "constant" if layer.padding_mode == "zeros" or isinstance(layer, OwnForward) else layer.padding_mode
+    return F.pad(x, window_of(layer)[1], mode=mode)
+
+
+def _windows(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Returns a view of all windows, `(N, C, H', W', kh, kw)`."""
+    stride, _, dilation = window_of(layer)
+    x = padded(layer, x)
+    (tall, wide), (down, right) = layer.kernel_size, dilation
+    height, width = (tall - 1) * down + 1, (wide - 1) * right + 1
+    return x.unfold(2, height, stride[0]).unfold(3, width, stride[1])[..., ::down, ::right]

@@ -1,0 +1,194 @@
+"""Rounding the columns of a matrix one after the other, each making up for the errors of those before.
+
+The error of a layer's outputs is Σ (w − q) H (w − q)ᵀ over its output channels, with the second moments H of its
+inputs. Everything here works on `(groups, K, rows)`: K weights of each output channel, channels along the rows, so that
+one step rounds a column of all channels, widths and grids at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from haq.quant.granularity import group, ungroup
+from haq.quant.tensor import QuantizedTensor
+
+__all__ = ["Grid", "damped", "descend", "diffuse", "output_error"]
+
+_BLOCK = 64
+_DAMPING = 0.01  # of the mean diagonal, as GPTQ's
+_DAMPING_PER_COLUMN = 0.1  # times columns over samples: few samples say little about how columns go together
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The levels that each weight may take: S·(q − o) for whole q from `low` to `high`, or those of a codebook.
+
+    Attributes:
+        scale: S, `(groups, K or 1, rows)`.
+        low: Smallest q, likewise.
+        high: Largest q.
+        offset: o: 0, or ½ for the levels −S/2 and S/2 of one bit.
+        codebook: Levels in ascending order, `(groups, K or 1, rows, levels)`, in place of all these.
+    """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+    offset: Tensor
+    codebook: Tensor | None = None
+
+    @classmethod
+    def of(cls, stored: QuantizedTensor, groups: int) -> Grid:
+        """Returns the grid of a quantized weight.
+
+        Args:
+            stored: `(M, ...)`, at any granularity.
+            groups: Of the layer.
+        """
+        places = torch.arange(stored.codes.numel()).view(stored.codes.shape)
+        owners = group(places, stored.granularity)
+        owner = ungroup(torch.arange(len(owners))[:, None].expand_as(owners), places, stored.granularity)
+        owner = as_columns(owner, groups)
+        if stored.granularity in ("channel", "tensor"):
+            owner = owner[:, :1]
+        one = torch.zeros(owner.shape)
+        if stored.codebook is not None:
+            return cls(one, one, one, one, stored.codebook.sort(1).values[owner])
+        assert stored.scale is not None
+        scale = stored.scale[owner]
+        if stored.bits == 1 and stored.zero_point is None and bool((stored.codes.abs() == 1).all()):
+            return cls(2 * scale, one, one + 1, one + 0.5)  # {−1, +1}
+        low, high = -(2 ** (stored.bits - 1)), 2 ** (stored.bits - 1) - 1
+        shift = one if stored.zero_point is None else stored.zero_point[owner].float()
+        return cls(scale, low - shift, high - shift, one)
+
+    def nearest(self, x: Tensor, column: int) -> Tensor:
+        """Returns the nearest levels of a column, `(groups, rows)`."""
+        at = column if self.low.shape[1] > 1 else 0
+        if self.codebook is not None:
+            levels = self.codebook[:, at]
+            between = ((levels[..., 1:] + levels[..., :-1]) / 2).contiguous()
+            return levels.gather(-1, torch.searchsorted(between, x[..., None].contiguous()))[..., 0]
+        scale, offset = self.scale[:, at], self.offset[:, at]
+        steps = torch.div(x, scale).add_(offset).round_()
+        return steps.clamp_(self.low[:, at], self.high[:, at]).sub_(offset).mul_(scale)
+
+    def scaled(self, factor: Tensor) -> Grid:
+        """Returns the grid with its scale multiplied."""
+        return Grid(self.scale * factor, self.low, self.high, self.offset)
+
+    @staticmethod
+    def beside(grids: list[Grid]) -> Grid:
+        """Returns the grids of several copies of the same rows, one copy after the other."""
+        parts = ([getattr(grid, name) for grid in grids] for name in ("scale", "low", "high", "offset"))
+        return Grid(*(torch.cat(part, 2) for part in parts))
+
+
+def as_columns(weight: Tensor, groups: int) -> Tensor:
+    """Returns a weight `(M, ...)` as `(groups, K, M / groups)`."""
+    return weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2).contiguous()
+
+
+def as_weight(values: Tensor, like: Tensor) -> Tensor:
+    """Returns `(groups, K, rows)` as a weight of the shape of `like`."""
+    return values.transpose(1, 2).reshape(like.shape)
+
+
+def damped(gram: Tensor, samples: int) -> Tensor:
+    """Returns the moments with a share of their mean added to the diagonal, so that they have an inverse.
+
+    Where all inputs are 0, any rounding does; what is added is then 1, and the nearest level is taken.
+    """
+    columns = gram.shape[1]
+    share = _DAMPING + _DAMPING_PER_COLUMN * columns / samples
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
+    added = torch.where(mean > 0, share * mean, torch.ones_like(mean))
+    return gram + added[:, None, None] * torch.eye(columns)
+
+
+def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
+    """Rounds column by column; the error of each is spread over the columns that are still to come.
+
+    Frantar et al. 2022 (GPTQ, arXiv:2210.17323, algorithm 1): columns in the order of their curvature, in blocks, with
+    the Cholesky factor of the inverse of H.
+
+    Args:
+        target: `(groups, K, rows)`.
+        gram: H, positive definite; see `damped`.
+        grid: What to round to.
+
+    Returns:
+        Levels of the grid, same shape.
+    """
+    order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
+    turned = gram.gather(1, order[:, :, None].expand_as(gram)).gather(2, order[:, None, :].expand_as(gram))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(turned.double()))
+    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    index = order[:, :, None].expand_as(target)
+    rest, rounded = target.gather(1, index), torch.empty_like(target)
+    grid = _reordered(grid, order)
+    columns = target.shape[1]
+    for start in range(0, columns, _BLOCK):
+        stop = min(start + _BLOCK, columns)
+        block = rest[:, start:stop]
+        errors = torch.empty_like(block)
+        for i in range(start, stop):
+            x = block[:, i - start]
+            rounded[:, i] = level = grid.nearest(x, i)
+            errors[:, i - start] = error = (x - level) / factor[:, i, i, None]
+            if i + 1 < stop:
+                block[:, i + 1 - start :].addcmul_(factor[:, i, i + 1 : stop, None], error[:, None], value=-1)
+        if stop < columns:
+            rest[:, stop:].baddbmm_(factor[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
+    return torch.empty_like(rounded).scatter_(1, index, rounded)
+
+
+def _reordered(grid: Grid, order: Tensor) -> Grid:
+    if grid.low.shape[1] == 1:
+        return grid
+
+    def turn(x: Tensor) -> Tensor:
+        return x.gather(1, order.view(*order.shape, *[1] * (x.dim() - 2)).expand_as(x))
+
+    codebook = None if grid.codebook is None else turn(grid.codebook)
+    return Grid(turn(grid.scale), turn(grid.low), turn(grid.high), turn(grid.offset), codebook)
+
+
+def descend(target: Tensor, rounded: Tensor, gram: Tensor, grid: Grid, passes: int = 1) -> Tensor:
+    """Moves every weight to the best level given all the others, in turn; the error never rises.
+
+    Coordinate descent (Behdin et al. 2023, QuantEase, arXiv:2309.01885, section 3), in blocks of columns.
+
+    Args:
+        target: `(groups, K, rows)`.
+        rounded: Where to start, same shape.
+        gram: H.
+        grid: What to round to.
+        passes: Over all columns.
+    """
+    rounded = rounded.clone()
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    slope = gram @ (target - rounded)  # of the error, (groups, K, rows)
+    columns = target.shape[1]
+    for _ in range(passes):
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            block, moves = slope[:, start:stop], torch.empty_like(slope[:, start:stop])
+            for i in range(start, stop):
+                old = rounded[:, i]
+                level = grid.nearest(old + block[:, i - start] / diagonal[:, i, None], i)
+                moves[:, i - start] = move = level - old
+                rounded[:, i] = level
+                block.addcmul_(gram[:, start:stop, i, None], move[:, None], value=-1)
+            slope[:, :start].baddbmm_(gram[:, :start, start:stop], moves, alpha=-1)
+            slope[:, stop:].baddbmm_(gram[:, stop:, start:stop], moves, alpha=-1)
+    return rounded
+
+
+def output_error(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
+    """Returns (w − q) H (w − q)ᵀ of every row, `(groups, rows)`."""
+    error = target - rounded
+    return ((gram @ error) * error).sum(1)

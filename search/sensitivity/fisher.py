@@ -1,0 +1,122 @@
+"""What rounding a layer does to the network's answers, to second order: one backward pass for all layers and widths.
+
+A change Δz of the outputs before the softmax moves the answers by a Kullback-Leibler divergence of about ½ Δzᵀ F Δz with
+F = diag(p) − p pᵀ, the Fisher information (Martens 2020, arXiv:1412.1193, section 9.2). With F = A Aᵀ, A = (I − p 1ᵀ)
+diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the same; and vᵀAᵀ Δz is g·Δy for a change Δy of what a layer computes,
+where g is the gradient of vᵀAᵀ z. No labels are needed; drawing answers instead of signs has the same mean, but rare
+answers of a confident network then count for much. What the errors of different weights do together is seen, other
+than with the diagonal of F alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haq.layers import fresh, quantizable_layers, watched
+from haq.layers.own_forward import window_of
+from haq.quant.compensation.moments import padded
+from haq.quant.evaluation import outputs_of
+
+__all__ = ["Change", "squared_effects"]
+
+Array = NDArray[np.float64]
+Change = tuple[str, int, int]
+"""(Layer, 0 for its weights or 1 for its input, width)."""
+
+_GRADIENT_BYTES = 2**26  # of the weight's gradients for each sample of a chunk
+
+
+def squared_effects(
+    model: nn.Module,
+    weights: Mapping[Change, tuple[Tensor, Tensor | None]],
+    quantizers: Mapping[Change, nn.Module],
+    x: Tensor,
+    rng: torch.Generator,
+) -> dict[Change, float]:
+    """Returns ½ Σ (g·Δ)² over the samples of a batch, for every change.
+
+    Args:
+        model: The float network, in evaluation mode.
+        weights: Change → what is added to the weight, and to the bias.
+        quantizers: Change → quantizer of the layer's input.
+        x: `(N, ...)`.
+        rng: Draws the signs.
+    """
+    layers = dict(quantizable_layers(model))
+    names = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    read: list[Tensor] = []
+
+    # What the layer reads and gives is kept apart from what others may write over
+    def before(layer: Any, given: Tensor) -> Tensor:
+        read.append(given.detach().requires_grad_() if not given.requires_grad else given.clone())
+        return read[-1]
+
+    def after(layer: Any, given: Tensor, y: Tensor) -> Tensor:
+        calls.append((layer, read[-1], y))
+        return y.clone()
+
+    with torch.enable_grad(), watched(names, before=before, after=after):
+        logits = outputs_of(model, fresh(x)).flatten(0, -2)
+        p = logits.detach().softmax(1)
+        signed = p.sqrt() * (2.0 * torch.randint(2, p.shape, generator=rng) - 1)
+        weights_of_z = signed - p * signed.sum(1, keepdim=True)
+        wanted = [tensor for _, given, y in calls for tensor in (given, y)]
+        gradients = torch.autograd.grad((weights_of_z * logits).sum(), wanted, allow_unused=True)
+    effects: dict[Change, Tensor] = defaultdict(lambda: torch.zeros(len(x)))
+    with torch.no_grad():
+        for number, (layer, given, _) in enumerate(calls):
+            by_input, by_output = gradients[2 * number : 2 * number + 2]
+            name = names[layer]
+            for change, quantizer in quantizers.items():
+                if change[0] == name and by_input is not None:
+                    moved = (quantizer(given) - given) * by_input
+                    effects[change] += moved.reshape(len(x), -1).sum(1)
+            mine = {change: added for change, added in weights.items() if change[0] == name}
+            if mine and by_output is not None:
+                dots = _weight_effects(layer, given.detach(), by_output, list(mine.values()), len(x))
+                for change, dot in zip(mine, dots, strict=True):
+                    effects[change] += dot
+    return {change: float(0.5 * effect.double().square().sum()) for change, effect in effects.items()}
+
+
+def _weight_effects(
+    layer: nn.Module, x: Tensor, gradient: Tensor, added: Sequence[tuple[Tensor, Tensor | None]], samples: int
+) -> Tensor:
+    """Returns Σ g·Δy of every sample, `(changes, samples)`, through the gradient of the weight for each sample."""
+    rows, columns = gradient_and_columns(layer, x, gradient, samples)  # (N, groups, M, P), (N, groups, K, P)
+    moved = torch.stack([weight.flatten() for weight, _ in added])
+    shifts = torch.stack([torch.zeros(rows.shape[1] * rows.shape[2]) if b is None else b for _, b in added])
+    size = max(1, _GRADIENT_BYTES // (4 * moved.shape[1]))
+    dots = [
+        moved @ (rows[start : start + size] @ columns[start : start + size].transpose(2, 3)).flatten(1).t()
+        + shifts @ rows[start : start + size].sum(3).flatten(1).t()
+        for start in range(0, samples, size)
+    ]
+    return torch.cat(dots, 1)
+
+
+def gradient_and_columns(layer: nn.Module, x: Tensor, gradient: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Returns the output's gradient `(N, groups, M, P)` and the columns that were read, `(N, groups, K, P)`."""
+    if not isinstance(layer, nn.Conv2d):
+        rows = gradient.reshape(samples, -1, gradient.shape[-1]).transpose(1, 2)[:, None]
+        return rows, x.reshape(samples, -1, x.shape[-1]).transpose(1, 2)[:, None]
+    stride, _, dilation = window_of(layer)
+    columns = F.unfold(padded(layer, x), layer.kernel_size, dilation, 0, stride)  # (N', C·kernel, P)
+    columns = columns.reshape(len(x), layer.groups, columns.shape[1] // layer.groups, -1)
+    rows = gradient.reshape(len(x), layer.groups, gradient.shape[1] // layer.groups, -1)
+    if len(x) == samples:
+        return rows, columns
+
+    def by_sample(values: Tensor) -> Tensor:  # a network may fold windows of a sample into the batch
+        return values.reshape(samples, -1, *values.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3)
+
+    return by_sample(rows), by_sample(columns)
