@@ -13,7 +13,7 @@ import numpy.typing as npt
 from haq import __version__
 from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.footprint import footprint
 from haq.hwmodels.hardware import Hardware, listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.layers import LayerSpec
@@ -25,9 +25,12 @@ Origin = Literal["modelled", "measured", "interpolated"]
 Costs = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_RAM = METRICS["ram"].field
+_RAM, _BITS = METRICS["ram"].field, METRICS["bits"].field
 TABLE_FIELDS = (*(metric.field for metric in METRICS.values() if metric.field != _RAM), "buffer_bytes")
 """What a table may hold of each cell; all but `buffer_bytes` add up over the layers."""
+
+_DIGITS = 12
+"""Decimals of an average: the parts of layers are fractions, whose sum is off by rounding far behind these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,8 @@ class CostTable:
                 f"{_listed(sorted(set(w_bits)))}/{_listed(sorted(set(a_bits)))}; choose widths of these"
             )
         w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
-        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in TABLE_FIELDS}
+        priced = [metric for metric in TABLE_FIELDS if metric != _BITS]
+        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in priced}
         memory_bound = np.full((len(layers), len(w_axis), len(a_axis)), np.nan)
         for row, layer in enumerate(layers):
             for pair in pairs:
@@ -116,6 +120,8 @@ class CostTable:
                     costs[cell] = getattr(cost, metric)
                 if cost.compute_ms or cost.memory_ms:
                     memory_bound[cell] = cost.bound == "memory"
+        average = footprint(layers, w_axis, a_axis)[_BITS]
+        metrics[_BITS] = np.where(np.isfinite(metrics["bops"]), average, np.inf)
         if not np.any(metrics["buffer_bytes"][:, np.isfinite(metrics["buffer_bytes"][0])]):
             del metrics["buffer_bytes"]
         names = tuple(layer.name for layer in layers)
@@ -127,15 +133,9 @@ class CostTable:
 
     @classmethod
     def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
-        """Prices weights alone, with activations in floating point: size and bit operations, on any hardware."""
+        """Prices weights alone, with activations in floating point: what is the same on any hardware."""
         w_bits = tuple(sorted(set(w_bits)))
-        pairs = [[LayerBits(width, None) for width in w_bits] for _ in layers]
-        metrics = {
-            metric: np.array(
-                [[[count(layer, bits)] for bits in row] for layer, row in zip(layers, pairs, strict=True)], np.float64
-            )
-            for metric, count in (("size_bytes", size_bytes), ("bops", bops))
-        }
+        metrics = footprint(layers, w_bits, (None,))
         names = tuple(layer.name for layer in layers)
         return cls("any hardware", 1, names, w_bits, (None,), metrics, "modelled", f"haq {__version__}")
 
@@ -207,8 +207,7 @@ class CostTable:
             buffers = self.metrics.get("buffer_bytes")
             beside = np.zeros(widths.shape) if buffers is None else buffers[self._rows, w_index, a_index]
             return self.memory.peaks(self.layers, widths, beside, self.batch)
-        sums: Costs = self._costs(metric)[self._rows, w_index, a_index].sum(axis=-1) + self.rest.get(metric, 0.0)
-        return sums
+        return self._summed(metric, self._costs(metric)[self._rows, w_index, a_index])
 
     def minimum(self, metric: str, pinned: Mapping[str, LayerBits] | None = None) -> float:
         """Returns the smallest total that any policy with the `pinned` widths reaches."""
@@ -231,8 +230,13 @@ class CostTable:
             row = self.layers.index(name)
             w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
             smallest[row] = largest[row] = costs[row, w, a]
-        rest = self.rest.get(metric, 0.0)
-        return float(smallest.sum() + rest), float(largest.sum() + rest)
+        low, high = (self._summed(metric, costs) for costs in (smallest, largest))
+        return float(low), float(high)
+
+    def _summed(self, metric: str, costs: Costs) -> Costs:
+        """Adds what layers cost, `(..., L)`, to what the rest does."""
+        sums: Costs = costs.sum(axis=-1) + self.rest.get(metric, 0.0)
+        return sums.round(_DIGITS) if metric == _BITS else sums
 
     def _costs(self, metric: str) -> Costs:
         if metric not in self.metrics:
