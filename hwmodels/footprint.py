@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ def footprint(
     """
     weights = sum(layer.params for layer in layers)
     pairs = [[LayerBits(w, a) for a in a_bits] for w in w_bits]
-    counts = {
+    counts: dict[str, Callable[[LayerSpec, LayerBits], float]] = {
         "size_bytes": size_bytes,
         "bops": bops,
         "bits_per_weight": lambda layer, bits: (bits.w_bits or _FLOAT_BITS) * layer.params / weights,

@@ -88,8 +88,8 @@ def price(
             raise HardwareError(f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}")
     except HardwareError as error:
         raise HardwareError(f"{name}: {error}") from None
-    bits = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
-    metrics = {**counted, **table.metrics, bits: counted[bits]}
+    average = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
+    metrics = {**counted, **table.metrics, average: counted[average]}
     return Prices(replace(table, metrics=metrics, memory=table.memory or memory))
 
 

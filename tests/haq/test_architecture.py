@@ -59,7 +59,7 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "stable_baselines3": ("haq.search.agent", "haq.search.imagination"),
         "pymoo": ("haq.search.evolution",),
         "plotly": ("haq.report.",),
-        "numba": ("haq.hwmodels.bitserial.",),
+        "numba": ("haq.compiling", "haq.hwmodels.bitserial."),
         "llvmlite": ("haq.hwmodels.bitserial.",),
         "onnx": ("haq.exports.",),
         "safetensors": ("haq.exports.",),
