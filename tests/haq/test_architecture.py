@@ -81,6 +81,15 @@ def test_quick_commands_import_nothing_heavy(code: str) -> None:
     assert result.stdout.strip() == "set()"
 
 
+def test_what_searches_and_exports_imports_no_compiler_of_networks() -> None:
+    """It takes two seconds and more, in every process of a search; PyTorch's optimizers import it when they step."""
+    code = (
+        "import sys; import haq.search.running, haq.search.trainable, haq.exports.formats; print(sorted(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"'torch._dynamo'", "'numba'"} & set(result.stdout.strip("[]\n").split(", "))
+
+
 def test_the_checkout_is_importable_from_its_own_folder(tmp_path: Path) -> None:
     """`./haq` shadows an installation when the current directory is the checkout; the sub-packages must be found."""
     code = "import haq.envs.actions, haq.hwmodels, haq.search.observer as o; print(o.__file__)"
