@@ -75,6 +75,8 @@ class CostTable:
     limits: Mapping[str, float] | None = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
+    _row_of: dict[str, int] = field(init=False, repr=False)
+    _place_of: dict[tuple[int, int | None], tuple[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_axes()
@@ -86,6 +88,7 @@ class CostTable:
         object.__setattr__(self, "metrics", metrics)
         self._check_pairs()
         object.__setattr__(self, "_rows", np.arange(len(self.layers)))
+        object.__setattr__(self, "_row_of", {name: row for row, name in enumerate(self.layers)})
 
     @classmethod
     def build(
@@ -159,7 +162,7 @@ class CostTable:
     @property
     def pairs(self) -> tuple[LayerBits, ...]:
         """Pairs of widths that the table prices, ascending."""
-        return tuple(LayerBits(self.w_bits[w], self.a_bits[a]) for w, a in np.argwhere(self._legal))
+        return tuple(LayerBits(*widths) for widths in self._place_of)
 
     def layer_costs(self, policy: BitPolicy, metric: str) -> Costs:
         """Returns what each layer costs, `(L,)`, in the table's order; raises like `cost`."""
@@ -167,34 +170,27 @@ class CostTable:
 
     def layer_cost(self, name: str, bits: LayerBits, metric: str) -> float:
         """Returns what one layer costs at one pair of widths; raises like `cost`."""
-        w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
-        self._check_legal(name, w, a)
-        return float(self._costs(metric)[self.layers.index(name), w, a])
+        return float(self._costs(metric)[self._row_of[name], *self._place(name, bits)])
 
     def indices(self, policy: BitPolicy) -> tuple[Indices, Indices]:
         """Returns where the policy's widths stand in `w_bits` and `a_bits`, `(L,)` each; raises like `cost`."""
-        if unknown := [name for name in policy if name not in self.layers]:
-            raise HardwareError(
+        layers = policy.layers
+        if layers.keys() != self._row_of.keys():
+            raise self._other_layers(policy)
+        places = np.array([self._place(name, layers[name]) for name in self.layers], dtype=np.intp)
+        return places[:, 0], places[:, 1]
+
+    def _other_layers(self, policy: BitPolicy) -> HardwareError:
+        if unknown := [name for name in policy if name not in self._row_of]:
+            return HardwareError(
                 f"layer {unknown[0]!r} of the policy is not in the cost table of {self.hardware!r}"
                 f"{did_you_mean(unknown[0], self.layers)}; build the table for the policy's own model"
             )
-        if missing := [name for name in self.layers if name not in policy]:
-            raise HardwareError(
-                f"layer {missing[0]!r} of the cost table of {self.hardware!r} is not in the policy; give it widths, or "
-                "build the table for the policy's own model"
-            )
-        w_index = [self._position("w_bits", name, policy[name].w_bits) for name in self.layers]
-        a_index = [self._position("a_bits", name, policy[name].a_bits) for name in self.layers]
-        for name, w, a in zip(self.layers, w_index, a_index, strict=True):
-            self._check_legal(name, w, a)
-        return np.array(w_index, dtype=np.intp), np.array(a_index, dtype=np.intp)
-
-    def _check_legal(self, layer: str, w: int, a: int) -> None:
-        if not self._legal[w, a]:
-            raise HardwareError(
-                f"{self.w_bits[w]}/{self.a_bits[a]} bits (weights/activations) for layer {layer!r}: the cost table of "
-                f"{self.hardware!r} covers {listed_pairs(self.pairs)}; give the layer widths of these"
-            )
+        missing = next(name for name in self.layers if name not in policy)
+        return HardwareError(
+            f"layer {missing!r} of the cost table of {self.hardware!r} is not in the policy; give it widths, or "
+            "build the table for the policy's own model"
+        )
 
     def total(self, metric: str, w_index: Indices, a_index: Indices) -> float:
         """Returns the total for one policy, whose indices, `(L,)` each, came from `indices`."""
@@ -222,14 +218,13 @@ class CostTable:
         costs = self._costs(metric)
         smallest, largest = costs.min(axis=(1, 2)), np.where(self._legal, costs, 0.0).max(axis=(1, 2))
         for name, bits in (pinned or {}).items():
-            if name not in self.layers:
+            if name not in self._row_of:
                 raise HardwareError(
                     f"pinned layer {name!r} is not in the cost table of {self.hardware!r}"
                     f"{did_you_mean(name, self.layers)}"
                 )
-            row = self.layers.index(name)
-            w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
-            smallest[row] = largest[row] = costs[row, w, a]
+            row = self._row_of[name]
+            smallest[row] = largest[row] = costs[row, *self._place(name, bits)]
         low, high = (self._summed(metric, costs) for costs in (smallest, largest))
         return float(low), float(high)
 
@@ -246,19 +241,35 @@ class CostTable:
             )
         return self.metrics[metric]
 
-    def _position(self, axis: Literal["w_bits", "a_bits"], layer: str, width: int | None) -> int:
-        widths: tuple[int | None, ...] = self.w_bits if axis == "w_bits" else self.a_bits
-        if width is None and None not in widths:
-            raise HardwareError(
-                f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
-                f"integers of {_listed(widths)} bits only; give the layer one of those widths"
-            )
-        if width not in widths:
-            raise HardwareError(
-                f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers {_listed(widths)}; "
-                f"build it again with --bits {_listed(sorted(w for w in (*widths, width) if w is not None))}"
-            )
-        return widths.index(width)
+    def _place(self, layer: str, bits: LayerBits) -> tuple[int, int]:
+        """Returns where a pair of widths stands in `w_bits` and `a_bits`."""
+        place = self._place_of.get((bits.w_bits, bits.a_bits))
+        if place is None:
+            raise self._unpriced(layer, bits)
+        return place
+
+    def _unpriced(self, layer: str, bits: LayerBits) -> HardwareError:
+        """Says what is wrong with a pair of widths that has no price."""
+        axes: tuple[tuple[str, int | None, tuple[int | None, ...]], ...] = (
+            ("w_bits", bits.w_bits, self.w_bits),
+            ("a_bits", bits.a_bits, self.a_bits),
+        )
+        for axis, width, widths in axes:
+            if width is None and None not in widths:
+                return HardwareError(
+                    f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
+                    f"integers of {_listed(widths)} bits only; give the layer one of those widths"
+                )
+            if width not in widths:
+                return HardwareError(
+                    f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers "
+                    f"{_listed(widths)}; build it again with --bits "
+                    f"{_listed(sorted(w for w in (*widths, width) if w is not None))}"
+                )
+        return HardwareError(
+            f"{bits.w_bits}/{bits.a_bits} bits (weights/activations) for layer {layer!r}: the cost table of "
+            f"{self.hardware!r} covers {listed_pairs(self.pairs)}; give the layer widths of these"
+        )
 
     def overview(self) -> dict[str, Any]:
         """Returns what the table is of, and the bounds of its totals, as plain JSON types but for the pairs."""
@@ -358,6 +369,8 @@ class CostTable:
                     "a pair is priced in every layer or in none"
                 )
         object.__setattr__(self, "_legal", legal)
+        places = {(self.w_bits[w], self.a_bits[a]): (int(w), int(a)) for w, a in np.argwhere(legal)}
+        object.__setattr__(self, "_place_of", places)
 
 
 def _listed(widths: Sequence[int | None]) -> str:
