@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from haq.compiling import jit
 from haq.hwmodels.bitserial import BitSerialLayer, backends
-from haq.hwmodels.bitserial.cpu import jit
 
 LIMIT = 282
 """Bit-MACs a cycle that two 512-bit ports allow with carry-save adders: 3.63 instructions for 512 of them. CPUs with

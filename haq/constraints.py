@@ -1,4 +1,4 @@
-"""Budgets as users write them: `latency=10ms`, `energy<=3mJ`, `size=200kB`, `bops=2G`, `latency=60%`."""
+"""Budgets as users write them: `latency=10ms`, `energy<=3mJ`, `size=200kB`, `bops=2G`, `bits=2.5`, `latency=60%`."""
 
 from __future__ import annotations
 
@@ -43,9 +43,13 @@ METRICS: dict[str, Metric] = {
         Metric("size", "size_bytes", _BYTES),
         Metric("ram", "ram_bytes", _BYTES),
         Metric("bops", "bops", _DECIMAL),
+        Metric("bits", "bits_per_weight", {"": 1.0}),
     )
 }
-"""Every metric that a constraint may name. Bit operations (`bops`) are MACs times w_bits times a_bits."""
+"""Every metric that a constraint may name.
+
+Bit operations (`bops`) are MACs times w_bits times a_bits; `bits` is the average width of all weights.
+"""
 
 _SYNTAX = re.compile(r"\s*([A-Za-z_]+)\s*(?:<=|=)\s*([0-9.eE+-]+)\s*([A-Za-zµ%]*)\s*")
 
@@ -135,6 +139,8 @@ def format_cost(field: str, value: float | None) -> str:
         '9.88 ms'
         >>> format_cost("size_bytes", 45_300)
         '45.3 kB'
+        >>> format_cost("bits_per_weight", 2.5)
+        '2.50 bits'
     """
     if value is None:
         return "–"
@@ -144,6 +150,8 @@ def format_cost(field: str, value: float | None) -> str:
         return _scaled(value, [(1e3, "J"), (1.0, "mJ"), (1e-3, "µJ")])
     if field in ("size_bytes", "ram_bytes"):
         return _scaled(value, [(1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")])
+    if field == "bits_per_weight":
+        return _scaled(value, [(1.0, "bits")])
     return _scaled(value, [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]) + "bops"
 
 

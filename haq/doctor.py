@@ -168,7 +168,8 @@ def _memory() -> Finding:
 
 def _processor() -> Finding:
     try:
-        from haq.hwmodels.bitserial import backends, keeps_code
+        from haq.compiling import keeps_code
+        from haq.hwmodels.bitserial import backends
         from haq.hwmodels.measuring.device import describe_device
 
         found, kernels, kept = describe_device(), backends()[0], keeps_code()

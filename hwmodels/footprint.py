@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["bops", "size_bytes"]
+__all__ = ["bops", "footprint", "size_bytes"]
 
 _FLOAT_BITS = 32
 _FLOAT_BYTES = 4
@@ -39,3 +44,35 @@ def size_bytes(layer: LayerSpec, bits: LayerBits) -> int:
 def bops(layer: LayerSpec, bits: LayerBits) -> int:
     """Returns the bit operations for one sample: MACs times w_bits times a_bits, where `None` counts as 32."""
     return layer.macs * (bits.w_bits or _FLOAT_BITS) * (bits.a_bits or _FLOAT_BITS)
+
+
+def footprint(
+    layers: Sequence[LayerSpec], w_bits: Sequence[int], a_bits: Sequence[int | None]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Returns all costs that depend on the network alone, field → `(L, W, A)`.
+
+    They are `size_bytes`, `bops`, and of `bits_per_weight`, the average width of the network's weights, the part of
+    each layer: w_bits·weights / weights of all layers. The parts add up to the average.
+
+    Args:
+        layers: Of the whole network, L of them.
+        w_bits: Widths of weights, W of them.
+        a_bits: Widths of activations, A of them; `None` is floating point.
+
+    Examples:
+        >>> from haq.layers import LayerSpec
+        >>> fc = LayerSpec("fc", "linear", 64, 10, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), 640, 640, 10)
+        >>> footprint([fc], [2, 4], [8])["bits_per_weight"].tolist()
+        [[[2.0], [4.0]]]
+    """
+    weights = sum(layer.params for layer in layers)
+    pairs = [[LayerBits(w, a) for a in a_bits] for w in w_bits]
+    counts: dict[str, Callable[[LayerSpec, LayerBits], float]] = {
+        "size_bytes": size_bytes,
+        "bops": bops,
+        "bits_per_weight": lambda layer, bits: (bits.w_bits or _FLOAT_BITS) * layer.params / weights,
+    }
+    return {
+        field: np.array([[[count(layer, bits) for bits in row] for row in pairs] for layer in layers], np.float64)
+        for field, count in counts.items()
+    }

@@ -10,7 +10,7 @@ import numpy as np
 
 from haq.constraints import METRICS
 from haq.errors import HardwareError
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.footprint import footprint
 from haq.hwmodels.hardware import Hardware
 from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.registry import describe_hardware, get_hardware
@@ -83,12 +83,13 @@ def price(
 
     table = load_table(Path(name))
     try:
-        _check_network(table, layers)
+        counted = _footprint(table, layers)
         if table.batch != batch:
             raise HardwareError(f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}")
     except HardwareError as error:
         raise HardwareError(f"{name}: {error}") from None
-    metrics = {**_footprint(table, layers), **table.metrics}
+    average = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
+    metrics = {**counted, **table.metrics, average: counted[average]}
     return Prices(replace(table, metrics=metrics, memory=table.memory or memory))
 
 
@@ -110,34 +111,27 @@ def excess(
     return {field: costs[field] for field, limit in limits.items() if costs.get(field, 0.0) > limit}
 
 
-def _check_network(table: CostTable, layers: Sequence[LayerSpec]) -> None:
-    """Refuses a table of another network: other layers, or others of the same name."""
-    mend = "measure or build the table for this network"
-    names = [layer.name for layer in layers]
-    if missing := [name for name in names if name not in table.layers]:
-        raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {mend}")
-    if foreign := [name for name in table.layers if name not in names]:
-        raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {mend}")
-    for count, metric in ((size_bytes, "size_bytes"), (bops, "bops")):
-        for layer in layers if metric in table.metrics else ():
-            pair = table.pairs[0]
-            cell = table.layers.index(layer.name), table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
-            if table.metrics[metric][cell] != count(layer, pair):
-                raise HardwareError(
-                    f"{metric} of layer {layer.name!r} is {table.metrics[metric][cell]:g} in the cost table, but "
-                    f"{count(layer, pair):g} in the network: the layer has another shape; {mend}"
-                )
-
-
 def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.ndarray]:
-    """Size and bit operations of every cell, in the table's order of layers."""
+    """Returns what depends on the network alone for every cell, in the table's order of layers.
+
+    Raises:
+        HardwareError: The table is of another network: of other layers, or of others of the same name.
+    """
+    mend = "measure or build the table for this network"
     specs = {layer.name: layer for layer in layers}
-    shape = (len(table.layers), len(table.w_bits), len(table.a_bits))
-    costs = {"size_bytes": np.full(shape, np.inf), "bops": np.full(shape, np.inf)}
-    for pair in table.pairs:
-        w, a = table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
-        for row, name in enumerate(table.layers):
-            bits = LayerBits(pair.w_bits, pair.a_bits)
-            costs["size_bytes"][row, w, a] = size_bytes(specs[name], bits)
-            costs["bops"][row, w, a] = bops(specs[name], bits)
-    return costs
+    if missing := [name for name in specs if name not in table.layers]:
+        raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {mend}")
+    if foreign := [name for name in table.layers if name not in specs]:
+        raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {mend}")
+    counted = footprint([specs[name] for name in table.layers], table.w_bits, table.a_bits)
+    pair = table.pairs[0]
+    w, a = table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
+    for metric in (metric for metric in ("size_bytes", "bops") if metric in table.metrics):
+        found, expected = table.metrics[metric][:, w, a], counted[metric][:, w, a]
+        for row in np.flatnonzero(found != expected):
+            raise HardwareError(
+                f"{metric} of layer {table.layers[row]!r} is {found[row]:g} in the cost table, but "
+                f"{expected[row]:g} in the network: the layer has another shape; {mend}"
+            )
+    legal = np.isfinite(next(iter(table.metrics.values())))
+    return {metric: np.where(legal, costs, np.inf) for metric, costs in counted.items()}

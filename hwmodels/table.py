@@ -13,7 +13,7 @@ import numpy.typing as npt
 from haq import __version__
 from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.footprint import footprint
 from haq.hwmodels.hardware import Hardware, listed_pairs
 from haq.hwmodels.memory import MemoryPlan
 from haq.layers import LayerSpec
@@ -25,9 +25,12 @@ Origin = Literal["modelled", "measured", "interpolated"]
 Costs = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_RAM = METRICS["ram"].field
+_RAM, _BITS = METRICS["ram"].field, METRICS["bits"].field
 TABLE_FIELDS = (*(metric.field for metric in METRICS.values() if metric.field != _RAM), "buffer_bytes")
 """What a table may hold of each cell; all but `buffer_bytes` add up over the layers."""
+
+_DIGITS = 12
+"""Decimals of an average: the parts of layers are fractions, whose sum is off by rounding far behind these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,8 @@ class CostTable:
     limits: Mapping[str, float] | None = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
+    _row_of: dict[str, int] = field(init=False, repr=False)
+    _place_of: dict[tuple[int, int | None], tuple[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_axes()
@@ -83,6 +88,7 @@ class CostTable:
         object.__setattr__(self, "metrics", metrics)
         self._check_pairs()
         object.__setattr__(self, "_rows", np.arange(len(self.layers)))
+        object.__setattr__(self, "_row_of", {name: row for row, name in enumerate(self.layers)})
 
     @classmethod
     def build(
@@ -106,7 +112,8 @@ class CostTable:
                 f"{_listed(sorted(set(w_bits)))}/{_listed(sorted(set(a_bits)))}; choose widths of these"
             )
         w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
-        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in TABLE_FIELDS}
+        priced = [metric for metric in TABLE_FIELDS if metric != _BITS]
+        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in priced}
         memory_bound = np.full((len(layers), len(w_axis), len(a_axis)), np.nan)
         for row, layer in enumerate(layers):
             for pair in pairs:
@@ -116,6 +123,8 @@ class CostTable:
                     costs[cell] = getattr(cost, metric)
                 if cost.compute_ms or cost.memory_ms:
                     memory_bound[cell] = cost.bound == "memory"
+        average = footprint(layers, w_axis, a_axis)[_BITS]
+        metrics[_BITS] = np.where(np.isfinite(metrics["bops"]), average, np.inf)
         if not np.any(metrics["buffer_bytes"][:, np.isfinite(metrics["buffer_bytes"][0])]):
             del metrics["buffer_bytes"]
         names = tuple(layer.name for layer in layers)
@@ -127,15 +136,9 @@ class CostTable:
 
     @classmethod
     def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
-        """Prices weights alone, with activations in floating point: size and bit operations, on any hardware."""
+        """Prices weights alone, with activations in floating point: what is the same on any hardware."""
         w_bits = tuple(sorted(set(w_bits)))
-        pairs = [[LayerBits(width, None) for width in w_bits] for _ in layers]
-        metrics = {
-            metric: np.array(
-                [[[count(layer, bits)] for bits in row] for layer, row in zip(layers, pairs, strict=True)], np.float64
-            )
-            for metric, count in (("size_bytes", size_bytes), ("bops", bops))
-        }
+        metrics = footprint(layers, w_bits, (None,))
         names = tuple(layer.name for layer in layers)
         return cls("any hardware", 1, names, w_bits, (None,), metrics, "modelled", f"haq {__version__}")
 
@@ -159,7 +162,7 @@ class CostTable:
     @property
     def pairs(self) -> tuple[LayerBits, ...]:
         """Pairs of widths that the table prices, ascending."""
-        return tuple(LayerBits(self.w_bits[w], self.a_bits[a]) for w, a in np.argwhere(self._legal))
+        return tuple(LayerBits(*widths) for widths in self._place_of)
 
     def layer_costs(self, policy: BitPolicy, metric: str) -> Costs:
         """Returns what each layer costs, `(L,)`, in the table's order; raises like `cost`."""
@@ -167,34 +170,27 @@ class CostTable:
 
     def layer_cost(self, name: str, bits: LayerBits, metric: str) -> float:
         """Returns what one layer costs at one pair of widths; raises like `cost`."""
-        w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
-        self._check_legal(name, w, a)
-        return float(self._costs(metric)[self.layers.index(name), w, a])
+        return float(self._costs(metric)[self._row_of[name], *self._place(name, bits)])
 
     def indices(self, policy: BitPolicy) -> tuple[Indices, Indices]:
         """Returns where the policy's widths stand in `w_bits` and `a_bits`, `(L,)` each; raises like `cost`."""
-        if unknown := [name for name in policy if name not in self.layers]:
-            raise HardwareError(
+        layers = policy.layers
+        if layers.keys() != self._row_of.keys():
+            raise self._other_layers(policy)
+        places = np.array([self._place(name, layers[name]) for name in self.layers], dtype=np.intp)
+        return places[:, 0], places[:, 1]
+
+    def _other_layers(self, policy: BitPolicy) -> HardwareError:
+        if unknown := [name for name in policy if name not in self._row_of]:
+            return HardwareError(
                 f"layer {unknown[0]!r} of the policy is not in the cost table of {self.hardware!r}"
                 f"{did_you_mean(unknown[0], self.layers)}; build the table for the policy's own model"
             )
-        if missing := [name for name in self.layers if name not in policy]:
-            raise HardwareError(
-                f"layer {missing[0]!r} of the cost table of {self.hardware!r} is not in the policy; give it widths, or "
-                "build the table for the policy's own model"
-            )
-        w_index = [self._position("w_bits", name, policy[name].w_bits) for name in self.layers]
-        a_index = [self._position("a_bits", name, policy[name].a_bits) for name in self.layers]
-        for name, w, a in zip(self.layers, w_index, a_index, strict=True):
-            self._check_legal(name, w, a)
-        return np.array(w_index, dtype=np.intp), np.array(a_index, dtype=np.intp)
-
-    def _check_legal(self, layer: str, w: int, a: int) -> None:
-        if not self._legal[w, a]:
-            raise HardwareError(
-                f"{self.w_bits[w]}/{self.a_bits[a]} bits (weights/activations) for layer {layer!r}: the cost table of "
-                f"{self.hardware!r} covers {listed_pairs(self.pairs)}; give the layer widths of these"
-            )
+        missing = next(name for name in self.layers if name not in policy)
+        return HardwareError(
+            f"layer {missing!r} of the cost table of {self.hardware!r} is not in the policy; give it widths, or "
+            "build the table for the policy's own model"
+        )
 
     def total(self, metric: str, w_index: Indices, a_index: Indices) -> float:
         """Returns the total for one policy, whose indices, `(L,)` each, came from `indices`."""
@@ -207,8 +203,7 @@ class CostTable:
             buffers = self.metrics.get("buffer_bytes")
             beside = np.zeros(widths.shape) if buffers is None else buffers[self._rows, w_index, a_index]
             return self.memory.peaks(self.layers, widths, beside, self.batch)
-        sums: Costs = self._costs(metric)[self._rows, w_index, a_index].sum(axis=-1) + self.rest.get(metric, 0.0)
-        return sums
+        return self._summed(metric, self._costs(metric)[self._rows, w_index, a_index])
 
     def minimum(self, metric: str, pinned: Mapping[str, LayerBits] | None = None) -> float:
         """Returns the smallest total that any policy with the `pinned` widths reaches."""
@@ -223,16 +218,20 @@ class CostTable:
         costs = self._costs(metric)
         smallest, largest = costs.min(axis=(1, 2)), np.where(self._legal, costs, 0.0).max(axis=(1, 2))
         for name, bits in (pinned or {}).items():
-            if name not in self.layers:
+            if name not in self._row_of:
                 raise HardwareError(
                     f"pinned layer {name!r} is not in the cost table of {self.hardware!r}"
                     f"{did_you_mean(name, self.layers)}"
                 )
-            row = self.layers.index(name)
-            w, a = self._position("w_bits", name, bits.w_bits), self._position("a_bits", name, bits.a_bits)
-            smallest[row] = largest[row] = costs[row, w, a]
-        rest = self.rest.get(metric, 0.0)
-        return float(smallest.sum() + rest), float(largest.sum() + rest)
+            row = self._row_of[name]
+            smallest[row] = largest[row] = costs[row, *self._place(name, bits)]
+        low, high = (self._summed(metric, costs) for costs in (smallest, largest))
+        return float(low), float(high)
+
+    def _summed(self, metric: str, costs: Costs) -> Costs:
+        """Adds what layers cost, `(..., L)`, to what the rest does."""
+        sums: Costs = costs.sum(axis=-1) + self.rest.get(metric, 0.0)
+        return sums.round(_DIGITS) if metric == _BITS else sums
 
     def _costs(self, metric: str) -> Costs:
         if metric not in self.metrics:
@@ -242,19 +241,35 @@ class CostTable:
             )
         return self.metrics[metric]
 
-    def _position(self, axis: Literal["w_bits", "a_bits"], layer: str, width: int | None) -> int:
-        widths: tuple[int | None, ...] = self.w_bits if axis == "w_bits" else self.a_bits
-        if width is None and None not in widths:
-            raise HardwareError(
-                f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
-                f"integers of {_listed(widths)} bits only; give the layer one of those widths"
-            )
-        if width not in widths:
-            raise HardwareError(
-                f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers {_listed(widths)}; "
-                f"build it again with --bits {_listed(sorted(w for w in (*widths, width) if w is not None))}"
-            )
-        return widths.index(width)
+    def _place(self, layer: str, bits: LayerBits) -> tuple[int, int]:
+        """Returns where a pair of widths stands in `w_bits` and `a_bits`."""
+        place = self._place_of.get((bits.w_bits, bits.a_bits))
+        if place is None:
+            raise self._unpriced(layer, bits)
+        return place
+
+    def _unpriced(self, layer: str, bits: LayerBits) -> HardwareError:
+        """Says what is wrong with a pair of widths that has no price."""
+        axes: tuple[tuple[str, int | None, tuple[int | None, ...]], ...] = (
+            ("w_bits", bits.w_bits, self.w_bits),
+            ("a_bits", bits.a_bits, self.a_bits),
+        )
+        for axis, width, widths in axes:
+            if width is None and None not in widths:
+                return HardwareError(
+                    f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
+                    f"integers of {_listed(widths)} bits only; give the layer one of those widths"
+                )
+            if width not in widths:
+                return HardwareError(
+                    f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers "
+                    f"{_listed(widths)}; build it again with --bits "
+                    f"{_listed(sorted(w for w in (*widths, width) if w is not None))}"
+                )
+        return HardwareError(
+            f"{bits.w_bits}/{bits.a_bits} bits (weights/activations) for layer {layer!r}: the cost table of "
+            f"{self.hardware!r} covers {listed_pairs(self.pairs)}; give the layer widths of these"
+        )
 
     def overview(self) -> dict[str, Any]:
         """Returns what the table is of, and the bounds of its totals, as plain JSON types but for the pairs."""
@@ -354,6 +369,8 @@ class CostTable:
                     "a pair is priced in every layer or in none"
                 )
         object.__setattr__(self, "_legal", legal)
+        places = {(self.w_bits[w], self.a_bits[a]): (int(w), int(a)) for w, a in np.argwhere(legal)}
+        object.__setattr__(self, "_place_of", places)
 
 
 def _listed(widths: Sequence[int | None]) -> str:

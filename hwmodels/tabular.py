@@ -31,11 +31,11 @@ from haq.documents import read_bytes, reason_of
 from haq.errors import HardwareError, did_you_mean
 from haq.files import replacing
 from haq.hwmodels.arrow import AXES, DETAIL, KEY, METADATA, OPTIONAL, from_arrow, to_arrow
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.footprint import footprint
 from haq.hwmodels.spreadsheet import Sheet, decode, read_sheet
 from haq.hwmodels.table import TABLE_FIELDS, CostTable, Origin
 from haq.layers import LayerSpec
-from haq.policy import WIDTHS, LayerBits
+from haq.policy import WIDTHS
 
 __all__ = ["SUFFIXES", "load_table", "read_csv", "read_npy", "save_table", "write_csv", "write_npy"]
 
@@ -212,7 +212,7 @@ def _check_columns(names: Sequence[str]) -> None:
     for name in names:
         if name in known or name.startswith(DETAIL):
             continue
-        for metric in METRICS.values():
+        for metric in (metric for metric in METRICS.values() if len(metric.units) > 1):
             if re.split("[^a-z]", name.lower())[0] == metric.name and metric.field in TABLE_FIELDS:
                 raise HardwareError(f"column {name!r}: {_unit_wanted(metric.field)}")
         raise HardwareError(
@@ -244,7 +244,7 @@ def read_npy(
 
     Args:
         path: A `.npy` file of shape `(layers, 8, 8)`, `[layer, w_bits − 1, a_bits − 1]`.
-        layers: What its first axis stands for, in the same order; they give size and bit operations too.
+        layers: What its first axis stands for, in the same order; they give what depends on the network alone.
         clock_mhz: Turns cycles into time.
         batch: Samples that the cycles are for.
         hardware: Name of the hardware; the name of the file by default.
@@ -270,13 +270,7 @@ def read_npy(
         )
     metrics: Mapping[str, npt.NDArray[np.float64]] = {
         "latency_ms": cycles / (clock_mhz * 1e3),
-        **{
-            field: np.array(
-                [[[count(layer, LayerBits(w, a)) for a in _HAQ_WIDTHS] for w in _HAQ_WIDTHS] for layer in layers],
-                np.float64,
-            )
-            for field, count in (("size_bytes", size_bytes), ("bops", bops))
-        },
+        **footprint(layers, _HAQ_WIDTHS, _HAQ_WIDTHS),
     }
     names = tuple(layer.name for layer in layers)
     try:

@@ -105,8 +105,8 @@ _PROBLEM = (
         "constraints",
         multiple=True,
         metavar="METRIC=LIMIT",
-        help="Budget to keep: latency, energy, size or bops, as in latency=10ms, size=200kB, or relative to the "
-        "uniform 8-bit network, latency=60%. May be given several times.",
+        help="Budget to keep: latency, energy, size, ram, bops or bits (a weight, on average), as in latency=10ms, "
+        "size=200kB, bits=2.5, or relative to the uniform 8-bit network, latency=60%. May be given several times.",
     ),
     click.option(
         "--hardware",

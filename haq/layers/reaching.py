@@ -107,14 +107,20 @@ def _unsettled(layer: nn.Conv2d | nn.Linear) -> bool:
 
 
 _WRAPPERS = {
-    torch._dynamo.eval_frame.OptimizedModule: "_orig_mod",
-    nn.DataParallel: "module",
-    nn.parallel.DistributedDataParallel: "module",
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
+"""Class → what holds the network inside. By name: to import `torch._dynamo` takes seconds, and who uses it has it."""
+
+
+def _inside(module: nn.Module) -> str | None:
+    """Returns the name of what holds the network in a wrapper, or `None`."""
+    return _WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
 
 
 def _is_wrapped(module: nn.Module) -> bool:
-    return type(module) in _WRAPPERS or module._compiled_call_impl is not None or _compiled_forward(module)
+    return _inside(module) is not None or module._compiled_call_impl is not None or _compiled_forward(module)
 
 
 def _compiled_forward(module: nn.Module) -> bool:
@@ -123,10 +129,11 @@ def _compiled_forward(module: nn.Module) -> bool:
 
 def _unwrapped(network: nn.Module) -> nn.Module:
     while True:
-        wrapped = next((module for module in network.modules() if type(module) in _WRAPPERS), None)
+        wrapped = next(((module, held) for module in network.modules() if (held := _inside(module))), None)
         if wrapped is None:
             break
-        network = replace_module(network, wrapped, getattr(wrapped, _WRAPPERS[type(wrapped)]))
+        wrapper, held = wrapped
+        network = replace_module(network, wrapper, getattr(wrapper, held))
     for module in network.modules():
         module._compiled_call_impl = None
         if _compiled_forward(module):  # `net.forward = torch.compile(net.forward)`

@@ -17,6 +17,7 @@ const TICKS = {
   size_bytes: { ticksuffix: "B", tickformat: "~s" },
   ram_bytes: { ticksuffix: "B", tickformat: "~s" },
   bops: { tickformat: "~s" },
+  bits_per_weight: { ticksuffix: " bits" },
 };
 const SCALES = {
   latency_ms: [[1e3, "s"], [1, "ms"], [1e-3, "µs"]],
@@ -24,13 +25,14 @@ const SCALES = {
   size_bytes: [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
   ram_bytes: [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
   bops: [[1e12, "Tbops"], [1e9, "Gbops"], [1e6, "Mbops"], [1e3, "kbops"], [1, "bops"]],
+  bits_per_weight: [[1, "bits"]],
 };
 const NEAR = 2.5; // pixels; of points closer than that one would hide the other
 
 // Plotly takes some markup in texts; it knows entities for these three signs, but not for quotes
 const shown = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const percent = (fraction) => (fraction == null ? "–" : (100 * fraction).toFixed(1) + " %");
-const capital = (text) => ({ ram: "RAM", bops: "Bit operations" })[text] ?? text[0].toUpperCase() + text.slice(1);
+const capital = (text) => ({ ram: "RAM", bops: "Bit operations", bits: "Bits per weight" })[text] ?? text[0].toUpperCase() + text.slice(1);
 const byId = (id) => document.getElementById(id);
 const narrow = () => window.innerWidth < 600;
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite import binding
 
 from haq.errors import HardwareError
 
-__all__ = ["Backend", "backends", "cpu_features", "get_backend", "jit", "keeps_code"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+__all__ = ["Backend", "backends", "cpu_features", "get_backend"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +68,6 @@ def get_backend(name: str | None = None) -> Backend:
     return known[name]
 
 
-def jit(function: _F) -> _F:
-    """Compiles with numba at the first call, without the GIL, and keeps the machine code on disk where it can."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return cast(_F, numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # no folder for the cache can be written: neither beside this file nor in the user's home
-        return cast(_F, numba.njit(**options)(function))
-
-
 @cache
 def _backends() -> dict[str, Backend]:
     features = cpu_features()
@@ -92,12 +79,3 @@ def _backends() -> dict[str, Backend]:
     neon, plain = Backend("neon", 2), Backend("plain", 1)
     found += [neon, plain] if "neon" in features else [plain, neon]
     return {backend.name: backend for backend in found}
-
-
-def keeps_code() -> bool:
-    """Whether machine code is kept on disk; otherwise kernels are compiled by every process that uses them."""
-    try:
-        numba.njit(cache=True)(keeps_code)
-    except RuntimeError:
-        return False
-    return True

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haq.hwmodels.bitserial.cpu import jit
+from haq.compiling import jit
 from haq.hwmodels.bitserial.epilogue import call_tile
 
 __all__ = ["multiply", "window_sums"]

@@ -10,7 +10,8 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from haq.hwmodels.bitserial.cpu import cpu_features, jit
+from haq.compiling import jit
+from haq.hwmodels.bitserial.cpu import cpu_features
 from haq.hwmodels.bitserial.plan import WORD_BITS, Layout
 from haq.hwmodels.bitserial.vectors import splat
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.footprint import footprint
 from haq.hwmodels.liveness import plan_or_none
 from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
 from haq.hwmodels.measuring.gpu import GpuEnergyCounter
@@ -221,10 +221,7 @@ def _table(plan: Plan, done: Journal, device: dict[str, str], runtime: Runtime, 
         cubes = [factor * measured[_shape(layer)][name] for layer, factor in zip(plan.layers, factors, strict=True)]
         return np.stack(cubes)
 
-    def count(of: Callable[[LayerSpec, LayerBits], int]) -> Floats:
-        return np.array([[of(layer, bits) for bits in plan.cells] for layer in plan.layers], float).reshape(-1, *shape)
-
-    metrics = {"latency_ms": stack("latency_ms"), "size_bytes": count(size_bytes), "bops": count(bops)}
+    metrics = {"latency_ms": stack("latency_ms"), **footprint(plan.layers, plan.w_bits, plan.a_bits)}
     if with_energy:
         metrics["energy_mj"] = stack("energy_mj")
     energy_source = (_ENERGY_SOURCES if with_energy else _NO_ENERGY)[plan.device]

@@ -9,7 +9,7 @@ from haq.errors import ConstraintError
 from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, LayerBits
 
-from .conftest import WIDTHS, make_table
+from .conftest import WIDTHS, make_layers, make_table
 
 PINNED = {"conv0": LayerBits(8, 8)}
 
@@ -88,6 +88,31 @@ def test_an_impossible_limit_names_the_smallest_reachable_value() -> None:
         Budget(table, [Constraint("latency", smallest * 0.99)], WIDTHS, {})
     assert format_cost("latency_ms", smallest) in str(error.value)
     Budget(table, [Constraint("latency", smallest)], WIDTHS, {})
+
+
+@pytest.mark.parametrize("width", [2, 3, 4])
+def test_an_average_width_can_be_met_exactly(width: int) -> None:
+    table = CostTable.footprint(make_layers(7), (2, 3, 4, 8))
+    ends = dict.fromkeys(("conv0", "conv6"), LayerBits(width, None))
+    fitted = Budget(table, [Constraint("bits", float(width))], (width, 8), ends, weights_only=True)
+    assert fitted.decrease(fitted.uniform(8)) == fitted.uniform(width)
+    assert fitted.spend(fitted.uniform(width)) == fitted.uniform(width)
+    assert fitted.largest_uniform() == width
+
+
+def test_average_widths_count_pinned_layers_and_are_shares_of_eight_bits() -> None:
+    table = CostTable.footprint(make_layers(4), (2, 8))
+    assert Budget(table, [Constraint("bits", 0.6, relative=True)], (2, 8), {}, weights_only=True).limit("bits") == 4.8
+    weights = [layer.params for layer in make_layers(4)]
+    least = 2 + 6 * weights[0] / sum(weights)
+    pinned = {"conv0": LayerBits(8, None)}
+    with pytest.raises(
+        ConstraintError, match=f"meets bits ≤ 2.01 bits: the smallest reachable bits is {least:.2f} bits"
+    ):
+        Budget(table, [Constraint("bits", 2.01)], (2, 8), pinned, weights_only=True)
+    Budget(
+        table, [Constraint("bits", least), Constraint("size", 0.9, relative=True)], (2, 8), pinned, weights_only=True
+    )
 
 
 def test_largest_uniform() -> None:

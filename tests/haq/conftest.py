@@ -65,11 +65,13 @@ class Toy:
         centre = self.rng.uniform(2.5, 5) + skill * np.log2(self.sensitivity)
         drawn = np.clip(np.rint(self.rng.normal(centre, 1.0)), 2, 8).astype(int).tolist()
         layers = {n: LayerBits(w, a) for n, (w, a) in zip(self.names, drawn, strict=True)} | self.pinned
-        while self.cost(policy := BitPolicy(layers))["latency_ms"] > budget:
-            name = self.names[self.rng.integers(1, len(self.names) - 1)]
-            w, a = layers[name].w_bits or 2, layers[name].a_bits or 2
-            layers[name] = LayerBits(max(2, w - 1), max(2, a - 1))
-        return policy
+        latencies = self.table.layer_costs(BitPolicy(layers), "latency_ms").copy()
+        while latencies.sum() > budget:
+            row = int(self.rng.integers(1, len(self.names) - 1))
+            w, a = layers[self.names[row]].w_bits or 2, layers[self.names[row]].a_bits or 2
+            layers[self.names[row]] = lower = LayerBits(max(2, w - 1), max(2, a - 1))
+            latencies[row] = self.table.layer_cost(self.names[row], lower, "latency_ms")
+        return BitPolicy(layers)
 
 
 def _trial(toy: Toy, number: int, budget: float) -> Trial:

@@ -59,7 +59,7 @@ def test_heavy_packages_stay_where_they_belong() -> None:
         "stable_baselines3": ("haq.search.agent", "haq.search.imagination"),
         "pymoo": ("haq.search.evolution",),
         "plotly": ("haq.report.",),
-        "numba": ("haq.hwmodels.bitserial.",),
+        "numba": ("haq.compiling", "haq.hwmodels.bitserial."),
         "llvmlite": ("haq.hwmodels.bitserial.",),
         "onnx": ("haq.exports.",),
         "safetensors": ("haq.exports.",),
@@ -79,6 +79,15 @@ def test_quick_commands_import_nothing_heavy(code: str) -> None:
         [sys.executable, "-c", f"import sys; {code}; print({heavy})"], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_what_searches_and_exports_imports_no_compiler_of_networks() -> None:
+    """It takes two seconds and more, in every process of a search; PyTorch's optimizers import it when they step."""
+    code = (
+        "import sys; import haq.search.running, haq.search.trainable, haq.exports.formats; print(sorted(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"'torch._dynamo'", "'numba'"} & set(result.stdout.strip("[]\n").split(", "))
 
 
 def test_the_checkout_is_importable_from_its_own_folder(tmp_path: Path) -> None:

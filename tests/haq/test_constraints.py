@@ -57,9 +57,11 @@ def test_an_absolute_constraint_resolves_to_itself() -> None:
         ("latency=nanms", "cannot read constraint"),
         ("latency=1.2.3ms", "cannot read the number '1.2.3'"),
         ("latancy=10ms", "unknown constraint 'latancy' (did you mean 'latency'?)"),
-        ("colour=10ms", "known: latency, energy, size, ram, bops"),
+        ("colour=10ms", "known: latency, energy, size, ram, bops, bits"),
         ("latency=10", "no unit in constraint"),
         ("latency=10kB", "unknown unit 'kB' in constraint 'latency=10kB'; latency takes ms, s, us, µs, or %"),
+        ("bits=2.5MB", "unknown unit 'MB' in constraint 'bits=2.5MB'; bits takes no unit, or %"),
+        ("bits=0", "the limit must be a positive number"),
         ("latency=0ms", "the limit must be a positive number"),
         ("latency=-1ms", "the limit must be a positive number"),
         ("latency=1e999ms", "the limit must be a positive number"),
@@ -94,6 +96,8 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         ("size_bytes", 12, "12.0 B"),
         ("bops", 2.5e9, "2.50 Gbops"),
         ("bops", 7.0, "7.00 bops"),
+        ("bits_per_weight", 2.5, "2.50 bits"),
+        ("bits_per_weight", 32.0, "32.0 bits"),
         ("latency_ms", None, "–"),
     ],
 )
@@ -105,6 +109,7 @@ def test_costs_are_formatted_for_people(field: str, value: float | None, text: s
 def test_formatting_keeps_three_digits(metric: str, value: float) -> None:
     field = METRICS[metric].field
     number, _, unit = format_cost(field, value).partition(" ")
-    units = {"bops": 1.0, **{f"{key}bops": factor for key, factor in METRICS["bops"].units.items()}}
-    factor = units[unit] if metric == "bops" else METRICS[metric].units[unit]
+    units = {f"{key}bops": factor for key, factor in METRICS["bops"].units.items()}
+    counted = {"bops": {**units, "bops": 1.0}, "bits": {"bits": 1.0}}  # what has no unit is shown with its name
+    factor = counted.get(metric, METRICS[metric].units)[unit]
     assert float(number) * factor == pytest.approx(value, rel=0.006, abs=0.006)

@@ -52,6 +52,7 @@ def test_other_readers_see_units_and_values(table, file):
         "energy_mj",
         "size_bytes",
         "bops",
+        "bits_per_weight",
         "detail_memory_bound",
     ]
     row = frame[(frame.layer == "fc") & (frame.w_bits == 4) & (frame.a_bits == 3)]

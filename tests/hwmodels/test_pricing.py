@@ -8,7 +8,10 @@ from haq.errors import HardwareError
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import LayerCost
 from haq.hwmodels.pricing import price
+from haq.hwmodels.tabular import write_csv
 from haq.policy import BitPolicy, LayerBits
+
+NAMES = ["conv1", "conv2.dw", "fc"]
 
 
 class Npu:
@@ -66,8 +69,32 @@ def test_what_a_table_lacks_is_counted(table, layers, tmp_path):
     file = tmp_path / "own.parquet"
     replace(table, metrics={"latency_ms": table.metrics["latency_ms"]}).save(file)
     counted = price(str(file), layers, (8,), batch=4).table
-    for metric in ("size_bytes", "bops"):
+    for metric in ("size_bytes", "bops", "bits_per_weight"):
         np.testing.assert_array_equal(counted.metrics[metric], table.metrics[metric])
+
+
+def test_pairs_that_a_table_lacks_cost_infinity_in_what_is_counted(npu, layers, tmp_path):
+    file = tmp_path / "npu.parquet"
+    replace(npu, metrics={"latency_ms": npu.metrics["latency_ms"]}).save(file)
+    counted = price(str(file), layers, (8,), batch=16).table
+    assert counted.pairs == npu.pairs
+    for metric in ("size_bytes", "bops", "bits_per_weight"):
+        np.testing.assert_array_equal(np.isfinite(counted.metrics[metric]), np.isfinite(npu.metrics["latency_ms"]))
+
+
+@pytest.mark.parametrize("spoil", [lambda text: f"{float(text):.4g}", lambda text: "0.5"])
+def test_average_widths_are_those_of_the_network_whatever_a_file_says(table, layers, tmp_path, spoil):
+    """A spreadsheet cuts fractions short, and their sum would then be no average."""
+    file = tmp_path / "own.csv"
+    write_csv(table, file)
+    head, (names, *rows) = [], file.read_text().splitlines()
+    while names.startswith("#"):
+        head, names, rows = [*head, names], rows[0], rows[1:]
+    column = names.split(",").index("bits_per_weight")
+    cells = [row.split(",") for row in rows]
+    spoilt = [",".join([*row[:column], spoil(row[column]), *row[column + 1 :]]) for row in cells]
+    file.write_text("\n".join([*head, names, *spoilt]))
+    assert price(str(file), layers, (8,), batch=4).table.cost(BitPolicy.uniform(NAMES, 8))["bits_per_weight"] == 8.0
 
 
 def test_a_table_of_another_network_is_refused(table, layers, make_layer, tmp_path):

@@ -10,7 +10,7 @@ from haq.hwmodels import CostTable, get_hardware
 from haq.policy import BitPolicy, LayerBits
 
 NAMES = ["conv1", "conv2.dw", "fc"]
-METRICS = ["latency_ms", "energy_mj", "size_bytes", "bops"]
+METRICS = ["latency_ms", "energy_mj", "size_bytes", "bops"]  # of one layer, as the hardware prices it
 BITS = st.builds(LayerBits, st.sampled_from([2, 4, 8]), st.sampled_from([3, 8]))
 POLICIES = st.lists(BITS, min_size=3, max_size=3).map(lambda bits: BitPolicy(dict(zip(NAMES, bits, strict=True))))
 

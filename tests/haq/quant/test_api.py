@@ -1,10 +1,8 @@
 import pytest
 import torch
-from sklearn.cluster import KMeans
 
 from haq.errors import ConfigError, DataError
 from haq.quant.api import quantize
-from haq.quant.schemes.kmeans import kmeans
 
 
 def test_size_counts_codes_and_parameters() -> None:
@@ -31,16 +29,6 @@ def test_size_counts_codes_and_parameters() -> None:
 def test_mistakes(arguments: tuple[object, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         quantize(*arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_kmeans_is_lloyds_algorithm(seed: int) -> None:
-    x = torch.randn(500, generator=torch.Generator().manual_seed(seed))
-    start = torch.linspace(float(x.min()), float(x.max()), 8)[:, None].numpy()
-    reference = KMeans(8, init=start, n_init=1, tol=0, algorithm="lloyd").fit(x[:, None].numpy())
-    ours = kmeans(x[None], 8)[0]
-    expected = torch.tensor(sorted(reference.cluster_centers_.flatten().tolist()))
-    assert torch.allclose(ours, expected, atol=1e-4)
 
 
 def test_kmeans_with_fewer_values_than_centroids() -> None:

@@ -46,20 +46,6 @@ def test_a_backend_that_the_cpu_lacks_is_refused(monkeypatch):
         cpu.get_backend("avx512")
 
 
-def test_jit_does_without_a_cache(monkeypatch):
-    compiled = []
-
-    def njit(cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        compiled.append(options)
-        return lambda function: function
-
-    monkeypatch.setattr(numba, "njit", njit)
-    assert cpu.jit(len)("four") == 4
-    assert compiled == [{"nogil": True, "error_model": "numpy"}]
-
-
 def test_hardware_models_do_not_import_numba():
     code = "import sys, haq.hwmodels; sys.exit('numba' in sys.modules or 'llvmlite' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
