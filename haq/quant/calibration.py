@@ -44,6 +44,7 @@ def calibrate(
     bits: Iterable[int],
     scheme: str | Scheme = "linear",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    compensated: bool = True,
 ) -> Calibration:
     """Sets up the quantizers of all layers from their weights and the values that they read, and rounds the weights.
 
@@ -56,6 +57,7 @@ def calibrate(
         bits: Widths to set up.
         scheme: What weights and activations are quantized with.
         progress: Called with layers done and layers in all.
+        compensated: Whether weights make up for each other's errors; otherwise each is rounded to the nearest level.
 
     Returns:
         Quantizers of the layers that the batches reach.
@@ -72,7 +74,7 @@ def calibrate(
         name, layer = named
         read = samples[name]
         weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
-        rounded = round_layer(layer, weights, read.moments)
+        rounded = round_layer(layer, weights, read.moments if compensated else None)
         found = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
         progress(next(ended), len(layers))
         return name, found

@@ -95,8 +95,9 @@ def round_layer(
         if not torch.allclose(stored.dequantize(), rounded, rtol=1e-4, atol=1e-9):
             continue  # its grid moves with the values
         narrow = torch.int8 if stored.codes.amax() <= 127 else torch.uint8
-        shift = _mean_error(weight, stored.dequantize(), moments) if takes_shift(layer) else None
-        found[width] = Rounded(quantizer, replace(stored, codes=stored.codes.to(narrow)), shift)
+        stored = replace(stored, codes=stored.codes.to(narrow), dtype=layer.weight.dtype)
+        shift = _mean_error(weight, rounded, moments).to(layer.weight.dtype) if takes_shift(layer) else None
+        found[width] = Rounded(quantizer, stored, shift)
     return found
 
 

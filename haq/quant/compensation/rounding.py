@@ -18,6 +18,7 @@ from haq.quant.tensor import QuantizedTensor
 __all__ = ["Grid", "damped", "descend", "diffuse", "output_error"]
 
 _BLOCK = 64
+_ATTEMPTS = 4
 _DAMPING = 0.01  # of the mean diagonal, as GPTQ's
 _DAMPING_PER_COLUMN = 0.1  # times columns over samples: few samples say little about how columns go together
 
@@ -94,19 +95,25 @@ def as_columns(weight: Tensor, groups: int) -> Tensor:
 
 def as_weight(values: Tensor, like: Tensor) -> Tensor:
     """Returns `(groups, K, rows)` as a weight of the shape of `like`."""
-    return values.transpose(1, 2).reshape(like.shape)
+    return values.transpose(1, 2).reshape(like.shape).contiguous()
 
 
 def damped(gram: Tensor, samples: int) -> Tensor:
     """Returns the moments with a share of their mean added to the diagonal, so that they have an inverse.
 
-    Where all inputs are 0, any rounding does; what is added is then 1, and the nearest level is taken.
+    Where all inputs are the same, any rounding does; what is added is then 1, and the nearest level is taken. So it is
+    with moments that are not positive definite for the rounding of their sums, however much is added.
     """
     columns = gram.shape[1]
+    mean = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0)
     share = _DAMPING + _DAMPING_PER_COLUMN * columns / samples
-    mean = gram.diagonal(dim1=1, dim2=2).mean(1)
-    added = torch.where(mean > 0, share * mean, torch.ones_like(mean))
-    return gram + added[:, None, None] * torch.eye(columns)
+    for _ in range(_ATTEMPTS):
+        added = torch.where(mean > 0, share * mean, torch.ones_like(mean))
+        raised = gram + added[:, None, None] * torch.eye(columns)
+        if not bool(torch.linalg.cholesky_ex(raised.double()).info.any()):
+            return raised
+        share *= 10
+    return torch.eye(columns).expand_as(gram).contiguous()
 
 
 def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
@@ -125,8 +132,7 @@ def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
     """
     order = gram.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     turned = gram.gather(1, order[:, :, None].expand_as(gram)).gather(2, order[:, None, :].expand_as(gram))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(turned.double()))
-    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    factor = _inverse_factor(turned.double()).float()
     index = order[:, :, None].expand_as(target)
     rest, rounded = target.gather(1, index), torch.empty_like(target)
     grid = _reordered(grid, order)
@@ -144,6 +150,12 @@ def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
         if stop < columns:
             rest[:, stop:].baddbmm_(factor[:, start:stop, stop:].transpose(1, 2), errors, alpha=-1)
     return torch.empty_like(rounded).scatter_(1, index, rounded)
+
+
+def _inverse_factor(gram: Tensor) -> Tensor:
+    """Returns the upper triangular U with H⁻¹ = UᵀU: the inverse of the R with H = R Rᵀ, which is upper, too."""
+    flipped = torch.linalg.cholesky(gram.flip(1, 2)).flip(1, 2)
+    return torch.linalg.solve_triangular(flipped, torch.eye(gram.shape[1], dtype=gram.dtype), upper=True)
 
 
 def _reordered(grid: Grid, order: Tensor) -> Grid:

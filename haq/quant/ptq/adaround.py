@@ -31,6 +31,7 @@ _BATCH = 32
 _LAMBDA = 3.0
 _ROUNDING_RATE = 0.1
 _SCALE_RATE = 1e-3  # of a parameter's own magnitude
+_TRUST = 0.5
 _CHUNK = 128  # samples that go through a block at once where nothing is trained
 
 
@@ -41,12 +42,16 @@ class SoftRounding(nn.Module):
     "Up or Down? Adaptive Rounding for Post-Training Quantization", arXiv:2004.10568, eq. 21 and 23). At first h is
     W/s − ⌊W/s⌋, so that W̃ is W wherever the grid reaches. Codes {−1, +1} are two apart; everything else is the same.
 
+    A weight that compensation has moved already may stay where it is or go a step towards W; h starts half-way between
+    its place and W.
+
     Args:
         quantizer: The grid.
         weight: Any shape.
+        start: A rounding to start from, on the grid; by default the nearest.
     """
 
-    def __init__(self, quantizer: UniformQuantizer, weight: Tensor) -> None:
+    def __init__(self, quantizer: UniformQuantizer, weight: Tensor, start: Tensor | None = None) -> None:
         super().__init__()
         bits, signed, zero = quantizer.bits, quantizer.signed, quantizer.zero_point
         self._weight, self._granularity = weight.detach(), quantizer.granularity
@@ -57,8 +62,12 @@ class SoftRounding(nn.Module):
         self._spacing = 2 if zero is None and is_binary(bits, signed) else 1
         self._last = 2**bits - 1
         steps = (group(self._weight, self._granularity) / self._scale - self._lowest) / self._spacing
-        self._floor = torch.floor(steps)
-        share = ((steps - self._floor).clamp(1e-4, 1 - 1e-4) - _GAMMA) / (_ZETA - _GAMMA)
+        self._floor, up = torch.floor(steps), steps - torch.floor(steps)
+        if start is not None:
+            code = (group(start.detach(), self._granularity) / self._scale - self._lowest).div(self._spacing).round()
+            self._floor = torch.minimum(torch.maximum(self._floor, code - 1), code)
+            up = _TRUST * (code - self._floor) + (1 - _TRUST) * (steps - self._floor).clamp(0, 1)
+        share = (up.clamp(1e-4, 1 - 1e-4) - _GAMMA) / (_ZETA - _GAMMA)
         self.v = nn.Parameter(torch.logit(share))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -127,12 +136,14 @@ def adaround(
         raise DataError("AdaRound needs calibration inputs, but there are no batches")
     exact = noisy = torch.cat(inputs)
     generator = torch.Generator().manual_seed(seed)
+    exact_weights = {name: layer.weight for name, layer in quantizable_layers(model)}
+    floats = {layer: exact_weights[name] for name, layer in quantizable_layers(tuned)}
     decided: set[nn.Module] = set()
     for done, (block, reference) in enumerate(zip(blocks, references, strict=True), 1):
         target = _run(reference, exact)
         layers = [layer for layer in _uniform_layers(block) if layer not in decided]
         if layers:
-            _Block(block, layers, steps, generator).tune(noisy, target)
+            _Block(block, layers, [floats[layer] for layer in layers], steps, generator).tune(noisy, target)
         decided.update(layers)
         noisy, exact = _run(block, noisy), target
         if progress is not None:
@@ -143,9 +154,18 @@ def adaround(
 class _Block:
     """One block while its layers are tuned."""
 
-    def __init__(self, block: nn.Module, layers: list[Quantized], steps: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        block: nn.Module,
+        layers: list[Quantized],
+        floats: list[Tensor],
+        steps: int,
+        generator: torch.Generator,
+    ) -> None:
         self._block, self._layers, self._steps, self._generator = block, layers, steps, generator
-        self._rounding = [SoftRounding(_uniform(layer), layer.weight) for layer in layers]
+        self._rounding = [
+            SoftRounding(_uniform(layer), exact, layer.weight) for layer, exact in zip(layers, floats, strict=True)
+        ]
         groups: list[dict[str, object]] = [{"params": [r.v for r in self._rounding], "lr": _ROUNDING_RATE}]
         self._scales = self._input_scales()
         groups += [{"params": [parameter], "lr": rate} for parameter, rate in self._scales]

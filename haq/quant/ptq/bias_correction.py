@@ -122,6 +122,8 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
         mean, _ = statistics[name].moments()
         with torch.no_grad():
             error = layer.weight_quantizer(layer.weight) - floats[name].weight
+            # From the float bias: compensated rounding may have taken off the mean error of its samples
+            layer.bias = floats[name].bias
             _subtract(layer, _mean_output(layer, error, mean))
     if left:
         logger.info(

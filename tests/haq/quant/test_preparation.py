@@ -78,8 +78,8 @@ def test_every_width_has_at_most_its_number_of_levels(network: nn.Module, images
     weights = layer.weight_quantizer(layer.weight)
     assert max(len(channel.unique()) for channel in weights) <= 2**bits
     assert isinstance(layer.weight_quantizer, UniformQuantizer)
-    codes, scale = layer.weight_quantizer.codes(layer.weight), layer.weight_quantizer.scale
-    assert torch.allclose(codes * scale.view(-1, 1, 1, 1), weights, rtol=1e-6)
+    assert torch.allclose(layer.weight_quantizer.encode(layer.weight).dequantize(), weights, rtol=1e-6)
+    assert torch.equal(weights, layer.weight), "it lies on its grid"
     assert isinstance(layer.input_quantizer, UniformQuantizer)
     assert not layer.input_quantizer.signed, "it reads the output of a ReLU"
     assert quantized.get_submodule("conv1").input_quantizer.signed, "images have negative values"  # type: ignore[union-attr]

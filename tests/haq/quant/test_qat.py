@@ -24,7 +24,7 @@ def workload() -> tuple[nn.Module, nn.Module, Images]:
     images = get_data("digits", 1000, seed=0).train.subset(np.arange(256))
     model = fold_batch_norm(SmallResNet((8,), (1,), (1,), 10, 1).eval(), images.batch([0])[0])
     policy = BitPolicy.uniform([name for name, _ in quantizable_layers(model)], 2)
-    calibration = calibrate(model, [images.batch(range(64))[0]], [2])
+    calibration = calibrate(model, [images.batch(range(64))[0]], [2], compensated=False)
     return model, prepare(model, policy, calibration=calibration), images
 
 

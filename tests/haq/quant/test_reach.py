@@ -12,6 +12,7 @@ from haq.layers import reachable, run_sample
 from haq.layers.running import same_randomness
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
+from haq.quant.calibration import input_samples
 from haq.quant.reach import reached
 
 from ..networks import REACHED, REFUSED, SAME, Plain
@@ -52,11 +53,16 @@ def test_one_bit_in_a_layer_changes_what_the_network_gives_and_eight_hardly_do(n
 def test_the_same_network_called_in_another_way_is_quantized_alike(name: str) -> None:
     x = inputs(Plain())
     policy = BitPolicy({"c1": LayerBits(3, 4), "c2": LayerBits(2, 3), "fc": LayerBits(4, 2)})
-    quantized = []
-    for network in (Plain().eval(), SAME[name]().eval()):
-        assert [layer.name for layer in reached(network, x[:1])[1]] == ["c1", "c2", "fc"]
-        quantized.append(outputs(prepare(network, policy, calibration=calibrate(network, [x], [2, 3, 4])).eval(), x))
+    plain = Plain().eval()
+    calibration, read, quantized = calibrate(plain, [x], [2, 3, 4]), [], []
+    for network in (plain, SAME[name]().eval()):
+        network, layers = reached(network, x[:1])
+        assert [layer.name for layer in layers] == ["c1", "c2", "fc"]
+        read.append(input_samples(network, [x]))
+        quantized.append(outputs(prepare(network, policy, calibration=calibration).eval(), x))
     assert torch.allclose(*quantized, rtol=1e-5, atol=1e-6)
+    for layer, samples in read[0].items():  # from which weights are rounded
+        assert torch.allclose(samples.moments.gram, read[1][layer].moments.gram, rtol=1e-3, atol=1e-4)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", REFUSED)

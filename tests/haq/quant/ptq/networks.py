@@ -63,5 +63,7 @@ def quantized_pair(bits: int = 3, scheme: str = "linear", clip: str = "mse") -> 
     model = shaken(Inverted())
     folded = fold_batch_norm(model, images(1))
     policy = BitPolicy({name: LayerBits(bits, 8) for name, _ in quantizable_layers(folded)})
-    calibration = calibrate(folded, [images()], [bits, 8], get_scheme(scheme).with_options(clip=clip))
+    calibration = calibrate(
+        folded, [images()], [bits, 8], get_scheme(scheme).with_options(clip=clip), compensated=False
+    )
     return model, folded, prepare(folded, policy, scheme, calibration)
