@@ -7,6 +7,8 @@ import pytest
 
 from haq.search.cluster import ray_workers
 
+from .haq.browser import Browser, started
+
 
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
@@ -15,3 +17,10 @@ def one_ray() -> Iterator[None]:
         patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
         with ray_workers(1):
             yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the pages of one file: Playwright's event loop would be in the way of others."""
+    with started() as browser:
+        yield browser
