@@ -8,6 +8,7 @@ import pytest
 from haq.search.cluster import ray_workers
 
 from .haq.browser import Browser, started
+from .in_turn import searching_in_turn
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,13 @@ def one_ray() -> Iterator[None]:
         patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
         with ray_workers(1):
             yield
+
+
+@pytest.fixture(scope="module")
+def in_turn() -> Iterator[None]:
+    """Searches of one file run in this process, which saves the processes of their trials."""
+    with searching_in_turn():
+        yield
 
 
 @pytest.fixture(scope="module")
