@@ -109,12 +109,7 @@ class Recorder(Silent):
 
 
 @pytest.fixture(scope="session")
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="session")
-def finished(tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A search that has ended, whose trials ran in turn; nobody may write into it."""
     with searching_in_turn():
-        return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+        return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one")
