@@ -76,7 +76,7 @@ class CostTable:
     _rows: Indices = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
     _row_of: dict[str, int] = field(init=False, repr=False)
-    _place_of: dict[tuple[int, int | None], tuple[int, int]] = field(init=False, repr=False)
+    _place_of: dict[tuple[int | None, int | None], tuple[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_axes()

@@ -7,6 +7,9 @@ import pytest
 
 from haq.search.cluster import ray_workers
 
+from .haq.browser import Browser, started
+from .in_turn import searching_in_turn
+
 
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
@@ -15,3 +18,17 @@ def one_ray() -> Iterator[None]:
         patch.setenv("HAQ_TEST_DRIVER", str(os.getpid()))
         with ray_workers(1):
             yield
+
+
+@pytest.fixture(scope="module")
+def in_turn() -> Iterator[None]:
+    """Searches of one file run in this process, which saves the processes of their trials."""
+    with searching_in_turn():
+        yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the pages of one file: Playwright's event loop would be in the way of others."""
+    with started() as browser:
+        yield browser

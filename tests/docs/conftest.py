@@ -1,7 +1,6 @@
 """A folder in which every documented command has what it names: small stand-ins of networks, data and runs.
 
-What searches do side by side is done in turn here, in this process: Ray takes seconds to start, and tests/search is
-about what it does.
+Searches run in turn; see `tests/in_turn.py`.
 """
 
 from __future__ import annotations
@@ -9,20 +8,15 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from ray import tune
-from torch import nn
 
 from haq.cli.main import cli
-from haq.data import Samples
 from haq.data import registry as data_registry
 from haq.data.digits import read_digits
 from haq.data.splitting import Splits
@@ -32,13 +26,9 @@ from haq.layers import trace
 from haq.loading import call_named
 from haq.models import registry
 from haq.models.resnet import SmallResNet
-from haq.policy import BitPolicy
 from haq.runs import RunFolder
-from haq.search import conclusion, finals, picking, running, tuning
-from haq.search.searcher import BitSearcher
-from haq.search.trainable import QuantizationTrial
-from haq.search.workload import Workload
 
+from ..in_turn import searching_in_turn
 from .documents import blocks
 
 SEARCH = (
@@ -70,40 +60,6 @@ def _few_digits() -> Splits:
     return Splits(train, val, test, whole.num_classes)
 
 
-@contextmanager
-def _no_workers(*_: Any) -> Iterator[None]:
-    yield
-
-
-def _with_parameters(trainable: type[QuantizationTrial], **parameters: Any) -> type[QuantizationTrial]:
-    class Bound(trainable):  # type: ignore[valid-type, misc]
-        def setup(self, config: dict[str, Any]) -> None:
-            super().setup(config, **parameters)
-
-    return Bound
-
-
-def _in_turn(trainable: Any, searcher: BitSearcher, trials: int, *_: Any) -> None:
-    for number in range(trials):
-        name = str(number)
-        suggestion = searcher.suggest(name)
-        if not isinstance(suggestion, dict):
-            return
-        trial = trainable(config=suggestion)
-        result = trial.step()
-        while not result["done"]:
-            result = trial.step()
-        searcher.on_trial_complete(name, result)
-
-
-def _finetuned(workload: Workload, policies: Mapping[str, BitPolicy], steps: int, *_: Any) -> dict[str, Any]:
-    return {name: list(finals._finetune(workload, policy, steps))[-1] for name, policy in policies.items()}
-
-
-def _tested(networks: Mapping[str, nn.Module], test: Samples, *_: Any) -> dict[str, float]:
-    return {name: finals._test_top1(network, test) for name, network in networks.items()}
-
-
 def haq(line: str, *more: str) -> str:
     """Runs a command line in this process, and returns what it prints."""
     result = CliRunner().invoke(cli, [*shlex.split(line)[1:], *more], prog_name="haq")
@@ -118,18 +74,10 @@ def smaller() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._MODELS, "digits-resnet", _digits)
         patch.setitem(registry._MODELS, "resnet20", _resnet20)
-        patch.setattr(tuning, "run_trials", _in_turn)
-        patch.setattr(conclusion, "finetune_all", _finetuned)
-        patch.setattr(conclusion, "test_all", _tested)
-        patch.setattr(tune, "with_parameters", _with_parameters)
-        for module in (running, picking):
-            patch.setattr(module, "ray_workers", _no_workers)
         patch.setattr(data_registry, "read_digits", _few_digits)
         patch.setattr("webbrowser.open", lambda url: True)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
+        with searching_in_turn():
+            yield
 
 
 @pytest.fixture(scope="package")

@@ -10,7 +10,7 @@ import pytest
 
 from haq.cli.main import cli
 
-from ..haq.browser import opened
+from ..haq.browser import Browser, opened
 from .documents import ROOT, pages
 
 pytest.importorskip("mkdocs", reason="pip install haq[dev]")
@@ -54,19 +54,19 @@ def test_links_of_the_readme_lead_to_files() -> None:
 
 
 @pytest.mark.parametrize("page", ["index", "how-it-works", "api/search"])
-def test_a_page_opens_offline(site: Path, page: str) -> None:
-    with opened(site / f"{page}.html", viewport=WIDE) as (browser, complaints):
-        browser.wait_for_selector("h1")
-        assert browser.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
-        assert browser.locator("nav.md-nav").count() > 0
+def test_a_page_opens_offline(browser: Browser, site: Path, page: str) -> None:
+    with opened(browser, site / f"{page}.html", viewport=WIDE) as (shown, complaints):
+        shown.wait_for_selector("h1")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= WIDE["width"]
+        assert shown.locator("nav.md-nav").count() > 0
     assert complaints == []
 
 
-def test_the_search_of_the_site_finds_a_page(site: Path) -> None:
-    with opened(site / "index.html", viewport=WIDE) as (browser, complaints):
-        browser.locator("input.md-search__input").click()
-        browser.keyboard.type("sequential decrease")
-        browser.wait_for_selector(".md-search-result__item a")
-        found = browser.eval_on_selector_all(".md-search-result__item a", "all => all.map((link) => link.href)")
+def test_the_search_of_the_site_finds_a_page(browser: Browser, site: Path) -> None:
+    with opened(browser, site / "index.html", viewport=WIDE) as (shown, complaints):
+        shown.locator("input.md-search__input").click()
+        shown.keyboard.type("sequential decrease")
+        shown.wait_for_selector(".md-search-result__item a")
+        found = shown.eval_on_selector_all(".md-search-result__item a", "all => all.map((link) => link.href)")
         assert any("how-it-works" in address for address in found)
     assert complaints == []

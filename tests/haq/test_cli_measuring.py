@@ -63,7 +63,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def home(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(in_turn: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a user's network, its measured table, and the run of a search that took it as hardware."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "tiny.py").write_text(

@@ -65,7 +65,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(in_turn: None, tmp_path_factory: pytest.TempPathFactory) -> Home:
     folder = tmp_path_factory.mktemp("home")
     (folder / "tiny.py").write_text(TINY + "\n\nprint('hello from the network')\n")
     home = Home(folder, None)

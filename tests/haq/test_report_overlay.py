@@ -14,7 +14,7 @@ from haq.cli.main import cli, main
 from haq.report.overlay import compared, comparison
 from haq.runs import RunFolder
 
-from .browser import opened
+from .browser import Browser, opened
 
 MakeRun = Callable[..., RunFolder]
 
@@ -58,13 +58,13 @@ def test_runs_of_one_name_are_numbered(make_run: MakeRun) -> None:
     assert [found.name for found in compared([run, run])] == ["same (1)", "same (2)"]
 
 
-def test_the_overlay_draws_each_run(runs: list[RunFolder]) -> None:
+def test_the_overlay_draws_each_run(browser: Browser, runs: list[RunFolder]) -> None:
     printed = haq("report", *(str(run.path) for run in runs))
     assert "report-overlay.html" in printed
     assert "random" in printed
     path = runs[0].path / "report-overlay.html"
     assert path.stat().st_size < 6_000_000
-    with opened(path) as (page, complaints):
+    with opened(browser, path) as (page, complaints):
         page.wait_for_selector("#scatter .main-svg")
         shown = (
             "document.getElementById('scatter').data.filter((t) => t.showlegend).map((t) => [t.name, t.marker.symbol])"

@@ -15,7 +15,7 @@ from haq.hwmodels import CostTable
 from haq.report import detail, render_html, summarize
 from haq.runs import RunFolder
 
-from .browser import Page, opened
+from .browser import Browser, Page, opened
 from .report_files import add_bench, add_sensitivity
 
 MakeRun = Callable[..., RunFolder]
@@ -50,10 +50,10 @@ def show(page: Page, chart: str) -> None:
     page.wait_for_selector(f"#{chart} .main-svg")
 
 
-def test_it_draws_every_score_the_front_and_the_choice(make_run: MakeRun) -> None:
+def test_it_draws_every_score_the_front_and_the_choice(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     summary = summarize(run)
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.wait_for_selector(DRAWN)
         page.check("input[name=view][value=all]", force=True)
         calibrated = trace(page, "scatter", "calibrated only")
@@ -74,10 +74,10 @@ def test_it_draws_every_score_the_front_and_the_choice(make_run: MakeRun) -> Non
     assert complaints == []
 
 
-def test_any_cost_and_both_qualities_can_be_the_axes(make_run: MakeRun) -> None:
+def test_any_cost_and_both_qualities_can_be_the_axes(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     summary = summarize(run)
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.wait_for_selector(DRAWN)
         page.focus("input[name=axis]:checked")
         page.keyboard.press("ArrowRight")
@@ -95,10 +95,10 @@ def test_any_cost_and_both_qualities_can_be_the_axes(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_a_click_and_a_key_fill_the_chart_of_bits(make_run: MakeRun) -> None:
+def test_a_click_and_a_key_fill_the_chart_of_bits(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     trials = {trial.number: trial for trial in run.read_trials()}
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.wait_for_selector(DRAWN)
         before = bars(page)
         numbers = page.evaluate("DATA.policies.number")
@@ -126,8 +126,8 @@ def test_a_click_and_a_key_fill_the_chart_of_bits(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_a_policy_outside_the_close_up_is_shown_among_all(make_run: MakeRun) -> None:
-    with opened(written(make_run())) as (page, complaints):
+def test_a_policy_outside_the_close_up_is_shown_among_all(browser: Browser, make_run: MakeRun) -> None:
+    with opened(browser, written(make_run())) as (page, complaints):
         page.wait_for_selector(DRAWN)
         assert page.is_checked("input[name=view][value=close]")
         page.select_option("#policy", label=page.text_content("#policy optgroup[label='Uniform baselines'] option"))
@@ -136,13 +136,13 @@ def test_a_policy_outside_the_close_up_is_shown_among_all(make_run: MakeRun) -> 
     assert complaints == []
 
 
-def test_what_binds_a_layer_is_told_by_pattern_too(make_run: MakeRun) -> None:
+def test_what_binds_a_layer_is_told_by_pattern_too(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     table = CostTable.load(run.costs)
     bound = np.zeros_like(table.metrics["latency_ms"])
     bound[:5] = 1
     replace(table, details={"memory_bound": bound}).save(run.costs)
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.wait_for_selector(DRAWN)
         found = bars(page)
         assert (len(found["memory binds"]), len(found["compute binds"])) == (5, 19)
@@ -155,10 +155,10 @@ def test_what_binds_a_layer_is_told_by_pattern_too(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_progress_keeps_the_two_fidelities_apart(make_run: MakeRun) -> None:
+def test_progress_keeps_the_two_fidelities_apart(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     trials = [trial for trial in run.read_trials() if trial.error is None]
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         show(page, "progress")
         panels = page.evaluate("""() => {
             const lines = document.getElementById('progress').data.filter((trace) => trace.name === 'best so far');
@@ -179,11 +179,11 @@ def test_progress_keeps_the_two_fidelities_apart(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_measurements_are_drawn(make_run: MakeRun) -> None:
+def test_measurements_are_drawn(browser: Browser, make_run: MakeRun) -> None:
     run = make_run()
     add_sensitivity(run)
     add_bench(run)
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         show(page, "sensitivity")
         heat = "document.getElementById('sensitivity').data.map((t) => [t.type, t.z.length, t.z[0].length])"
         assert page.evaluate(heat) == [["heatmap", 22, 3]] * 2
@@ -195,7 +195,7 @@ def test_measurements_are_drawn(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_hostile_names_are_text_in_every_chart(make_run: MakeRun) -> None:
+def test_hostile_names_are_text_in_every_chart(browser: Browser, make_run: MakeRun) -> None:
     hostile = "<img src=x onerror=alert(1)></script><script>alert(2)</script>"
     run = make_run(names=["stem", hostile])
     trial = run.read_trials()[0]
@@ -203,7 +203,7 @@ def test_hostile_names_are_text_in_every_chart(make_run: MakeRun) -> None:
     add_sensitivity(run)
     add_bench(run)
     dialogs = []
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         for chart in ("layers", "progress", "sensitivity", "bench"):
             show(page, chart)
@@ -214,15 +214,17 @@ def test_hostile_names_are_text_in_every_chart(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("trials", [0, 3])
-def test_short_runs_have_a_page_without_errors(make_run: MakeRun, trials: int) -> None:
+def test_short_runs_have_a_page_without_errors(browser: Browser, make_run: MakeRun, trials: int) -> None:
     run = make_run(trials=trials, finished=False)
-    with opened(written(run)) as (page, complaints):
+    with opened(browser, written(run)) as (page, complaints):
         page.wait_for_selector(DRAWN if trials else "h1")
     assert complaints == []
 
 
-def test_a_phone_in_dark_mode_scrolls_down_only(make_run: MakeRun) -> None:
-    with opened(written(make_run()), viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True) as (
+def test_a_phone_in_dark_mode_scrolls_down_only(browser: Browser, make_run: MakeRun) -> None:
+    with opened(
+        browser, written(make_run()), viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True
+    ) as (
         page,
         complaints,
     ):
@@ -234,8 +236,8 @@ def test_a_phone_in_dark_mode_scrolls_down_only(make_run: MakeRun) -> None:
     assert complaints == []
 
 
-def test_it_prints_light_and_whole(make_run: MakeRun, tmp_path: Path) -> None:
-    with opened(written(make_run()), color_scheme="dark") as (page, complaints):
+def test_it_prints_light_and_whole(browser: Browser, make_run: MakeRun, tmp_path: Path) -> None:
+    with opened(browser, written(make_run()), color_scheme="dark") as (page, complaints):
         page.wait_for_selector(DRAWN)
         page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0
@@ -247,8 +249,8 @@ def test_it_prints_light_and_whole(make_run: MakeRun, tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_5000_policies_can_be_looked_at(make_run: MakeRun) -> None:
-    with opened(written(make_run(trials=5000, layers=54, finished=False))) as (page, complaints):
+def test_5000_policies_can_be_looked_at(browser: Browser, make_run: MakeRun) -> None:
+    with opened(browser, written(make_run(trials=5000, layers=54, finished=False))) as (page, complaints):
         page.wait_for_selector(DRAWN)
         drawn = page.locator(POINTS).count()
         assert 200 < drawn < 6000, "points that would hide each other are left out"

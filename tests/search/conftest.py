@@ -12,6 +12,7 @@ from haq.scores import Score
 from haq.search import Silent, run
 
 from ..envs.conftest import WIDTHS, make_layers, make_table
+from ..in_turn import searching_in_turn
 
 FLOAT = Score(0.95, 0.1, 100, 0.0, "float")
 SENSITIVITY = {"conv0": 0.3, "conv1": 0.05, "conv2": 0.15}
@@ -108,11 +109,7 @@ class Recorder(Silent):
 
 
 @pytest.fixture(scope="session")
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture(scope="session")
-def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A search that has ended; nobody may write into it."""
-    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A search that has ended, whose trials ran in turn; nobody may write into it."""
+    with searching_in_turn():
+        return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one")

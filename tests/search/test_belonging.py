@@ -25,7 +25,7 @@ from haq.whereabouts import config_of
 
 from .conftest import TINY, Recorder, config_for
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("in_turn")
 
 Use = Callable[[RunFolder, Path, Named], object]
 

@@ -17,6 +17,7 @@ from haq.report import summarize
 from haq.runs import RunFolder, Trial
 from haq.search import resume, run
 
+from ..in_turn import searching_in_turn
 from .conftest import TINY, Recorder, config_for
 
 # What befalls a worker depends on the widths of a layer: never in the driver, which scores the baselines
@@ -125,23 +126,26 @@ def test_a_trial_that_only_the_searchers_state_knows_is_not_lost(
     finished: RunFolder, tmp_path: Path, tiny: Path
 ) -> None:
     """The machine died between the two files."""
-    half = run(config_for(tiny, trials=5), tmp_path / "half")
+    with searching_in_turn():
+        half = run(config_for(tiny, trials=5), tmp_path / "half")
     text = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(text.replace("trials: 5", "trials: 8"))
     (half.path / "best.json").unlink()
     lines = (half.path / "trials.jsonl").read_text().splitlines(keepends=True)
     (half.path / "trials.jsonl").write_text("".join(lines[:-1]))
-    found = resume(half)
+    with searching_in_turn():
+        found = resume(half)
     assert [trial.policy for trial in found.trials] == [trial.policy for trial in finished.read_trials()]
     assert found.trials[4] == Trial.from_dict(json.loads(lines[-1]))
 
 
 def test_a_folder_in_use_is_refused(finished: RunFolder, tmp_path: Path, tiny: Path) -> None:
-    half = run(config_for(tiny, trials=2), tmp_path / "half")
-    (half.path / "best.json").unlink()
-    with half.locked(), pytest.raises(ConfigError, match="another haq is working in .*; wait until it has ended"):
-        resume(half.path)
-    assert resume(half.path).finished
+    with searching_in_turn():
+        half = run(config_for(tiny, trials=2), tmp_path / "half")
+        (half.path / "best.json").unlink()
+        with half.locked(), pytest.raises(ConfigError, match="another haq is working in .*; wait until it has ended"):
+            resume(half.path)
+        assert resume(half.path).finished
 
 
 class Filling(Recorder):

@@ -13,7 +13,7 @@ from haq.search import pick, resume
 
 from .conftest import Recorder
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("in_turn")
 
 
 @pytest.fixture(scope="module")

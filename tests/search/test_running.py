@@ -28,6 +28,17 @@ from .conftest import Recorder, config_for
 pytestmark = pytest.mark.usefixtures("one_ray")
 
 
+@pytest.fixture(scope="module")
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A search that has ended, whose trials ran in Ray's workers; nobody may write into it."""
+    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+
+
 class Payload:
     """Makes a folder where it is unpickled."""
 

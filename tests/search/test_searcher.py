@@ -95,8 +95,8 @@ def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_toys_optimum_is_reached_within_a_percent(env: BitAllocationEnv, seed: int) -> None:
-    searcher = make(env, seed, warmup=10)
-    assert max(map(toy_objective, play(searcher, 120))) >= best_of_all(env.budget) - 0.01
+    searcher, enough = make(env, seed, warmup=10), best_of_all(env.budget) - 0.01
+    assert any(toy_objective(policy) >= enough for number in range(120) for policy in play(searcher, 1, number))
 
 
 def test_actions_are_in_range_and_noise_shrinks(env: BitAllocationEnv) -> None:

@@ -16,7 +16,7 @@ from haq.search.sweep import make_sweep, swept_budgets
 from ..envs.conftest import WIDTHS, make_table
 from .toy import Toy
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("in_turn")
 
 
 def test_budgets_reach_from_the_widest_to_the_tightest() -> None:
