@@ -61,7 +61,7 @@ def parse_passes(text: str) -> tuple[str, ...]:
 
     Examples:
         >>> parse_passes("bias, cle"), parse_passes("none"), parse_passes("auto")
-        (('cle', 'bias'), (), ('sequential', 'adaround', 'bias'))
+        (('cle', 'bias'), (), ('sequential', 'adaround'))
     """
     if text.strip() == "none":
         return ()

@@ -87,6 +87,7 @@ def pick(
     finetune_steps: int | None = None,
     observer: Observer | None = None,
     named: Named | None = None,
+    ptq: str | Sequence[str] | None = None,
 ) -> Result:
     """Takes another point of a run's archive without another search; see `haq.search.picking.pick`.
 
@@ -97,6 +98,7 @@ def pick(
         finetune_steps: Of the finalists; by default as many as in the search.
         observer: Receives progress.
         named: As for `resume`.
+        ptq: Post-training passes of the finalists, such as `"auto"`; by default as in the search.
 
     Raises:
         HaqError: No policy of the run meets the budget.
@@ -104,9 +106,9 @@ def pick(
     from haq.search import picking
 
     folder = _opened(source)
-    config = picking.picked(folder, constraints, finetune_steps, named)
+    config = picking.picked(folder, constraints, finetune_steps, named, ptq)
     place = Path(out) if out is not None else free_folder(config, folder.path.parent)
-    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named).path)
+    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named, config.ptq).path)
 
 
 def finetune(

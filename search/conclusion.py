@@ -68,7 +68,7 @@ def conclude(
         baselines["uniform_same_budget"] = rivals[strongest][1]
         folder.write_baselines(baselines)
     top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
-    save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample)
+    save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample, workload.folded)
     folder.seal(folder.model)
     folder.write_best(
         Best(

@@ -12,7 +12,6 @@ from torch import nn
 from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
-from haq.quant.preparation import load_state
 from haq.scores import Score
 from haq.search.streams import gather
 from haq.search.workload import Workload, worker_device
@@ -38,9 +37,7 @@ class Finalist:
 
     def network(self, workload: Workload) -> nn.Module:
         """Rebuilds the fine-tuned network."""
-        model = workload.quantized(self.policy)
-        load_state(model, self.state)
-        return model
+        return workload.restored(self.policy, self.state)
 
 
 def finetune_all(

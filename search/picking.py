@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from haq.config import SearchConfig
+from haq.config import SearchConfig, parse_passes
 from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
 from haq.files import making
@@ -24,7 +24,11 @@ __all__ = ["pick", "picked"]
 
 
 def picked(
-    source: RunFolder, constraints: str | Sequence[str], finetune_steps: int | None = None, named: Named | None = None
+    source: RunFolder,
+    constraints: str | Sequence[str],
+    finetune_steps: int | None = None,
+    named: Named | None = None,
+    ptq: str | Sequence[str] | None = None,
 ) -> SearchConfig:
     """Returns the options of the search that would have led to the point to be picked; see `pick`.
 
@@ -36,7 +40,10 @@ def picked(
     if not trials:
         raise ConfigError(f"{source.path} has no trial to pick; go on with `haq search --resume {source.path}`")
     steps = config.finetune_steps if finetune_steps is None else finetune_steps
-    return replace(config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps)
+    passes = config.ptq if ptq is None else parse_passes(ptq) if isinstance(ptq, str) else tuple(ptq)
+    return replace(
+        config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps, ptq=passes
+    )
 
 
 def pick(
@@ -46,6 +53,7 @@ def pick(
     finetune_steps: int | None = None,
     observer: Observer | None = None,
     named: Named | None = None,
+    ptq: str | Sequence[str] | None = None,
 ) -> RunFolder:
     """Takes the best policies of a run that meet a budget, and does with them what ends a search.
 
@@ -59,12 +67,13 @@ def pick(
         finetune_steps: Of the finalists; by default as many as in the search.
         observer: Receives progress.
         named: What takes the place of the model, data and hardware that the run names.
+        ptq: Post-training passes of the finalists; by default those of the search.
 
     Raises:
         HaqError: No policy of the run meets the budget, or what the run names is no longer there or has changed.
     """
     check_folder(out)
-    config = picked(source, constraints, finetune_steps, named)
+    config = picked(source, constraints, finetune_steps, named, ptq)
     observer = observer or Silent()
     with one_thread():
         problem = pose(config, observer, source)

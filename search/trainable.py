@@ -27,14 +27,14 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
     """Yields the score after calibration, then after each chunk of fine-tuning; stops early when it diverges."""
     start = time.perf_counter()
     model = workload.quantized(policy).to(worker_device())
-    score = workload.score(model, "ptq")
+    score = workload.score_trial(model, "ptq")
     yield replace(score, seconds=time.perf_counter() - start)
     finetuning = workload.finetuning(model, qat_steps)
     for chunk in range(1, CHUNKS + 1 if qat_steps else 1):
         if not score.finite:
             return
         finetuning.run(round(qat_steps * chunk / CHUNKS) - finetuning.done)
-        score = workload.score(model, "qat", finetuning.done)
+        score = workload.score_trial(model, "qat", finetuning.done)
         yield replace(score, seconds=time.perf_counter() - start)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.compensation import compensate_in_sequence
 from haq.quant.evaluation import evaluate, logits_of, teacher_of
-from haq.quant.preparation import prepare
+from haq.quant.folding import fold_batch_norm
+from haq.quant.preparation import load_state, prepare
+from haq.quant.ptq import apply_passes, folds
 from haq.quant.qat import Finetuning
 from haq.quant.schemes import get_scheme
 from haq.scores import Fidelity, RankBy, Score
@@ -23,7 +26,8 @@ from haq.search.problem import Problem
 
 __all__ = ["Workload", "calibrated", "choose_rank_by", "make_workload", "worker_device"]
 
-_CALIBRATION_IMAGES = 512
+_CALIBRATION_IMAGES, _PASSES_IMAGES = 512, 1024
+_TRIAL_SAMPLES = 384  # where policies are ranked by divergence, which orders them on few samples
 _SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
 
 
@@ -61,16 +65,34 @@ class Workload:
         """Scores a network on the validation samples."""
         return evaluate(model, self.val, fidelity, steps, self.reference)
 
-    def reconstructed(self, policy: BitPolicy) -> nn.Module:
-        """Returns the network after its post-training passes, those that leave batch norms to be fine-tuned."""
-        model = self.quantized(policy)
-        if "sequential" in self.passes:
-            compensate_in_sequence(model, self.model, self.shown())
-        return model.eval()
+    def score_trial(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
+        """Scores a network among many, on part of the samples where that orders them as well."""
+        if self.reference is None or len(self.val) <= _TRIAL_SAMPLES:
+            return self.score(model, fidelity, steps)
+        part = self.val.subset(range(_TRIAL_SAMPLES))
+        return evaluate(model, part, fidelity, steps, self.reference[:_TRIAL_SAMPLES])
 
-    def shown(self) -> list[Tensor]:
-        """Returns the batches that quantizers are calibrated on."""
-        return _shown(self.train)
+    def reconstructed(self, policy: BitPolicy) -> nn.Module:
+        """Returns the network after the post-training passes of finalists."""
+        shown = _shown(self.train, _PASSES_IMAGES)
+        if self.folded:
+            return apply_passes(self.model, policy, None, shown, self.passes, self.seed)
+        model = self.quantized(policy).eval()
+        if "sequential" in self.passes:
+            compensate_in_sequence(model, self.model, shown)
+        return model
+
+    @property
+    def folded(self) -> bool:
+        """Whether batch norms of finalists are folded."""
+        return folds(self.passes)
+
+    def restored(self, policy: BitPolicy, state: Mapping[str, Any]) -> nn.Module:
+        """Returns a finalist's network from its state."""
+        model = fold_batch_norm(self.model, self.train.batch([0])[0]) if self.folded else self.model
+        model = prepare(model, policy)
+        load_state(model, state)
+        return model.eval()
 
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
         """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
@@ -127,8 +149,8 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
 
 def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:
     """Sets up the quantizers of these widths on the first training samples."""
-    return calibrate(problem.model, _shown(problem.data.train), widths, get_scheme(scheme))
+    return calibrate(problem.model, _shown(problem.data.train, _CALIBRATION_IMAGES), widths, get_scheme(scheme))
 
 
-def _shown(train: Samples) -> list[Tensor]:
-    return [x for x, _ in train.subset(range(min(_CALIBRATION_IMAGES, len(train)))).batches(64)]
+def _shown(train: Samples, count: int) -> list[Tensor]:
+    return [x for x, _ in train.subset(range(min(count, len(train)))).batches(64)]

@@ -38,6 +38,7 @@ __all__ = ["finetune", "pick"]
     help="Fine-tuning steps of the picked policies and of the uniform networks that they are compared with.  "
     "[default: as in the search]",
 )
+@click.option("--ptq", metavar="PASSES", help="Their post-training passes, as for haq search.  [default: as there]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -47,7 +48,12 @@ __all__ = ["finetune", "pick"]
 @naming_options(hardware=True)
 @output_options
 def pick(
-    run: Path, constraints: tuple[str, ...], finetune_steps: int | None, out: Path | None, **named: str | None
+    run: Path,
+    constraints: tuple[str, ...],
+    finetune_steps: int | None,
+    ptq: str | None,
+    out: Path | None,
+    **named: str | None,
 ) -> Result:
     """Take another point of RUN: the best policies that meet another budget, without a new search.
 
@@ -58,7 +64,7 @@ def pick(
         from haq.report import write_report
         from haq.search import pick as take
 
-        result = take(run, constraints, out, finetune_steps, observer, Named(**named))
+        result = take(run, constraints, out, finetune_steps, observer, Named(**named), ptq)
     page = write_report(result, console)
     return Result(lambda: reported([result], page), (str(result.path),))
 

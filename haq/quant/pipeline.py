@@ -23,7 +23,7 @@ from haq.records import check_fields
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 
-_CALIBRATION_IMAGES = 512
+_CALIBRATION_IMAGES = 1024
 _FLOAT_BYTES = 4
 _REPORTS = 20
 

@@ -12,8 +12,8 @@ from haq.layers.own_forward import OwnForward, Substituted, window_of
 
 __all__ = ["Moments", "Reads", "columns", "is_product", "positions"]
 
-_PER_COLUMN = 20  # samples for each column; with half as many, the layers' errors on other images grow by some per cent
-_FEWEST, _MOST, _LEAST_PER_COLUMN = 2048, 16_384, 3
+_SAMPLES, _LEAST_PER_COLUMN = 8192, 3  # a quarter of the samples costs a point of top-1 at 2 bits
+_MOST_BYTES = 2**28  # of one batch's windows; of depthwise layers, where columns are few and groups many
 _SHOWN = 512
 
 
@@ -39,8 +39,8 @@ class Moments:
 class Reads:
     """Adds up the moments of one layer's inputs over batches.
 
-    Of a convolution's windows a random part is taken, about 20 for each column of the matrix, at most 16,384 if that is
-    three for each. Memory is that of the moments, 4·K² bytes for each group and matrix, and of one batch's windows.
+    Of a convolution's windows a random part is taken, 8,192 of all batches or three for each column of the matrix.
+    Memory is that of the moments, 4·K² bytes for each group and matrix, and of one batch's windows, 256 MiB at most.
 
     Args:
         layer: A convolution or linear layer.
@@ -50,10 +50,9 @@ class Reads:
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, batches: int, seed: int = 0) -> None:
         self._layer, self._rng = layer, torch.Generator().manual_seed(seed)
-        size = layer.weight[0].numel()
-        wanted = max(min(max(_PER_COLUMN * size, _FEWEST), _MOST), _LEAST_PER_COLUMN * size)
-        self._per_batch = -(-wanted // max(batches, 1))
-        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        size, groups = layer.weight[0].numel(), layer.groups if isinstance(layer, nn.Conv2d) else 1
+        wanted = -(-max(_SAMPLES, _LEAST_PER_COLUMN * size) // max(batches, 1))
+        self._per_batch = min(wanted, max(_MOST_BYTES // (4 * groups * size), _LEAST_PER_COLUMN * size))
         self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(groups, size, size)
         self._sums = torch.zeros(2, groups, size)
         self._count, self._alike = 0, True
@@ -67,17 +66,23 @@ class Reads:
             x: What the layer gets, `(N, C, H, W)` or `(..., in)`.
             exact: What it would get in the float network; by default the same.
         """
+        self.add_columns(*self.taken(x, exact))
+
+    def taken(self, x: Tensor, exact: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Returns the columns of a batch that would be added, `(groups, K, n)` each."""
         chosen = positions(self._layer, x, self._per_batch, self._rng)
-        read = columns(self._layer, x, chosen)
+        return columns(self._layer, x, chosen), None if exact is None else columns(self._layer, exact, chosen)
+
+    def add_columns(self, read: Tensor, exact: Tensor | None = None) -> None:
+        """Adds columns that were taken."""
         self._gram.baddbmm_(read, read.transpose(1, 2))
         self._sums[0] += read.sum(2)
         self._count += read.shape[2]
         self._shown.append(read[:, :, : self._shown_per_batch])
         if exact is not None:
             self._alike = False
-            true = columns(self._layer, exact, chosen)
-            self._cross.baddbmm_(true, read.transpose(1, 2))
-            self._sums[1] += true.sum(2)
+            self._cross.baddbmm_(exact, read.transpose(1, 2))
+            self._sums[1] += exact.sum(2)
 
     @property
     def shown(self) -> Tensor:

@@ -4,7 +4,7 @@ from haq.quant.ptq.adaround import adaround
 from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.data_free import calibrate_data_free, data_free_inputs
 from haq.quant.ptq.equalization import equalize
-from haq.quant.ptq.passes import PASSES, apply_passes
+from haq.quant.ptq.passes import PASSES, apply_passes, folds
 
 __all__ = [
     "PASSES",
@@ -15,4 +15,5 @@ __all__ = [
     "correct_bias_analytic",
     "data_free_inputs",
     "equalize",
+    "folds",
 ]

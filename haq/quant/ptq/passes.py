@@ -21,9 +21,14 @@ from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
 
-__all__ = ["PASSES", "apply_passes"]
+__all__ = ["PASSES", "apply_passes", "folds"]
 
 logger = logging.getLogger(__name__)
+
+
+def folds(passes: Iterable[str]) -> bool:
+    """Whether one of these passes needs batch norms folded, which then cannot be fine-tuned."""
+    return bool(set(passes) - {"sequential"})
 
 
 def apply_passes(
@@ -68,7 +73,7 @@ def apply_passes(
     model = reachable(model, sample[:1])
     if "cle" in chosen:
         model = equalize(model, sample, fold=False)
-    folded = fold_batch_norm(model, sample[:1]) if set(chosen) - {"sequential"} else model
+    folded = fold_batch_norm(model, sample[:1]) if folds(chosen) else model
     used = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
     quantized = prepare(folded, policy, used, calibrate(folded, inputs, widths, used)).eval()

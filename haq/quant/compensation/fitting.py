@@ -1,0 +1,131 @@
+"""Uniform grids that fit compensated rounding: scales, and zero points where they pay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from haq.quant.compensation.rounding import Grid, descend, diffuse, output_error
+from haq.quant.functional import is_binary, mse_affine, mse_scale
+from haq.quant.quantizer import Quantizer
+from haq.quant.uniform import UniformQuantizer
+
+__all__ = ["fit_grids"]
+
+_REFITS = 2
+_CLIPS = 16  # that a start of the fit is chosen among
+# A zero point costs a sum of activations: it must save so much of an error that is so much of the outputs' energy
+_WORTH, _NOTICED = 0.05, 1e-3
+
+
+def fit_grids(
+    weight: Tensor, target: Tensor, gram: Tensor, quantizers: Mapping[int, Quantizer], choose: bool
+) -> dict[int, tuple[Quantizer, Tensor]]:
+    """Returns the best grid of every width that may have another scale, and the target rounded to it.
+
+    Rounding and scales are fitted in turn: the scale of each channel by least squares for the codes that it has, the
+    codes by coordinate descent for the scale. All grids of all widths are fitted at once, as copies of the rows.
+
+    Args:
+        weight: As the layer has it, `(M, ...)`.
+        target: What is to be rounded, `(groups, K, rows)`.
+        gram: Damped moments.
+        quantizers: By width; those that are not uniform, with one free scale a channel, are left out.
+        choose: Whether layers may be given zero points, or lose them, where the quantizer is `adaptive`.
+    """
+    starts = [
+        start
+        for width, quantizer in quantizers.items()
+        if isinstance(quantizer, UniformQuantizer) and quantizer.free_scale
+        for start in _starts(weight.flatten(1), quantizer, width, choose)
+    ]
+    if not starts:
+        return {}
+    groups, columns, rows = target.shape
+    grid, copies = Grid.beside([start.grid(groups) for start in starts]), target.repeat(1, 1, len(starts))
+    values = diffuse(copies, gram, grid)
+    for _ in range(_REFITS):
+        factor = _best_factor(copies, values, gram)
+        grid, values = grid.scaled(factor), values * factor
+        values = descend(copies, values, gram, grid)
+    factor = _best_factor(copies, values, gram)
+    scales, values = grid.scaled(factor).scale[:, 0], values * factor
+    error = output_error(copies, values, gram).view(groups, len(starts), rows)
+    energy = float(output_error(target, torch.zeros_like(target), gram).sum())
+    found: dict[int, tuple[Quantizer, Tensor]] = {}
+    for width, quantizer in quantizers.items():
+        mine = [number for number, start in enumerate(starts) if start.width == width]
+        if not mine:
+            continue
+        assert isinstance(quantizer, UniformQuantizer)
+        owner = _chosen(error, starts, mine, energy)  # (groups, rows)
+        picked = owner * rows + torch.arange(rows)
+        scale, zero = scales.gather(1, picked).flatten(), None
+        if starts[mine[0]].binary and bool((owner == mine[0]).all()):
+            scale = scale / 2  # it is the distance of −α and +α
+        elif any(starts[number].zero_point is not None for number in owner.unique().tolist()):
+            zeros = torch.stack([start.zeros(groups) for start in starts], 1)
+            zero = zeros.gather(1, owner[:, None])[:, 0].flatten()
+        found[width] = quantizer.regridded(scale, zero), values.gather(2, picked[:, None].expand(-1, columns, -1))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """A grid to begin with, `(M,)` each."""
+
+    width: int
+    scale: Tensor
+    zero_point: Tensor | None
+    binary: bool = False
+
+    def zeros(self, groups: int) -> Tensor:
+        none = torch.zeros(len(self.scale), dtype=torch.int32)
+        return (none if self.zero_point is None else self.zero_point).view(groups, -1)
+
+    def grid(self, groups: int) -> Grid:
+        scale, zero = self.scale.view(groups, 1, -1), self.zeros(groups)[:, None].float()
+        none = torch.zeros_like(scale)
+        if self.binary:
+            return Grid(2 * scale, none, none + 1, none + 0.5)
+        low, high = -(2 ** (self.width - 1)), 2 ** (self.width - 1) - 1
+        return Grid(scale, low - zero, high - zero, none)
+
+
+def _starts(rows: Tensor, quantizer: UniformQuantizer, width: int, choose: bool) -> list[_Start]:
+    """Returns the symmetric grid first where there is a choice, else the quantizer's own."""
+    scale, zero = quantizer.scale.detach(), quantizer.zero_point
+    if not (quantizer.adaptive and choose):
+        return [_Start(width, scale, zero, zero is None and is_binary(quantizer.bits, quantizer.signed))]
+    if zero is not None:
+        scale = mse_scale(rows, width, signed=True, candidates=_CLIPS)
+    symmetric = _Start(width, scale, None, is_binary(width, signed=True))
+    if width == 1:  # levels 0 and S, or −S and 0
+        codes = (torch.full((len(rows),), code, dtype=torch.int32) for code in (-1, 0))
+        return [symmetric, *(_Start(width, 2 * scale, code) for code in codes)]
+    return [symmetric, _Start(width, *mse_affine(rows, width, signed=True, candidates=_CLIPS))]
+
+
+def _chosen(error: Tensor, starts: list[_Start], mine: list[int], energy: float) -> Tensor:
+    """Returns which start each row takes, `(groups, rows)`: the first, unless others are worth their zero points."""
+    first, *others = mine
+    owner = torch.full((error.shape[0], error.shape[2]), first)
+    if not others:
+        return owner
+    # A symmetric channel is one whose zero point is 0, but {−1, +1} is no such grid
+    open_to = others if starts[first].binary else mine
+    among = error[:, open_to]
+    before, after = float(error[:, first].sum()), float(among.amin(1).sum())
+    if before > _NOTICED * energy and before - after > _WORTH * before:
+        owner = torch.tensor(open_to)[among.argmin(1)]
+    return owner
+
+
+def _best_factor(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
+    """Returns by what each row's scale is best multiplied, its codes unchanged: a least-squares fit, `(groups, 1, n)`."""
+    seen = gram @ rounded
+    along, own = (seen * target).sum(1, keepdim=True), (seen * rounded).sum(1, keepdim=True)
+    return torch.where((along > 0) & (own > 0), along / own.clamp_min(1e-30), torch.ones_like(own)).clamp(0.5, 2.0)
