@@ -35,7 +35,9 @@ def test_without_passes_it_is_plain_calibration() -> None:
     model = shaken(Inverted())
     quantized = prepare(model, policy(), calibration=calibrate(model, [images()], [3, 8]))
     with torch.no_grad():
-        assert torch.equal(apply_passes(model, policy(), "linear", [images()], ())(images()), quantized.eval()(images()))
+        assert torch.equal(
+            apply_passes(model, policy(), "linear", [images()], ())(images()), quantized.eval()(images())
+        )
 
 
 def test_errors() -> None:
