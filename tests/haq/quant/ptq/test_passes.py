@@ -8,7 +8,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.preparation import prepare
 from haq.quant.ptq import PASSES, apply_passes
-from tests.haq.quant.ptq.networks import Inverted, images, quantized_pair, shaken
+from tests.haq.quant.ptq.networks import Inverted, images, shaken
 
 
 def policy() -> BitPolicy:
