@@ -106,6 +106,8 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
             steps.append(torch.tensor([grid.scale]))
             if (grid.low, grid.zero) != (0, 0):
                 entry["input"] = [grid.low, grid.high, grid.zero]
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            entry["bias"] = True  # that compensated rounding may have added
         widths = [w_bits, grid.bits if grid else None]
         layers[name] = [*widths, list(layer.weight.shape), *([entry] if entry else [])]
     tensors = {
@@ -191,6 +193,8 @@ def _rebuilt(model: nn.Module, about: dict[str, Any], tensors: dict[str, _Stream
             scale = float(tensors["input_scales"].take(1))
             grid = GridQuantizer(InputGrid(a_bits, low, high, scale, zero, binary=low == -1 and a_bits == 1))
         layer = quantized_like(known[name], nn.Identity(), grid)
+        if entry.get("bias") and layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(layer.weight)), requires_grad=False)
         if w_bits is not None:
             layer.weight = nn.Parameter(_weight(layer.weight.detach(), w_bits, entry, tensors), requires_grad=False)
         places[known[name]] = layer

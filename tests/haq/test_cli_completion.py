@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from haq.cli.main import cli
+from haq.config import checked_passes
 from haq.hwmodels import list_hardware
 from haq.models import list_models
 from haq.names import MODELS, PASSES, SCHEMES
-from haq.quant.ptq import check_passes
 from haq.quant.schemes import list_schemes
 
 
@@ -49,7 +49,7 @@ def test_words(line: str, expected: list[str]) -> None:
 def test_names_are_those_of_the_registries() -> None:
     assert list_models() == list(MODELS)
     assert list_schemes() == list(SCHEMES)
-    assert check_passes(reversed(PASSES)) == list(PASSES)
+    assert checked_passes(reversed(PASSES)) == PASSES
     assert {f"plain,{name}" for name in list_hardware()} == set(ask("haq hardware "))
 
 

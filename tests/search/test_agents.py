@@ -172,7 +172,7 @@ def test_agents_search(tiny: Path, tmp_path: Path, agent: str, origins: set[str]
     assert len({trial.policy for trial in trials}) == 7
     assert folder.sensitivity.is_file() == (agent in INFORMED)
     if agent in INFORMED:
-        assert set(json.loads(folder.sensitivity.read_text())["measures"]) == {"kl"}
+        assert set(json.loads(folder.sensitivity.read_text())["measures"]) == {"fisher"}
 
 
 def test_an_unknown_agent_is_refused() -> None:

@@ -55,6 +55,7 @@ class Reads:
         self._per_batch = min(wanted, max(_MOST_BYTES // (4 * groups * size), _LEAST_PER_COLUMN * size))
         self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(groups, size, size)
         self._sums = torch.zeros(2, groups, size)
+        self._origins: Tensor | None = None  # near the means: squares of large numbers would swallow their spread
         self._count, self._alike = 0, True
         self._shown: list[Tensor] = []
         self._shown_per_batch = -(-_SHOWN // max(batches, 1))
@@ -75,14 +76,19 @@ class Reads:
 
     def add_columns(self, read: Tensor, exact: Tensor | None = None) -> None:
         """Adds columns that were taken."""
+        true = read if exact is None else exact
+        self._shown.append(read[:, :, : self._shown_per_batch])
+        if self._origins is None:
+            self._origins = torch.stack([read.mean(2, keepdim=True), true.mean(2, keepdim=True)])
+        read = read - self._origins[0]
         self._gram.baddbmm_(read, read.transpose(1, 2))
         self._sums[0] += read.sum(2)
         self._count += read.shape[2]
-        self._shown.append(read[:, :, : self._shown_per_batch])
         if exact is not None:
             self._alike = False
-            self._cross.baddbmm_(exact, read.transpose(1, 2))
-            self._sums[1] += exact.sum(2)
+            true = true - self._origins[1]
+            self._cross.baddbmm_(true, read.transpose(1, 2))
+            self._sums[1] += true.sum(2)
 
     @property
     def shown(self) -> Tensor:
@@ -91,17 +97,19 @@ class Reads:
 
     def moments(self) -> Moments | None:
         """Returns the moments; `None` where what was read is not finite, or the layer is no product of its weight."""
-        if not self._count or not bool(torch.isfinite(self._gram).all() & torch.isfinite(self._cross).all()):
+        if self._origins is None or not self._count or not is_product(self._layer):
             return None
-        mean, exact = self._sums / self._count
-        exact = mean if self._alike else exact
-        if not is_product(self._layer):
+        shifts = self._sums[:, :, :, None] / self._count
+        mean, exact = self._origins + shifts
+        gram = self._gram / self._count - shifts[0] @ shifts[0].transpose(1, 2)
+        cross = self._cross / self._count - shifts[1] @ shifts[0].transpose(1, 2)
+        if not takes_shift(self._layer):
+            gram, cross = gram + mean @ mean.transpose(1, 2), cross + exact @ mean.transpose(1, 2)
+        if not bool(torch.isfinite(gram).all() & torch.isfinite(cross).all()):
             return None
-        gram = self._gram / self._count
-        cross = None if self._alike else self._cross / self._count
-        if takes_shift(self._layer):
-            gram = gram - mean[:, :, None] * mean[:, None, :]
-            cross = None if cross is None else cross - exact[:, :, None] * mean[:, None, :]
+        mean, exact = mean[:, :, 0], exact[:, :, 0]
+        if self._alike:
+            return Moments(gram, None, mean, mean, self._count)
         return Moments(gram, cross, mean, exact, self._count)
 
 

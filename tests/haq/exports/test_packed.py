@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -20,7 +21,7 @@ from haq.exports.folded import fold_norms
 from haq.exports.formats import run_policy
 from haq.exports.opening import open_run
 from haq.exports.packed import load_packed, save_packed
-from haq.exports.packing import pack, slope_and_shift, unpack
+from haq.exports.packing import coded_layers, pack, slope_and_shift, unpack
 from haq.hwmodels.footprint import size_bytes
 from haq.layers import trace
 from haq.loading import call_named
@@ -100,14 +101,14 @@ def test_zero_points_beyond_the_codes_that_occur_are_kept(prepared: Callable[...
 
 def test_files_with_zero_points_of_32_bits_are_read(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
     network, policy = prepared("linear", 3, 4)
-    (stored,) = _asymmetric(network, "conv")
+    _asymmetric(network, "conv")
+    stored = [layer.weight_quantizer.encode(layer.weight) for _, layer in coded_layers(network)]  # type: ignore[operator]
     save_packed(tmp_path / "net", network, policy, IMAGES[:1])
     with safe_open(tmp_path / "net", "pt") as file:
         about = json.loads(file.metadata()["haq"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert about["version"] == 2
-    assert stored.zero_point is not None
-    tensors["zero_points"] = stored.zero_point
+    tensors["zero_points"] = torch.cat([part.zero_point for part in stored if part.zero_point is not None])
     save_file(tensors, tmp_path / "old", {"haq": json.dumps(about | {"version": 1})})
     assert _same(network, load_packed(tmp_path / "old", Net()))
     save_file(tensors, tmp_path / "new", {"haq": json.dumps(about | {"version": 3})})
@@ -126,6 +127,20 @@ def _asymmetric(network: nn.Module, *names: str) -> list[QuantizedTensor]:
         layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False, signed=True)  # type: ignore[arg-type]
         found.append(layer.weight_quantizer.encode(layer.weight))
     return found
+
+
+def test_biases_that_rounding_added_are_kept_and_models_have_them_or_not(
+    prepared: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    network, policy = prepared("linear", 2, 4)
+    layer = network.get_submodule("depthwise")
+    assert layer.bias is not None, "its mean error is taken off"
+    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    assert _same(network, load_packed(tmp_path / "net", Net()))
+    layer.bias = None
+    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    assert load_packed(tmp_path / "net", Net()).get_submodule("depthwise").bias is None
+    assert _same(network, load_packed(tmp_path / "net", Net()))
 
 
 def test_folded_batch_norms_and_float_layers_are_kept(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
@@ -224,15 +239,21 @@ def test_the_documented_layout_gives_the_weights(searched: RunFolder, tmp_path: 
     export_run(searched, "packed", out)
     with safe_open(out, framework="np") as file:
         layers = json.loads(file.metadata()["haq"])["layers"]
-        codes, scales = file.get_tensor("codes"), file.get_tensor("scales")
-    weights, start = {}, 0
-    for name, (bits, _, shape, *_) in layers.items():
-        count = int(np.prod(shape))
-        size = -(-count * bits // 8)
-        ones = np.unpackbits(codes[start : start + size], count=count * bits, bitorder="little").reshape(count, bits)
-        step = scales[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
-        weights[name] = (ones @ (1 << np.arange(bits)) - 2 ** (bits - 1)).reshape(shape) * step
-        start, scales = start + size, scales[shape[0] :]
+        streams = {name: file.get_tensor(name) for name in ("codes", "scales", "zero_points")}
+
+    def take(name: str, bits: int, count: int) -> npt.NDArray[np.int64]:
+        stream, size = streams[name], -(-count * bits // 8)
+        streams[name] = stream[size:]
+        ones = np.unpackbits(stream[:size], count=count * bits, bitorder="little").reshape(count, bits)
+        return ones @ (1 << np.arange(bits)) - 2 ** (bits - 1)
+
+    weights = {}
+    for name, (bits, _, shape, *exceptions) in layers.items():
+        codes = take("codes", bits, int(np.prod(shape))).reshape(shape[0], -1)
+        shifted = exceptions and exceptions[0].get("zero_point")
+        zeros = take("zero_points", bits, shape[0])[:, None] if shifted else 0
+        weights[name] = ((codes - zeros) * streams["scales"][: shape[0], None]).reshape(shape)
+        streams["scales"] = streams["scales"][shape[0] :]
     network = open_run(searched, run_policy(searched), lambda task, done, total: None).network
     for name, weight in weights.items():
         layer = network.get_submodule(name)

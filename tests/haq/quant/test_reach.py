@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.layers import reachable, run_sample
+from haq.layers import quantizable_layers, reachable, run_sample
 from haq.layers.running import same_randomness
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
 from haq.quant.calibration import input_samples
+from haq.quant.compensation import is_product
 from haq.quant.reach import reached
 
 from ..networks import REACHED, REFUSED, SAME, Plain
@@ -61,8 +62,13 @@ def test_the_same_network_called_in_another_way_is_quantized_alike(name: str) ->
         read.append(input_samples(network, [x]))
         quantized.append(outputs(prepare(network, policy, calibration=calibration).eval(), x))
     assert torch.allclose(*quantized, rtol=1e-5, atol=1e-6)
+    modules = dict(quantizable_layers(network))
     for layer, samples in read[0].items():  # from which weights are rounded
-        assert torch.allclose(samples.moments.gram, read[1][layer].moments.gram, rtol=1e-3, atol=1e-4)  # type: ignore[union-attr]
+        assert samples.moments is not None
+        if (moments := read[1][layer].moments) is None:
+            assert not is_product(modules[layer]), "a pass that cannot be taken over keeps rounding to the nearest"
+        else:
+            assert torch.allclose(samples.moments.gram, moments.gram, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -8,7 +8,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.preparation import prepare
 from haq.quant.ptq import PASSES, apply_passes
-from tests.haq.quant.ptq.networks import Inverted, images, quantized_pair, shaken
+from tests.haq.quant.ptq.networks import Inverted, images, shaken
 
 
 def policy() -> BitPolicy:
@@ -35,7 +35,9 @@ def test_without_passes_it_is_plain_calibration() -> None:
     model = shaken(Inverted())
     quantized = prepare(model, policy(), calibration=calibrate(model, [images()], [3, 8]))
     with torch.no_grad():
-        assert torch.equal(apply_passes(model, policy(), "linear", [images()], ())(images()), quantized.eval()(images()))
+        assert torch.equal(
+            apply_passes(model, policy(), "linear", [images()], ())(images()), quantized.eval()(images())
+        )
 
 
 def test_errors() -> None:
