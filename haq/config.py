@@ -167,8 +167,8 @@ class SearchConfig:
         for name in ("bits", "a_bits"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, parse_bits(value))
-        if isinstance(self.ptq, str):
-            object.__setattr__(self, "ptq", parse_passes(self.ptq))
+        if isinstance(passes := getattr(self, "ptq"), str):  # noqa: B009  # its type says that it is read already
+            object.__setattr__(self, "ptq", parse_passes(passes))
         for name in ("constraints", "pareto"):
             listed = getattr(self, name)
             if listed is None or isinstance(listed, str):

@@ -41,9 +41,7 @@ def picked(
         raise ConfigError(f"{source.path} has no trial to pick; go on with `haq search --resume {source.path}`")
     steps = config.finetune_steps if finetune_steps is None else finetune_steps
     passes = config.ptq if ptq is None else parse_passes(ptq) if isinstance(ptq, str) else tuple(ptq)
-    return replace(
-        config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps, ptq=passes
-    )
+    return replace(config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps, ptq=passes)
 
 
 def pick(

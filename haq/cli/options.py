@@ -157,8 +157,8 @@ _PROBLEM = (
         default=DEFAULTS.rank_by,
         show_default=True,
         metavar="auto|top1|loss|kl",
-        help="What to rank policies by; auto takes kl, the divergence from the float network, where nothing is fine-tuned, "
-        "and the loss when the float network makes almost no mistake.",
+        help="What to rank policies by; auto takes kl, the divergence from the float network, where nothing "
+        "is fine-tuned, and the loss when the float network makes almost no mistake.",
     ),
     click.option(
         "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."

@@ -1,8 +1,8 @@
 """What rounding a layer does to the network's answers, to second order: one backward pass for all layers and widths.
 
-A change Δz of the outputs before the softmax moves the answers by a Kullback-Leibler divergence of about ½ Δzᵀ F Δz with
-F = diag(p) − p pᵀ, the Fisher information (Martens 2020, arXiv:1412.1193, section 9.2). With F = A Aᵀ, A = (I − p 1ᵀ)
-diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the same; and vᵀAᵀ Δz is g·Δy for a change Δy of what a layer computes,
+A change Δz of the outputs before the softmax moves the answers by a Kullback-Leibler divergence of about ½ Δzᵀ F Δz
+with F = diag(p) − p pᵀ, the Fisher information (Martens 2020, arXiv:1412.1193, section 9.2). With F = A Aᵀ,
+A = (I − p 1ᵀ) diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the same; and vᵀAᵀ Δz is g·Δy for a change Δy of what a layer computes,
 where g is the gradient of vᵀAᵀ z. No labels are needed; drawing answers instead of signs has the same mean, but rare
 answers of a confident network then count for much. What the errors of different weights do together is seen, other
 than with the diagonal of F alone.
@@ -51,7 +51,7 @@ def squared_effects(
         rng: Draws the signs.
     """
     layers = dict(quantizable_layers(model))
-    names = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
+    names: dict[nn.Module, str] = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     read: list[Tensor] = []
 

@@ -125,7 +125,7 @@ def _chosen(error: Tensor, starts: list[_Start], mine: list[int], energy: float)
 
 
 def _best_factor(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
-    """Returns by what each row's scale is best multiplied, its codes unchanged: a least-squares fit, `(groups, 1, n)`."""
+    """Returns by what each row's scale is best multiplied, its codes unchanged, by least squares, `(groups, 1, n)`."""
     seen = gram @ rounded
     along, own = (seen * target).sum(1, keepdim=True), (seen * rounded).sum(1, keepdim=True)
     return torch.where((along > 0) & (own > 0), along / own.clamp_min(1e-30), torch.ones_like(own)).clamp(0.5, 2.0)

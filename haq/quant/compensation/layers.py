@@ -16,6 +16,7 @@ from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["Rounded", "compensated_target", "round_layer"]
 
+_TARGET_PER_COLUMN = 1.0  # times columns over samples: towards the exact weight, where samples are few
 _WIDEST = 8  # at 16 bits there is nothing to make up for
 
 
@@ -77,7 +78,7 @@ def round_layer(
         return found
     weight = layer.weight.detach().float()
     gram = damped(moments.gram, moments.samples)
-    target = compensated_target(as_columns(weight, len(gram)), moments, gram)
+    target = compensated_target(as_columns(weight, len(gram)), moments)
     fitted = fit_grids(weight, target, gram, chosen, choose)
     for width, quantizer in chosen.items():
         if width in fitted:
@@ -96,7 +97,7 @@ def round_layer(
     return found
 
 
-def compensated_target(weight: Tensor, moments: Moments, gram: Tensor) -> Tensor:
+def compensated_target(weight: Tensor, moments: Moments) -> Tensor:
     """Returns the weight that makes the most of the inputs that a layer gets, to be rounded in place of the exact one.
 
     The W* that minimises ‖W x − W* x̂‖² is W E[x x̂ᵀ] E[x̂ x̂ᵀ]⁻¹, damped towards W; rounding it for x̂ is then the whole
@@ -105,10 +106,10 @@ def compensated_target(weight: Tensor, moments: Moments, gram: Tensor) -> Tensor
     Args:
         weight: `(groups, K, rows)`.
         moments: Of the layer's inputs.
-        gram: Damped.
     """
     if moments.cross is None:
         return weight
+    gram = damped(moments.gram, moments.samples, _TARGET_PER_COLUMN)
     wanted = (moments.cross + gram - moments.gram).transpose(1, 2) @ weight
     return torch.linalg.solve(gram.double(), wanted.double()).float()
 

@@ -98,7 +98,7 @@ def as_weight(values: Tensor, like: Tensor) -> Tensor:
     return values.transpose(1, 2).reshape(like.shape).contiguous()
 
 
-def damped(gram: Tensor, samples: int) -> Tensor:
+def damped(gram: Tensor, samples: int, per_column: float = _DAMPING_PER_COLUMN) -> Tensor:
     """Returns the moments with a share of their mean added to the diagonal, so that they have an inverse.
 
     Where all inputs are the same, any rounding does; what is added is then 1, and the nearest level is taken. So it is
@@ -106,7 +106,7 @@ def damped(gram: Tensor, samples: int) -> Tensor:
     """
     columns = gram.shape[1]
     mean = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0)
-    share = _DAMPING + _DAMPING_PER_COLUMN * columns / samples
+    share = _DAMPING + per_column * columns / samples
     for _ in range(_ATTEMPTS):
         added = torch.where(mean > 0, share * mean, torch.ones_like(mean))
         raised = gram + added[:, None, None] * torch.eye(columns)

@@ -98,7 +98,7 @@ class Scheme:
         return 8 if self.covers == "weights" else w_bits
 
     def weight_quantizer(self, weight: Tensor, bits: int, reads: Tensor | None = None) -> Quantizer:
-        """Returns a quantizer for this weight, given samples of what the layer multiplies it by, `(groups, n, samples)`."""
+        """Returns a quantizer for this weight, given samples of what it is multiplied by, `(groups, n, samples)`."""
         if bits not in self.widths:
             return uniform(weight, bits, signed=True, symmetric=None)
         options, known = self._of(self.weights), inspect.signature(self.weights).parameters

@@ -45,7 +45,7 @@ def test_outputs_come_closer(networks: tuple[nn.Module, nn.Module, nn.Module]) -
         for block in range(2):
             given = x if block == 0 else folded[0](x)
             before, after = ((net[block](given) - folded[block](given)).square().mean() for net in (quantized, tuned))
-            assert after < 0.8 * before, f"block {block}"
+            assert after < 0.9 * before, f"block {block}"
 
 
 def test_the_same_seed_gives_the_same_rounding() -> None:

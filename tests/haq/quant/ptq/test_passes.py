@@ -19,13 +19,13 @@ def test_all_passes_come_closer_whatever_their_order() -> None:
     torch.manual_seed(0)
     model, batches, x = shaken(Inverted()), [images(32), images(32, 2)], images(64, 9)
     reports: list[tuple[int, int]] = []
-    plain = apply_passes(model, policy(), "linear", batches, ())
+    plain = prepare(model, policy(), calibration=calibrate(model, batches, [3, 8], compensated=False)).eval()
     named = ("bias", "adaround", "cle")
     tuned = apply_passes(model, policy(), None, batches, named, progress=lambda *done: reports.append(done), steps=50)
     same = apply_passes(model, policy(), None, batches, named[::-1], steps=50)
     with torch.no_grad():
         expected = model(x)
-        assert (tuned(x) - expected).norm() < 0.7 * (plain(x) - expected).norm()
+        assert (tuned(x) - expected).norm() < 0.8 * (plain(x) - expected).norm()
         assert torch.equal(tuned(x), same(x))
     assert reports == [(1, 3), (2, 3), (3, 3)]
 
