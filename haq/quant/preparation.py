@@ -160,7 +160,7 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Loads the state of a prepared network; layers get the biases that compensated rounding gave those of the state."""
+    """Loads the state of a prepared network; layers get the biases that rounding gave those of the state."""
     for name, layer in quantizable_layers(model):
         bias = state.get(f"{name}.bias")
         if layer.bias is None and isinstance(layer, nn.Conv2d) and bias is not None:
