@@ -178,12 +178,12 @@ def _fitted(
         picked = (owner * len(steps) + step) * rows + torch.arange(rows)
         scale = grid.scale[:, 0].gather(1, picked).flatten()
         zero = None
-        if bool((owner != symmetric).any()):
+        assert isinstance(quantizer, UniformQuantizer)
+        if quantizer.zero_point is not None or bool((owner != symmetric).any()):
             zeros = torch.stack([start.zero_point.view(groups, rows) for _, start in tried], 1)
             zero = zeros.gather(1, owner[:, None])[:, 0].flatten()
         elif tried[symmetric][1].binary:
             scale = scale / 2  # the distance of −α and +α
-        assert isinstance(quantizer, UniformQuantizer)
         taken = values.gather(2, picked[:, None].expand(-1, columns, -1))
         found[width] = quantizer.regridded(scale, zero), taken
     return found
