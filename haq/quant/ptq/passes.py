@@ -21,9 +21,14 @@ from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
 
-__all__ = ["PASSES", "apply_passes"]
+__all__ = ["PASSES", "apply_passes", "fold_norms_first"]
 
 logger = logging.getLogger(__name__)
+
+
+def fold_norms_first(passes: Iterable[str]) -> bool:
+    """Whether a network comes out of these passes with its batch norms folded."""
+    return bool({*passes} - {"sequential"})
 
 
 def apply_passes(
@@ -38,9 +43,10 @@ def apply_passes(
 ) -> nn.Module:
     """Quantizes a network after training, with passes that make it lose less.
 
-    Layers are equalised (`cle`), quantizers calibrated and put in; then the weights are rounded again for the inputs that
-    the quantized layers before give (`sequential`) or to what gradients choose (`adaround`), and biases are corrected for its mean error (`bias-analytic`, without data) or for that of
-    weights and activations together (`bias`, with the batches), which replaces what the analytic correction did.
+    Layers are equalised (`cle`), quantizers calibrated and put in; then the weights are rounded again for the inputs
+    that the quantized layers before give (`sequential`) or to what gradients choose (`adaround`), and biases are
+    corrected for its mean error (`bias-analytic`, without data) or for that of weights and activations together
+    (`bias`, with the batches), which replaces what the analytic correction did.
 
     Args:
         model: The float network, with its batch norms; it is not changed.
@@ -68,7 +74,7 @@ def apply_passes(
     model = reachable(model, sample[:1])
     if "cle" in chosen:
         model = equalize(model, sample, fold=False)
-    folded = fold_batch_norm(model, sample[:1]) if set(chosen) - {"sequential"} else model
+    folded = fold_batch_norm(model, sample[:1]) if fold_norms_first(chosen) else model
     used = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
     quantized = prepare(folded, policy, used, calibrate(folded, inputs, widths, used)).eval()
