@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
 from haq.layers.own_forward import window_of
+from haq.layers.running import tied_layers
 from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
@@ -34,7 +35,8 @@ def compensate_in_sequence(
     outputs of the float network (Qronos, Zhang et al. 2025, arXiv:2505.11695). One run does it: each batch holds all
     samples twice, and the layers compute the first half in floating point and the second half quantized. So it works
     for every network that treats samples apart; where halves do not stay apart, as when a network has its samples along
-    another dimension, nothing is changed. Layers that are called more than once keep their rounding.
+    another dimension, nothing is changed. Layers that are called more than once keep their rounding, and so do those whose
+    weight another module holds, too.
 
     Args:
         quantized: A prepared network with quantizers for all its widths.
@@ -57,6 +59,7 @@ def compensate_in_sequence(
     if found is None:
         return False
     calls, taken = found
+    tied = tied_layers(network)
     inputs = inputs[: max(1, int(_BYTES / taken))]
     done = 0
 
@@ -64,7 +67,8 @@ def compensate_in_sequence(
         nonlocal done
         twin, half = twins[layer], len(x) // 2
         given = twin.input_quantizer(x[half:])
-        if calls[layer] == 1 and is_product(layer) and isinstance(twin.weight_quantizer, Quantizer):
+        alone = calls[layer] == 1 and layer not in tied
+        if alone and is_product(layer) and isinstance(twin.weight_quantizer, Quantizer):
             reads = Reads(layer, 1)
             reads.add(given, x[:half])
             width = twin.weight_quantizer.bits

@@ -182,6 +182,30 @@ def test_a_network_with_its_samples_along_another_axis_is_left_alone() -> None:
     assert all(torch.equal(quantized.state_dict()[key], value) for key, value in kept.items())
 
 
+class Tied(nn.Module):
+    """Its head is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(9, 6), nn.Linear(6, 6), nn.Linear(6, 9, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.tanh(self.mix(self.embedding(tokens))))
+        return y
+
+
+def test_a_weight_that_another_module_holds_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    model, tokens = Tied().eval(), torch.randint(9, (40, 7))
+    quantized = prepared(model, tokens, LayerBits(2, None))
+    assert compensate_in_sequence(quantized, model, [tokens])
+    assert quantized.get_submodule("head").weight is quantized.get_submodule("embedding").weight
+    assert torch.equal(quantized.get_submodule("embedding").weight, model.embedding.weight)  # type: ignore[arg-type]
+    mix = quantized.get_submodule("mix")
+    assert torch.equal(mix.weight_quantizer(mix.weight), mix.weight)  # type: ignore[operator]
+
+
 def test_layers_left_in_floating_point_stay_so() -> None:
     torch.manual_seed(0)
     model, x = Twice().eval(), images()
