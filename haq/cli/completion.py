@@ -96,7 +96,7 @@ _COMPLETED: dict[str, Completer] = {
     "--device": _one(lambda: ("cpu", "cuda")),
     "--format": _one(lambda: FORMATS),
     "--hardware": _one(_hardware),
-    "--measure": _several("kl", "loss", "sqnr", "hessian", "all"),
+    "--measure": _several("fisher", "kl", "loss", "sqnr", "hessian", "all"),
     "--model": _one(lambda: MODELS),
     "--pareto": _several(*(name for name in METRICS if name != "ram")),
     "--ptq": _several(*PASSES, "auto", "none"),

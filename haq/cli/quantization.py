@@ -172,8 +172,10 @@ def quantize(
             rows.append(("integer-only", integer_top1(result.model, images), result.size_bytes))
         if output is not None:
             from haq.quant.preparation import save_quantized
+            from haq.quant.ptq import folds
 
-            save_quantized(output, result.model, given, images.train.batch([0])[0], bool(recipe.passes), chosen.options)
+            folded = folds(recipe.passes)
+            save_quantized(output, result.model, given, images.train.batch([0])[0], folded, chosen.options)
     table = columns("network", "test top-1", "size", right=("test top-1", "size"))
     for stage, top1, size in rows:
         table.add_row(stage, f"{top1:.4f}", format_cost("size_bytes", size))

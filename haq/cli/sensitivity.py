@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["sensitivity"]
 
 _MEANINGS = {
+    "fisher": "estimated divergence of the outputs, nats",
     "kl": "divergence of the outputs, nats",
     "loss": "rise of the loss, nats",
     "sqnr": "signal to noise of the outputs, dB: low is sensitive",
@@ -51,8 +52,8 @@ _BRIGHT = 130  # of 255; from here on black can be read better than white
     default="kl",
     show_default=True,
     metavar="NAMES",
-    help="kl (divergence of the outputs), loss, sqnr (signal to noise of the outputs) or hessian (curvature of the "
-    "loss); several with commas, or all.",
+    help="fisher (estimated divergence of the outputs), kl (the divergence itself), loss, sqnr (signal to noise of the "
+    "outputs) or hessian (curvature of the loss); several with commas, or all.",
 )
 @click.option("--images", default=512, show_default=True, help="Held-out training images to measure on, about.")
 @click.option("--scheme", default=DEFAULTS.scheme, show_default=True, metavar="NAME", help="See haq schemes.")

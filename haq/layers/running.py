@@ -21,6 +21,7 @@ __all__ = [
     "quantizable_layers",
     "run_sample",
     "same_randomness",
+    "tied_layers",
     "watched",
 ]
 
@@ -39,6 +40,15 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.L
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield name, module
+
+
+def tied_layers(model: nn.Module) -> set[nn.Module]:
+    """Returns the layers whose weight another module holds, too, such as a head that is tied to an embedding."""
+    owners: dict[nn.Parameter, set[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, set()).add(module)
+    return {layer for _, layer in quantizable_layers(model) if len(owners.get(layer.weight, ())) > 1}
 
 
 @contextmanager

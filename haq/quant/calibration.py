@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
+from haq.layers.running import tied_layers
 from haq.quant.compensation import Moments, Reads, Rounded, round_layer
 from haq.quant.schemes import Scheme, get_scheme
 from haq.threads import in_threads
@@ -68,13 +69,14 @@ def calibrate(
     network = reachable(model, inputs[0][:1]) if inputs else reachable(model)
     samples = input_samples(network, inputs)
     layers = [(name, layer) for name, layer in quantizable_layers(network) if name in samples]
-    ended = itertools.count(1)
+    ended, tied = itertools.count(1), tied_layers(network)
 
     def ready(named: tuple[str, Layer]) -> tuple[str, LayerQuantizers]:
         name, layer = named
         read = samples[name]
         weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
-        rounded = round_layer(layer, weights, read.moments if compensated else None)
+        own = compensated and layer not in tied  # others that hold the weight want it as it is
+        rounded = round_layer(layer, weights, read.moments if own else None)
         found = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
         progress(next(ended), len(layers))
         return name, found

@@ -281,12 +281,12 @@ def _quantizers(calibration: Calibration, layers: Sequence[str], widths: tuple[S
     for layer in layers:
         if layer not in calibration:
             raise ConfigError(f"layer {layer!r} is not calibrated{did_you_mean(layer, calibration)}")
-        for which, known in enumerate((calibration[layer].weights, calibration[layer].inputs)):
+        weights = {width: rounded.quantizer for width, rounded in calibration[layer].weights.items()}
+        for which, known in enumerate((weights, calibration[layer].inputs)):
             for width in sorted(set(widths[which])):
                 if width not in known:
                     raise ConfigError(f"layer {layer!r} is not calibrated for {width} bits, only for {sorted(known)}")
-                quantizer = known[width].quantizer if which == 0 else known[width]
-                chosen[layer, which, width] = copy.deepcopy(quantizer).eval().requires_grad_(False)
+                chosen[layer, which, width] = copy.deepcopy(known[width]).eval().requires_grad_(False)
     return chosen
 
 

@@ -79,6 +79,23 @@ def test_quantize_with_passes(network: tuple[str, ...]) -> None:
     assert "calibrated" in shown
 
 
+@pytest.mark.parametrize("passes", ["sequential", "none", "auto", "cle,sequential", "bias-analytic"])
+def test_what_is_written_can_be_opened_whatever_the_passes(network: tuple[str, ...], passes: str) -> None:
+    run("quantize", *network, "--bits", "3", "--ptq", passes, "-o", "out.pt")
+    namespace: dict[str, object] = {}
+    exec(USER, namespace)
+    loaded = load_quantized(Path("out.pt"), namespace["model"]())  # type: ignore[operator]
+    folded = passes not in ("sequential", "none")
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in loaded.modules()) != folded
+
+
+def test_bits_are_those_of_weights_and_a_bits_those_of_activations(network: tuple[str, ...]) -> None:
+    for extra, expected in (((), 8), (("--a-bits", "4"), 4)):
+        run("quantize", *network, "--bits", "3", *extra, "-o", "out.pt")
+        layers = torch.load("out.pt", weights_only=True)["policy"]["layers"]
+        assert (layers["conv2"]["w_bits"], layers["conv2"]["a_bits"]) == (3, expected)
+
+
 def test_weights_only(network: tuple[str, ...]) -> None:
     run("quantize", *network, "--bits", "4", "--weights-only", "--scheme", "kmeans", "-o", "out.pt")
     content = torch.load("out.pt", weights_only=True)

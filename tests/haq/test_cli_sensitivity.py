@@ -29,9 +29,9 @@ def test_maps_of_every_measure(network: tuple[str, ...]) -> None:
     shown = run(*network, "--measure", "all", "--bits", "2-4,8")
     for measure in MEASURES:
         assert f"\n{measure}: " in shown
-    assert shown.count("weights") == shown.count("activations") == 4
+    assert shown.count("weights") == shown.count("activations") == 5
     rows = [line.split() for line in shown.splitlines() if line.startswith(("conv1", "conv2", "linear"))]
-    assert len(rows) == 2 * 3 * 4
+    assert len(rows) == 2 * 3 * 5
     assert "█" in shown
     assert "measured in" in shown
 
@@ -83,7 +83,10 @@ def test_colours_stand_for_the_values_on_a_terminal(network: tuple[str, ...], mo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--measure", "sqr"), "--measure sqr: unknown (did you mean 'sqnr'?); use kl, loss, sqnr, hessian or all"),
+        (
+            ("--measure", "sqr"),
+            "--measure sqr: unknown (did you mean 'sqnr'?); use fisher, kl, loss, sqnr, hessian or all",
+        ),
         (("--images", "0"), "--images 0: must be at least 1"),
         (("--seed", "-1"), "--seed -1: must be at least 0"),
         (("--bits", "9"), "9"),

@@ -66,7 +66,7 @@ def fit_grids(
         scale, zero = scales.gather(1, picked).flatten(), None
         if starts[mine[0]].binary and bool((owner == mine[0]).all()):
             scale = scale / 2  # it is the distance of −α and +α
-        elif any(starts[number].zero_point is not None for number in owner.unique().tolist()):
+        elif any(starts[number].zero_point is not None for number in set(owner.flatten().tolist())):
             zeros = torch.stack([start.zeros(groups) for start in starts], 1)
             zero = zeros.gather(1, owner[:, None])[:, 0].flatten()
         found[width] = quantizer.regridded(scale, zero), values.gather(2, picked[:, None].expand(-1, columns, -1))

@@ -111,7 +111,8 @@ def compensated_target(weight: Tensor, moments: Moments) -> Tensor:
         return weight
     gram = damped(moments.gram, moments.samples, _TARGET_PER_COLUMN)
     wanted = (moments.cross + gram - moments.gram).transpose(1, 2) @ weight
-    return torch.linalg.solve(gram.double(), wanted.double()).float()
+    solved: Tensor = torch.linalg.solve(gram.double(), wanted.double()).float()
+    return solved
 
 
 def _compensable(quantizer: nn.Module) -> bool:

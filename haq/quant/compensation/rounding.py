@@ -155,7 +155,9 @@ def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
 def _inverse_factor(gram: Tensor) -> Tensor:
     """Returns the upper triangular U with H⁻¹ = UᵀU: the inverse of the R with H = R Rᵀ, which is upper, too."""
     flipped = torch.linalg.cholesky(gram.flip(1, 2)).flip(1, 2)
-    return torch.linalg.solve_triangular(flipped, torch.eye(gram.shape[1], dtype=gram.dtype), upper=True)
+    whole = torch.eye(gram.shape[1], dtype=gram.dtype)
+    inverse: Tensor = torch.linalg.solve_triangular(flipped, whole, upper=True)
+    return inverse
 
 
 def _reordered(grid: Grid, order: Tensor) -> Grid:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from haq.layers import copied, quantizable_layers, reachable, run_sample, watched
 from haq.layers.own_forward import OwnForward, window_of
-from haq.layers.running import put_in_place
+from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
@@ -42,7 +42,7 @@ def compensate_in_sequence(
     samples twice, and the layers compute the first half in floating point and the second half quantized. Parts of the
     samples run in threads that wait for each other at every layer. So it works for every network that treats samples
     apart; where halves do not stay apart, as when a network has its samples along another dimension, nothing is
-    changed. Layers that are called more than once keep their rounding.
+    changed. Layers that are called more than once keep their rounding, and so do those whose weight another module holds.
 
     Args:
         quantized: A prepared network with quantizers for all its widths.
@@ -65,8 +65,11 @@ def compensate_in_sequence(
     if found is None:
         return False
     calls, taken = found
-    parts = inputs[: max(1, int(_BYTES / taken))].split(_PART)
-    once = {name: exact[name] for name in twins if calls[name] == 1 and is_product(exact[name])}
+    parts = torch.split(inputs[: max(1, int(_BYTES / taken))], _PART)
+    tied = tied_layers(network)
+    once = {
+        name: layer for name, layer in exact.items() if calls[name] == 1 and layer not in tied and is_product(layer)
+    }
     rounds = _Rounds(once, twins, len(parts), lambda done: progress(done, len(once)))
     return rounds.run(network, parts)
 

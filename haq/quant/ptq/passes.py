@@ -45,7 +45,8 @@ def apply_passes(
 
     Layers are equalised (`cle`), quantizers calibrated and put in; then the weights are rounded again, for the inputs
     that the quantized layers before give (`sequential`) and as gradients choose (`adaround`), and biases are corrected
-    for the mean error of rounding (`bias-analytic`, without data) or for that of weights and activations together (`bias`, with the batches), which replaces what the analytic correction did.
+    for the mean error of rounding (`bias-analytic`, without data) or for that of weights and activations together
+    (`bias`, with the batches), which replaces what the analytic correction did.
 
     Args:
         model: The float network, with its batch norms; it is not changed.

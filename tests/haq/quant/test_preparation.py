@@ -12,7 +12,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.preparation import load_quantized, prepare, save_quantized
+from haq.quant.preparation import load_quantized, load_state, prepare, save_quantized
 from haq.quant.schemes import get_scheme, list_schemes
 from haq.quant.uniform import UniformQuantizer
 
@@ -146,6 +146,66 @@ def test_every_scheme_prepares_saves_and_loads(scheme: str, tmp_path: Path) -> N
     restored = load_quantized(tmp_path / "model.pt", SmallResNet((4,), (1,), (1,), 3, 1))
     with torch.no_grad():
         assert torch.equal(restored(x), quantized(x))
+
+
+def one_sided() -> tuple[nn.Module, Tensor]:
+    """A network whose weights want zero points at few bits, and whose convolutions have no biases."""
+    torch.manual_seed(0)
+    model, x = SmallResNet((4,), (1,), (1,), 3, 1).eval(), torch.randn(32, 1, 6, 6) + 1
+    with torch.no_grad():
+        for _, layer in quantizable_layers(model):
+            layer.weight.copy_(layer.weight.abs() + 0.5 * layer.weight.std())
+    return model, x
+
+
+def zero_points(model: nn.Module) -> set[str]:
+    return {
+        key for key, value in model.state_dict().items() if "weight_quantizer.zero_point" in key and value is not None
+    }
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_chosen_zero_points_and_added_biases_are_saved(bits: int, tmp_path: Path) -> None:
+    model, x = one_sided()
+    policy = BitPolicy.uniform(names(model), bits)
+    quantized = prepare(model, policy, calibration=calibrate(model, [x], [bits])).eval()
+    assert bits > 2 or zero_points(quantized)
+    assert quantized.get_submodule("conv1").bias is not None
+    save_quantized(tmp_path / "model.pt", quantized, policy, x[:1])
+    restored = load_quantized(tmp_path / "model.pt", one_sided()[0])
+    assert zero_points(restored) == zero_points(quantized)
+    with torch.no_grad():
+        assert torch.equal(restored(x), quantized(x))
+
+
+@pytest.mark.parametrize("scheme", ["linear", "asymmetric", "lsq", "kmeans", "bwn"])
+def test_files_from_before_compensated_rounding_are_read(scheme: str, tmp_path: Path) -> None:
+    """Their weights lie between levels, their grids are symmetric, their convolutions have no biases."""
+    model, x = one_sided()
+    bits = get_scheme(scheme).widths[0]
+    policy = BitPolicy({name: LayerBits(bits, 8) for name in names(model)}, scheme)
+    old = prepare(model, policy, calibration=calibrate(model, [x], [bits, 8], scheme, compensated=False)).eval()
+    assert old.get_submodule("conv1").bias is None
+    save_quantized(tmp_path / "model.pt", old, policy, x[:1])
+    restored = load_quantized(tmp_path / "model.pt", one_sided()[0])
+    assert restored.get_submodule("conv1").bias is None
+    with torch.no_grad():
+        assert torch.equal(restored(x), old(x))
+
+
+def test_a_state_brings_its_own_grids_and_biases() -> None:
+    """As that of a finalist does, which was rounded again after calibration."""
+    model, x = one_sided()
+    policy = BitPolicy.uniform(names(model), 2)
+    shifted = prepare(model, policy, calibration=calibrate(model, [x], [2])).eval()
+    plain = prepare(model, policy, calibration=calibrate(model, [x], [2], compensated=False)).eval()
+    assert zero_points(shifted)
+    assert not zero_points(plain)
+    with torch.no_grad():
+        wanted = shifted(x)
+        load_state(plain, shifted.state_dict())
+        assert torch.equal(plain(x), wanted)
+        assert zero_points(plain) == zero_points(shifted)
 
 
 def test_a_width_that_was_not_calibrated(network: nn.Module, images: Tensor) -> None:
