@@ -3,9 +3,9 @@
 A change Δz of the outputs before the softmax moves the answers by a Kullback-Leibler divergence of about ½ Δzᵀ F Δz
 with F = diag(p) − p pᵀ, the Fisher information (Martens 2020, arXiv:1412.1193, section 9.2). With F = A Aᵀ,
 A = (I − p 1ᵀ) diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the same; and vᵀAᵀ Δz is g·Δy for a change Δy of what a
-layer computes, where g is the gradient of vᵀAᵀ z. No labels are needed; drawing answers instead of signs has the same mean, but rare
-answers of a confident network then count for much. What the errors of different weights do together is seen, other
-than with the diagonal of F alone.
+layer computes, where g is the gradient of vᵀAᵀ z. No labels are needed; drawing answers instead of signs has the same
+mean, but rare answers of a confident network then count for much. What the errors of different weights do together is
+seen, other than with the diagonal of F alone.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def compensate_in_sequence(
     samples twice, and the layers compute the first half in floating point and the second half quantized. Parts of the
     samples run in threads that wait for each other at every layer. So it works for every network that treats samples
     apart; where halves do not stay apart, as when a network has its samples along another dimension, nothing is
-    changed. Layers that are called more than once keep their rounding, and so do those whose weight another module holds.
+    changed. Layers that are called more than once keep their rounding, and so do those whose weight another module
+    holds.
 
     Args:
         quantized: A prepared network with quantizers for all its widths.

@@ -162,7 +162,7 @@ def images(count: int = 96) -> Tensor:
 def test_odd_networks_come_closer(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model, x = make().eval(), images()
-    quantized = prepared(model, x, LayerBits(2, 6))
+    quantized = prepared(model, x, LayerBits(3, 6))
     before, kept = distance(quantized, model, x), {k: v.clone() for k, v in quantized.named_parameters()}
     assert compensate_in_sequence(quantized, model, [x])
     assert distance(quantized, model, x) < before
