@@ -35,8 +35,11 @@ def one_thread() -> Iterator[None]:
 
 def in_threads(work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
     """Returns what `work` gives for every item, in order, on as many threads as there are cores, one core each."""
+    listed = list(items)
+    if len(listed) == 1:
+        return [work(listed[0])]
     with one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        futures = [pool.submit(work, item) for item in items]
+        futures = [pool.submit(work, item) for item in listed]
         try:
             return [future.result() for future in futures]
         except BaseException:

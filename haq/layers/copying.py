@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 
-__all__ = ["copied", "replace_module", "replace_modules"]
+__all__ = ["copied", "replace_module", "replace_modules", "sharing"]
 
 M = TypeVar("M", bound=nn.Module)
 Change = Callable[[nn.Module], nn.Module]
@@ -51,6 +51,14 @@ def copied(model: M) -> M:
         ) from None
     _References(lambda module: memo.get(id(module), module)).follow(result)
     return result
+
+
+def sharing(model: M) -> M:
+    """Returns a copy with the same parameters and buffers, for a thread: forward passes may keep values in modules."""
+    own = copied(model)
+    for module, twin in zip(model.modules(), own.modules(), strict=True):
+        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    return own
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.layers import copied, quantizable_layers, reachable, run_sample, watched
+from haq.layers import quantizable_layers, reachable, run_sample, watched
+from haq.layers.copying import sharing
 from haq.layers.own_forward import OwnForward, window_of
 from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
@@ -115,7 +116,7 @@ class _Rounds:
 
     def _run(self, network: nn.Module, number: int, x: Tensor) -> None:
         try:
-            own = _sharing(network)  # a forward pass may keep values in its modules
+            own = sharing(network)  # a forward pass may keep values in its modules
             with ExitStack() as stack:
                 for name, layer in quantizable_layers(own):
                     if name in self._twins:
@@ -181,14 +182,6 @@ class _Rounds:
         except BaseException as error:  # a barrier would only say that it is broken
             self._error = error
             raise
-
-
-def _sharing(network: nn.Module) -> nn.Module:
-    """Returns a copy with the same parameters and buffers."""
-    own = copied(network)
-    for module, twin in zip(network.modules(), own.modules(), strict=True):
-        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
-    return own
 
 
 def _calls(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> tuple[Counter[str], float] | None:
