@@ -44,11 +44,11 @@ def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.L
 
 def tied_layers(model: nn.Module) -> set[nn.Module]:
     """Returns the layers whose weight another module holds, too, such as a head that is tied to an embedding."""
-    owners: dict[nn.Parameter, set[nn.Module]] = {}
+    owners: dict[Tensor, set[nn.Module]] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(module)
-    return {layer for _, layer in quantizable_layers(model) if len(owners.get(layer.weight, ())) > 1}
+    return {layer for _, layer in quantizable_layers(model) if len(owners.get(layer.weight, set())) > 1}
 
 
 @contextmanager
