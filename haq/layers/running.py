@@ -48,7 +48,7 @@ def tied_layers(model: nn.Module) -> set[nn.Module]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners.setdefault(parameter, set()).add(module)
-    return {layer for _, layer in quantizable_layers(model) if len(owners.get(layer.weight, ())) > 1}
+    return {layer for _, layer in quantizable_layers(model) if len(owners.get(layer.weight, set())) > 1}
 
 
 @contextmanager

@@ -130,6 +130,9 @@ def test_an_installed_wheel_is_complete(tmp_path: Path) -> None:
     run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(target)!r}); {code}"]
     result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.count(str(target)) == 2
+    for folder, place in (("haq", ""), ("envs", "envs"), ("hwmodels", "hwmodels"), ("search", "search")):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert (target / "haq" / place / path.relative_to(ROOT / folder)).is_file(), f"{path} is not installed"
     assert f"{list_hardware()} edge" in result.stdout
     assert (target / "haq" / "py.typed").is_file()
     assert (target / "haq" / "exports" / "policy.schema.json").is_file()

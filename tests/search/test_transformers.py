@@ -79,7 +79,7 @@ def test_sensitivity_of_a_language_model_is_a_mean_over_positions(llama: tuple[s
     calibration = calibrate(model, [data.train.batch(range(16))[0]], [2])
     found = measure_sensitivity(model, calibration, data.val, [layer], [2], ("kl", "loss"))
     weight = model.get_submodule(layer).weight
-    quantized = calibration[layer].weights[2].eval()(weight.detach())
+    quantized = calibration[layer].weights[2].weight(weight.detach())
     x, y = data.val.batch(range(len(data.val)))
     with torch.no_grad():
         exact = model(x).double().log_softmax(-1)
