@@ -72,11 +72,12 @@ def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int
     """Yields the number of steps taken, time and again, and at last the network."""
     torch.set_num_threads(1)
     model = workload.reconstructed(policy).to(worker_device())
-    finetuning = workload.finetuning(model, steps)
-    for part in range(1, _REPORTS + 1 if steps else 1):
-        finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
-        yield finetuning.done
-    score = workload.score(model, "qat" if steps else "ptq", finetuning.done)
+    if steps:
+        finetuning = workload.finetuning(model, steps)
+        for part in range(1, _REPORTS + 1):
+            finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
+            yield finetuning.done
+    score = workload.score(model, "qat" if steps else "ptq", steps)
     yield Finalist(policy, model.cpu().state_dict(), score)
 
 

@@ -29,8 +29,10 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
     model = workload.quantized(policy).to(worker_device())
     score = workload.score_trial(model, "ptq")
     yield replace(score, seconds=time.perf_counter() - start)
+    if not qat_steps:
+        return
     finetuning = workload.finetuning(model, qat_steps)
-    for chunk in range(1, CHUNKS + 1 if qat_steps else 1):
+    for chunk in range(1, CHUNKS + 1):
         if not score.finite:
             return
         finetuning.run(round(qat_steps * chunk / CHUNKS) - finetuning.done)

@@ -39,7 +39,8 @@ class Workload:
         model: The float network; batch norms stay, because fine-tuning trains them.
         calibration: Scales for every candidate width.
         train: Samples to fine-tune on.
-        teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`.
+        teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`. `None`
+            where nothing is fine-tuned.
         val: Samples to score on.
         reference: The float network's outputs for these; `None` where policies are not ranked by divergence.
         passes: Post-training passes of finalists.
@@ -50,7 +51,7 @@ class Workload:
     model: nn.Module
     calibration: Calibration
     train: Samples
-    teacher: Tensor | nn.Module
+    teacher: Tensor | nn.Module | None
     val: Samples
     reference: Tensor | None
     passes: tuple[str, ...]
@@ -141,7 +142,7 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     calibration = calibrated(problem, widths, config.scheme)
     observer.progress("calibrate", 1, 2)
     train = problem.data.train
-    teacher = teacher_of(problem.model, train)
+    teacher = teacher_of(problem.model, train) if config.qat_steps or config.finetune_steps else None
     observer.progress("calibrate", 2, 2)
     reference = logits_of(problem.model, problem.data.val) if rank_by == "kl" else None
     return Workload(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from haq.layers import quantizable_layers, reachable, run_sample, watched
 from haq.layers.running import tied_layers
 from haq.quant.compensation import Moments, Reads, Rounded, round_layer
+from haq.quant.compensation.moments import moments_bytes
 from haq.quant.schemes import Scheme, get_scheme
 from haq.threads import in_threads
 
 __all__ = ["Calibration", "LayerQuantizers", "Samples", "calibrate", "input_samples"]
 
+_MOMENTS_BYTES = 2**30
 _VALUES_PER_LAYER = 32_768  # enough that the best clip of a layer's inputs moves by under 1 % between draws
 
 Layer = nn.Conv2d | nn.Linear
@@ -67,21 +69,37 @@ def calibrate(
     widths = sorted(set(bits))
     inputs = list(batches)
     network = reachable(model, inputs[0][:1]) if inputs else reachable(model)
-    samples = input_samples(network, inputs)
-    layers = [(name, layer) for name, layer in quantizable_layers(network) if name in samples]
+    layers = dict(quantizable_layers(network))
     ended, tied = itertools.count(1), tied_layers(network)
 
-    def ready(named: tuple[str, Layer]) -> tuple[str, LayerQuantizers]:
-        name, layer = named
-        read = samples[name]
+    def ready(named: tuple[str, Samples]) -> tuple[str, LayerQuantizers]:
+        name, read = named
+        layer = layers[name]
         weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
         own = compensated and layer not in tied  # others that hold the weight want it as it is
         rounded = round_layer(layer, weights, read.moments if own else None)
-        found = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
+        made = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
         progress(next(ended), len(layers))
-        return name, found
+        return name, made
 
-    return dict(in_threads(ready, layers))
+    found: dict[str, LayerQuantizers] = {}
+    for names in _portions(layers):
+        found |= in_threads(ready, input_samples(network, inputs, names).items())
+    return {name: found[name] for name in layers if name in found}
+
+
+def _portions(layers: Mapping[str, Layer]) -> Iterator[list[str]]:
+    """Yields names of layers whose moments are held together: the network runs once for each portion."""
+    names: list[str] = []
+    held = 0
+    for name, layer in layers.items():
+        needed = moments_bytes(layer)
+        if names and held + needed > _MOMENTS_BYTES:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += needed
+    yield names
 
 
 @dataclass(frozen=True)
@@ -99,12 +117,15 @@ class Samples:
     moments: Moments | None
 
 
-def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samples]:
+def input_samples(
+    model: nn.Module, batches: Iterable[Tensor], layers: Collection[str] | None = None
+) -> dict[str, Samples]:
     """Returns samples of what each layer reads.
 
     Args:
         model: The float network.
         batches: Inputs, each `(N, C, H, W)`.
+        layers: Names; by default all.
     """
     inputs = list(batches)
     per_sample = max(8, _VALUES_PER_LAYER // max(sum(map(len, inputs)), 1))
@@ -122,7 +143,9 @@ def input_samples(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Samp
             reads[module] = Reads(module, len(inputs))
         reads[module].add(x)
 
-    names: dict[nn.Module, str] = {module: name for name, module in quantizable_layers(model)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in quantizable_layers(model) if layers is None or name in layers
+    }
     with watched(names, before=keep):
         for batch in inputs:
             run_sample(model, batch)

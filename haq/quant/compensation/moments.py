@@ -53,7 +53,7 @@ class Reads:
         size, groups = layer.weight[0].numel(), layer.groups if isinstance(layer, nn.Conv2d) else 1
         wanted = -(-max(_SAMPLES, _LEAST_PER_COLUMN * size) // max(batches, 1))
         self._per_batch = min(wanted, max(_MOST_BYTES // (4 * groups * size), _LEAST_PER_COLUMN * size))
-        self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(groups, size, size)
+        self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(())
         self._sums = torch.zeros(2, groups, size)
         self._origins: Tensor | None = None  # near the means: squares of large numbers would swallow their spread
         self._count, self._alike = 0, True
@@ -87,6 +87,8 @@ class Reads:
         if exact is not None:
             self._alike = False
             true = true - self._origins[1]
+            if not self._cross.dim():  # most need none
+                self._cross = torch.zeros_like(self._gram)
             self._cross.baddbmm_(true, read.transpose(1, 2))
             self._sums[1] += true.sum(2)
 
@@ -111,6 +113,12 @@ class Reads:
         if self._alike:
             return Moments(gram, None, mean, mean, self._count)
         return Moments(gram, cross, mean, exact, self._count)
+
+
+def moments_bytes(layer: nn.Conv2d | nn.Linear) -> int:
+    """Returns how much memory a layer's moments take."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return 4 * groups * layer.weight[0].numel() ** 2
 
 
 def takes_shift(layer: nn.Module) -> bool:
