@@ -128,7 +128,7 @@ CASES = [
     Case(f"measure {_OWN} --repeats 2", "--repeats 2: must be at least 3"),
     Case(f"measure {_OWN} --bits 16", "--bits 16: bit-serial kernels take widths of 1 to 8 bits"),
     Case("bench run --repeats 1", "--repeats 1: must be at least 3"),
-    Case(f"sensitivity {_OWN} --measure kll", "--measure kll: unknown (did you mean 'kl'?); use kl"),
+    Case(f"sensitivity {_OWN} --measure kll", "--measure kll: unknown (did you mean 'kl'?); use fisher, kl"),
     Case(f"sensitivity {_OWN} --images 0", "--images 0: must be at least 1"),
     Case(f"sensitivity {_OWN} --scheme ttq", "--scheme ttq is defined for 2 bits, not 3; give --bits of these"),
     Case("compare-agents --constraint latency=80% --agents haq,dpg", "--agents dpg (did you mean 'ddpg'?): use"),
