@@ -272,7 +272,7 @@ def test_resnet20_takes_what_the_size_model_predicts(tmp_path: Path) -> None:
     network = prepare(model, policy, calibration=calibrate(model, [sample], range(2, 9))).eval()
     predicted = sum(size_bytes(layer, policy[layer.name]) for layer in layers)
     save_packed(tmp_path / "exact", network, policy, sample[:1])
-    assert (tmp_path / "exact").stat().st_size == pytest.approx(predicted + 8 * 688, rel=0.02), "688 channels, with biases"
+    assert (tmp_path / "exact").stat().st_size == pytest.approx(predicted + 8 * 688, rel=0.02), "688 channels"
     assert _same(network, load_packed(tmp_path / "exact", get_model("resnet20")), sample)
     save_packed(tmp_path / "folded", fold_norms(network, sample[:1]), policy, sample[:1], folded=True)
     assert (tmp_path / "folded").stat().st_size == pytest.approx(predicted, rel=0.03), "and zero points"
