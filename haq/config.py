@@ -57,7 +57,7 @@ def _checked_bits(widths: set[int]) -> tuple[int, ...]:
 
 
 def parse_passes(text: str) -> tuple[str, ...]:
-    """Reads post-training passes: names with commas, `auto` for those that pay with labels left out, or `none`.
+    """Reads post-training passes: names with commas, `auto` for `AUTO_PASSES`, or `none`.
 
     Examples:
         >>> parse_passes("bias, cle"), parse_passes("none"), parse_passes("auto")

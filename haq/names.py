@@ -20,4 +20,4 @@ PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
 """As `haq.quant.ptq.PASSES`: post-training passes, in the order in which they run."""
 
 AUTO_PASSES = ("sequential", "adaround")
-"""Those of `--ptq auto`, which lower the error of every network that they can handle, without labels."""
+"""Those of `--ptq auto`; none of them needs labels."""

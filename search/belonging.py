@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from haq.config import SearchConfig
 from haq.errors import ConfigError, HardwareError
+from haq.quant.compensation import Reads, round_layer
 from haq.quant.schemes import Scheme
 from haq.runs import RunFolder, Trial
 
@@ -24,10 +26,20 @@ _RAMP = 33  # numbers from −1 to 1 that show how a scheme rounds
 
 
 def rounding(scheme: Scheme, config: SearchConfig) -> tuple[float, ...]:
-    """Returns what the scheme makes of fixed weights at each candidate width: changed quantizers round otherwise."""
+    """Returns what the scheme makes of fixed weights at each candidate width, alone and compensated for fixed inputs.
+
+    Changed quantizers round otherwise, and so do runs from before rounding was compensated.
+    """
     ramp = torch.linspace(-1, 1, _RAMP)[None]
     widths = sorted({*config.bits, 8} & set(scheme.widths))
-    made = [scheme.weight_quantizer(ramp, width).eval()(ramp).flatten() for width in widths]
+    layer = nn.Linear(_RAMP, 1, bias=False)
+    layer.weight = nn.Parameter(ramp)
+    reads = Reads(layer, 1)
+    reads.add(torch.sin(0.1 * torch.outer(torch.arange(4.0 * _RAMP), torch.arange(1.0, 1 + _RAMP))))
+    quantizers = {width: scheme.weight_quantizer(ramp, width, reads.shown).eval() for width in widths}
+    rounded = round_layer(layer, quantizers, reads.moments())
+    made = [quantizer(ramp).flatten() for quantizer in quantizers.values()]
+    made += [found.quantizer(found.weight(ramp)).flatten() for found in rounded.values()]
     return tuple(float(f"{value:.6g}") for values in made for value in values.detach().tolist())
 
 

@@ -20,6 +20,7 @@ from haq.hwmodels.pricing import Prices, default_batch, is_table, limits_of, pri
 from haq.layers import LayerSpec, ends
 from haq.policy import LayerBits
 from haq.project import open_project
+from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme, get_scheme
 from haq.runs import Identity, RunFolder
@@ -83,6 +84,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)
+    check_applicable(config.ptq, scheme, model)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     prices = (

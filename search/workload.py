@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from haq.config import SearchConfig
 from haq.data import ImageData, Samples, Tokens
+from haq.errors import ConfigError
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.compensation import compensate_in_sequence
-from haq.quant.evaluation import evaluate, logits_of, teacher_of
+from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import apply_passes, folds
@@ -144,10 +145,14 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     train = problem.data.train
     teacher = teacher_of(problem.model, train) if config.qat_steps or config.finetune_steps else None
     observer.progress("calibrate", 2, 2)
-    reference = logits_of(problem.model, problem.data.val) if rank_by == "kl" else None
-    return Workload(
-        problem.model, calibration, train, teacher, problem.data.val, reference, config.ptq, rank_by, config.seed
-    )
+    val = problem.data.val
+    reference = teacher_of(problem.model, val) if rank_by == "kl" else None
+    if isinstance(reference, nn.Module):
+        raise ConfigError(
+            f"--rank-by kl: the float network's outputs for {len(val)} validation samples take too much memory to "
+            "compare with; use --rank-by loss, or fewer --val-images"
+        )
+    return Workload(problem.model, calibration, train, teacher, val, reference, config.ptq, rank_by, config.seed)
 
 
 def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:

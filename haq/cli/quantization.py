@@ -111,8 +111,8 @@ def _described(scheme: Scheme) -> dict[str, Any]:
     default="sequential",
     show_default=True,
     metavar="PASSES",
-    help="Post-training passes, with commas: cle, sequential, adaround, bias, bias-analytic; auto for those that lower "
-    "the error most, or none.",
+    help="Post-training passes, with commas: cle, sequential, adaround, bias, bias-analytic; auto for "
+    "sequential and adaround, or none.",
 )
 @click.option("--qat-steps", default=0, show_default=True, metavar="N", help="Fine-tuning steps.")
 @click.option("--batch", default=64, show_default=True, help="Images a fine-tuning step.")

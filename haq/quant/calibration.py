@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +45,6 @@ def calibrate(
     batches: Iterable[Tensor],
     bits: Iterable[int],
     scheme: str | Scheme = "linear",
-    progress: Callable[[int, int], None] = lambda done, total: None,
     compensated: bool = True,
 ) -> Calibration:
     """Sets up the quantizers of all layers from their weights and the values that they read, and rounds the weights.
@@ -59,7 +57,6 @@ def calibrate(
         batches: Inputs, each `(N, C, H, W)`.
         bits: Widths to set up.
         scheme: What weights and activations are quantized with.
-        progress: Called with layers done and layers in all.
         compensated: Whether weights make up for each other's errors; otherwise each is rounded to the nearest level.
 
     Returns:
@@ -70,7 +67,7 @@ def calibrate(
     inputs = list(batches)
     network = reachable(model, inputs[0][:1]) if inputs else reachable(model)
     layers = dict(quantizable_layers(network))
-    ended, tied = itertools.count(1), tied_layers(network)
+    tied = tied_layers(network)
 
     def ready(named: tuple[str, Samples]) -> tuple[str, LayerQuantizers]:
         name, read = named
@@ -79,7 +76,6 @@ def calibrate(
         own = compensated and layer not in tied  # others that hold the weight want it as it is
         rounded = round_layer(layer, weights, read.moments if own else None)
         made = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
-        progress(next(ended), len(layers))
         return name, made
 
     found: dict[str, LayerQuantizers] = {}

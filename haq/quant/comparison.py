@@ -70,9 +70,8 @@ def compare_schemes(
     for done, (scheme, w_bits, a_bits) in enumerate(cases):
         progress(done, len(cases), scheme.name)
         policy = uniform_policy(layers, w_bits, a_bits).with_scheme(scheme.name)
-        result = apply_policy(
-            model, policy, data, Recipe(scheme, ("sequential",), qat_steps, batch, seed), teacher=teacher
-        )
+        recipe = Recipe(scheme, qat_steps=qat_steps, batch=batch, seed=seed)
+        result = apply_policy(model, policy, data, recipe, teacher=teacher)
         found.append(Compared(scheme.name, w_bits, a_bits, result.top1, result.size_bytes))
     progress(len(cases), len(cases), "")
     return found

@@ -14,7 +14,7 @@ from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.ptq import apply_passes
+from haq.quant.ptq import apply_passes, check_applicable
 from haq.quant.qat import BATCH_SIZE, Finetuning
 from haq.quant.quantizer import Quantizer
 from haq.quant.reach import reached
@@ -112,6 +112,7 @@ def apply_policy(
         ModelError: A pass cannot handle the model, or a layer cannot be reached; see `haq.quant.reach`.
     """
     model, layers = reached(model, data.train.batch([0])[0])
+    check_applicable(recipe.passes, recipe.scheme, model)
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
     progress("calibrate", 0, 1)

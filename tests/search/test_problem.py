@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from haq.config import SearchConfig
-from haq.errors import ConstraintError
+from haq.errors import ConfigError, ConstraintError
 from haq.hwmodels.tabular import load_table, save_table
 from haq.runs import RunFolder
 from haq.search import Silent
@@ -83,3 +83,10 @@ def test_weights_alone_must_fit_the_device_too(tiny: Path, tmp_path: Path) -> No
     hardware = board(tmp_path / "b.yaml", size=300.0, ram=100.0)
     found = pose(config_for(tiny, constraints=("size=90%",), hardware=hardware, weights_only=True), Silent())
     assert list(map(str, found.budget.constraints)) == ["size ≤ 300 B (b holds no more)"]
+
+
+def test_passes_that_would_fail_at_the_end_are_refused_at_the_start(tiny: Path) -> None:
+    config = config_for(tiny, scheme="kmeans", weights_only=True, constraints=("size=60%",), ptq="auto")
+    with pytest.raises(ConfigError, match="--ptq sequential,adaround with --scheme kmeans: AdaRound needs a uniform"):
+        pose(config, Silent())
+    pose(replace(config, ptq=("sequential",)), Silent())

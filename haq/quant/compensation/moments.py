@@ -12,7 +12,7 @@ from haq.layers.own_forward import OwnForward, Substituted, window_of
 
 __all__ = ["Moments", "Reads", "columns", "is_product", "positions"]
 
-_SAMPLES, _LEAST_PER_COLUMN = 8192, 3  # a quarter of the samples costs a point of top-1 at 2 bits
+_SAMPLES, _LEAST_PER_COLUMN = 8192, 3
 _MOST_BYTES = 2**28  # of one batch's windows; of depthwise layers, where columns are few and groups many
 _SHOWN = 512
 

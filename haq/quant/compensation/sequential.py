@@ -43,8 +43,8 @@ def compensate_in_sequence(
     samples twice, and the layers compute the first half in floating point and the second half quantized. Parts of the
     samples run in threads that wait for each other at every layer. So it works for every network that treats samples
     apart; where halves do not stay apart, as when a network has its samples along another dimension, nothing is
-    changed. Layers that are called more than once keep their rounding, and so do those whose weight another module
-    holds.
+    changed; where parts call their layers in different orders, only the layers before that are. Layers that are called
+    more than once keep their rounding, and so do those whose weight another module holds.
 
     Args:
         quantized: A prepared network with quantizers for all its widths.
@@ -94,6 +94,7 @@ class _Rounds:
         self._barrier = threading.Barrier(parts, action=self._round)
         self._parts, self._strayed = parts, False
         self._error: BaseException | None = None
+        self._one_at_a_time = threading.Lock()
 
     def run(self, network: nn.Module, parts: Iterable[Tensor]) -> bool:
         """Runs the network on all parts; returns whether all of them called the layers in the same order."""
@@ -142,11 +143,15 @@ class _Rounds:
             given = twin.input_quantizer(x[half:])
             if name in self._layers:
                 self._arrive(number, name, x[:half], given)
-            y = inner(*before, x[:half], *rest)
-            quantized = _product(twin, given) if is_product(twin) else twin(x[half:])
-            return torch.cat([y, quantized])
+            return torch.cat([inner(*before, x[:half], *rest), _product(twin, given)])
 
-        return call
+        def call_whole(*args: Any, **kwargs: Any) -> Tensor:
+            y = inner(*args, **kwargs)
+            with self._one_at_a_time:  # while it runs, its weight is another
+                quantized = twin(*args, **kwargs)
+            return torch.cat([y[: len(y) // 2], quantized[len(y) // 2 :]])
+
+        return call if is_product(twin) else call_whole
 
     def _arrive(self, number: int, name: str, exact: Tensor, given: Tensor) -> None:
         self._here[number] = name, Reads(self._layers[name], self._parts, number).taken(given, exact)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from haq.config import checked_passes
-from haq.errors import DataError
+from haq.errors import ConfigError, DataError
 from haq.layers import reachable
 from haq.names import PASSES
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.compensation import compensate_in_sequence
 from haq.quant.folding import fold_batch_norm
+from haq.quant.graph import trace_graph
 from haq.quant.preparation import prepare
 from haq.quant.ptq.adaround import STEPS, adaround
 from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
+from haq.quant.uniform import UniformQuantizer
 
-__all__ = ["PASSES", "apply_passes", "folds"]
+__all__ = ["PASSES", "apply_passes", "check_applicable", "folds"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,25 @@ logger = logging.getLogger(__name__)
 def folds(passes: Iterable[str]) -> bool:
     """Whether one of these passes needs batch norms folded, which then cannot be fine-tuned."""
     return bool(set(passes) - {"sequential"})
+
+
+def check_applicable(passes: Iterable[str], scheme: Scheme, model: nn.Module) -> None:
+    """Refuses passes that would fail on this network, before hours are spent on it.
+
+    Raises:
+        ConfigError: AdaRound does not know the scheme's grids.
+        ModelError: A pass needs the network's graph, and it cannot be traced.
+    """
+    named = list(passes)
+    if "adaround" in named:
+        made = scheme.weight_quantizer(torch.linspace(-1, 1, 64)[None], scheme.widths[-1])
+        if not isinstance(made, UniformQuantizer):
+            raise ConfigError(
+                f"--ptq {','.join(named)} with --scheme {scheme.name}: AdaRound needs a uniform grid; use "
+                "scheme linear, asymmetric or power-of-two, or leave adaround out"
+            )
+    if folds(named):
+        trace_graph(model, f"--ptq {','.join(named)}")
 
 
 def apply_passes(

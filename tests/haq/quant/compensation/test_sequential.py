@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import get_data
-from haq.layers import quantizable_layers
+from haq.layers import quantizable_layers, run_sample
+from haq.layers.running import same_randomness
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
 from haq.quant.compensation import compensate_in_sequence
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.quantizer import Quantizer
+from haq.quant.reach import reached
+
+from ...networks import REACHED
 
 
 class Digits(nn.Module):
@@ -224,3 +228,21 @@ def test_one_image_is_enough() -> None:
     quantized = prepared(model, images(1), LayerBits(3, 8))
     assert compensate_in_sequence(quantized, model, [images(1)])
     assert all(bool(torch.isfinite(parameter).all()) for parameter in quantized.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", REACHED)
+def test_eight_bits_give_what_the_float_network_gives(name: str) -> None:
+    """However layers are held and called, a forward pass of their own with other arguments included."""
+    model = REACHED[name]().eval()
+    dtype = next(model.parameters()).dtype
+    x = torch.randn(70, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)  # two parts
+    network, layers = reached(model, x[:1])
+    policy = BitPolicy.uniform([layer.name for layer in layers], 8)
+    quantized = prepare(network, policy, calibration=calibrate(network, [x], [8])).eval()
+    compensate_in_sequence(quantized, network, [x])
+    with same_randomness():
+        expected = run_sample(network, x)
+    with same_randomness():
+        found = run_sample(quantized, x)
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
