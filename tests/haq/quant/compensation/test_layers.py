@@ -257,9 +257,7 @@ def held(calibration: Calibration, network: nn.Module) -> list[Tensor]:
 
 def test_it_is_the_same_every_time_and_on_any_number_of_threads() -> None:
     network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 5)).eval()
-    told: list[tuple[int, int]] = []
-    first = held(calibrate(network, [pictures()], [1, 2, 4], progress=lambda *part: told.append(part)), network)
-    assert sorted(told) == [(1, 2), (2, 2)]
+    first = held(calibrate(network, [pictures()], [1, 2, 4]), network)
     with one_thread():
         alone = held(calibrate(network, [pictures()], [1, 2, 4]), network)
     again = held(calibrate(network, [pictures()], [1, 2, 4]), network)
