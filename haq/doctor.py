@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from haq import __version__
 from haq.constraints import format_cost
 from haq.files import cache_folder, writable
+from haq.threads import cores
 
 __all__ = ["Finding", "examine"]
 
@@ -129,7 +130,7 @@ def _extras() -> Finding:
 
 def _cores() -> Finding:
     there = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    usable = cores()
     if (quota := _quota()) is not None:
         usable = max(1, min(usable, int(quota)))
     problem = ""

@@ -11,10 +11,15 @@ from typing import TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["in_threads", "one_thread"]
+__all__ = ["cores", "in_threads", "one_thread"]
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -33,12 +38,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def in_threads(work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
-    """Returns what `work` gives for every item, in order, on as many threads as there are cores, one core each."""
+def in_threads(work: Callable[[Item], Done], items: Iterable[Item], most: int | None = None) -> list[Done]:
+    """Returns what `work` gives for every item, in order, on several threads, one core each.
+
+    Args:
+        work: Is called from the threads.
+        items: What it is called with.
+        most: Threads at a time; by default, and at most, as many as there are cores.
+    """
     listed = list(items)
     if len(listed) == 1:
         return [work(listed[0])]
-    with one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with one_thread(), ThreadPoolExecutor(min(most or cores(), cores())) as pool:
         futures = [pool.submit(work, item) for item in listed]
         try:
             return [future.result() for future in futures]

@@ -14,8 +14,9 @@ from pathlib import Path
 from haq.errors import ConfigError
 from haq.files import writable
 from haq.sources import one_line
+from haq.threads import cores
 
-__all__ = ["more_processes", "ray_workers"]
+__all__ = ["more_processes", "only_here", "ray_workers"]
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -128,6 +129,14 @@ def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def only_here(gpus: float = 0.0) -> bool:
+    """Whether Ray has nothing that threads of this process have not: no GPU is asked for, and no CPU is elsewhere."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return not gpus and resources.get("CPU", 0.0) <= cores()
 
 
 def more_processes(count: int) -> None:

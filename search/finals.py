@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
-from haq.search.streams import gather
+from haq.search.cluster import only_here
+from haq.search.streams import gather, reporting
 from haq.search.workload import Workload, worker_device
+from haq.threads import cores
 
 __all__ = ["Finalist", "finetune_all", "test_all"]
 
 _REPORTS = 20  # progress reports of one fine-tuning run
+_PASSES = 100  # the post-training passes of a finalist count as so many steps in progress reports
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,19 @@ def finetune_all(
 ) -> dict[str, Finalist]:
     """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers; what fails is tried once more.
 
+    Where all that is done is rounding, threads of this process do it: the float network runs once for all policies, and
+    new processes would import for seconds.
+
     Args:
         workload: What all share.
         policies: Name → policy.
         steps: Fine-tuning steps for each.
-        progress: Called with steps taken and steps in all.
+        progress: Called with how much is done, and how much there is in all.
         gpus: That each takes.
         on_loss: Called with the name of a policy that has no result, and why; without it, that is raised.
     """
+    if not steps and not workload.folded and only_here(gpus):
+        return _here(workload, policies, progress, on_loss)
     import ray
 
     task = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=1, retry_exceptions=True)(
@@ -65,18 +73,51 @@ def finetune_all(
     )
     shared = ray.put(workload)
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
-    return gather(streams, lambda taken: progress(sum(taken.values()), steps * len(policies)), on_loss)
+    return gather(streams, lambda taken: progress(sum(taken.values()), (_PASSES + steps) * len(policies)), on_loss)
+
+
+def _here(
+    workload: Workload,
+    policies: Mapping[str, BitPolicy],
+    progress: Callable[[int, int], None],
+    on_loss: Callable[[str, Exception], None] | None,
+) -> dict[str, Finalist]:
+    """Does without fine-tuning, on threads of this process."""
+
+    def made(names: Sequence[str]) -> dict[str, Finalist]:
+        chosen = [policies[name] for name in names]
+        models = workload.rounded_together(chosen, lambda share: progress(int(_PASSES * share), _PASSES))
+        return {
+            name: Finalist(policy, model.state_dict(), workload.score(model, "ptq", threads=cores()))
+            for name, policy, model in zip(names, chosen, models, strict=True)
+        }
+
+    try:
+        return made([*policies])
+    except Exception:  # one of them, perhaps; or memory was short
+        found: dict[str, Finalist] = {}
+        for name in policies:
+            try:
+                found |= made([name])
+            except Exception as error:
+                if on_loss is None:
+                    raise
+                on_loss(name, error)
+        return found
 
 
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:
-    """Yields the number of steps taken, time and again, and at last the network."""
+    """Yields how much is done, time and again, and at last the network."""
     torch.set_num_threads(1)
-    model = workload.reconstructed(policy).to(worker_device())
+    passed = yield from reporting(
+        lambda report: workload.reconstructed(policy, lambda share: report(int(_PASSES * share)))
+    )
+    model = passed.to(worker_device())
     if steps:
         finetuning = workload.finetuning(model, steps)
         for part in range(1, _REPORTS + 1):
             finetuning.run(round(steps * part / _REPORTS) - finetuning.done)
-            yield finetuning.done
+            yield _PASSES + finetuning.done
     score = workload.score(model, "qat" if steps else "ptq", steps)
     yield Finalist(policy, model.cpu().state_dict(), score)
 
@@ -84,13 +125,21 @@ def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int
 def test_all(
     networks: Mapping[str, nn.Module], test: Samples, progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    """Returns the top-1 of every network on the test images, in parallel on Ray's workers."""
+    """Returns the top-1 of every network on the test images, in parallel on Ray's workers.
+
+    Where these are on this machine, threads do so: processes would have to be started.
+    """
+    top1: dict[str, float] = {}
+    if only_here():
+        for name, network in networks.items():
+            top1[name] = evaluate(network, test, "float", threads=cores()).top1
+            progress(len(top1), len(networks))
+        return top1
     import ray
 
     task = ray.remote(num_cpus=1)(_test_top1)
     images = ray.put(test)
     names: dict[Any, str] = {task.remote(network, images): name for name, network in networks.items()}
-    top1: dict[str, float] = {}
     pending = list(names)
     while pending:
         finished, pending = ray.wait(pending, num_returns=1)

@@ -11,6 +11,7 @@ from haq.scores import Score
 from haq.search.baselines import uniform_policies
 from haq.search.problem import Problem
 from haq.search.workload import Workload
+from haq.threads import cores
 
 __all__ = ["references", "uniform_rivals"]
 
@@ -56,5 +57,5 @@ def references(
 def _scored(
     policy: BitPolicy, w_bits: int | None, a_bits: int | None, problem: Problem, workload: Workload
 ) -> Baseline:
-    score = workload.score(workload.quantized(policy), "ptq")
+    score = workload.score(workload.quantized(policy), "ptq", threads=cores())
     return Baseline(w_bits, score, problem.table.cost(policy), a_bits, policy)

@@ -20,7 +20,7 @@ from haq.project import keep_float
 from haq.quant.evaluation import evaluate
 from haq.runs import Baseline, RunFolder, Trial
 from haq.search.belonging import check_belonging
-from haq.search.cluster import more_processes, ray_workers
+from haq.search.cluster import more_processes, only_here, ray_workers
 from haq.search.conclusion import FINALISTS, conclude, untested
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
@@ -108,7 +108,7 @@ def _prepared(path: Path, observer: Observer) -> None:
 def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     config = problem.config
-    float_score = replace(evaluate(problem.model, problem.data.val, "float"), kl=0.0)
+    float_score = replace(evaluate(problem.model, problem.data.val, "float", threads=config.workers), kl=0.0)
     rank_by = choose_rank_by(config, problem.data, float_score, observer)
     workload = make_workload(config, problem, rank_by, observer)
     rivals = uniform_rivals(problem, workload)
@@ -123,7 +123,8 @@ def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
         best = best_of(trials if best is None else [best, trials[-1]], config.cost_fields)
         note = f"best {best.score.top1:.1%}" if best and best.score else ""
         observer.progress("search", len(trials), config.trials, note)
-        if len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # otherwise it ends before they start
+        apart = config.finetune_steps or workload.folded or not only_here(config.gpus_per_trial)
+        if apart and len(trials) == config.trials // 2 and trials[-1].elapsed_s > _START_S:  # else it ends before
             more_processes(min(config.workers, 2 * FINALISTS))
 
     trials, interrupted = search(problem, workload, float_score, folder, observer, on_trial)

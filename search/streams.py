@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import queue
+import threading
+from collections.abc import Callable, Generator, Hashable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["gather"]
+__all__ = ["gather", "reporting"]
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+def reporting(work: Callable[[Callable[[int], None]], T]) -> Generator[int, None, T]:
+    """Runs `work` in a thread, yields every integer that it reports, and returns its result.
+
+    Args:
+        work: Is given what it reports with.
+    """
+    reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    result: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work(reports.put))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            reports.put(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    while (report := reports.get()) is not None:
+        yield report
+    if errors:
+        raise errors[0]
+    return result[0]
 
 
 def gather(

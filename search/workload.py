@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from haq.data import ImageData, Samples, Tokens
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
-from haq.quant.compensation import compensate_in_sequence
+from haq.quant.compensation import compensate_together
+from haq.quant.divergence import Reference, mixed
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
-from haq.quant.ptq import apply_passes, folds
+from haq.quant.ptq import REPORTED, apply_passes, folds
 from haq.quant.qat import Finetuning
 from haq.quant.schemes import get_scheme
 from haq.scores import Fidelity, RankBy, Score
@@ -28,7 +30,8 @@ from haq.search.problem import Problem
 __all__ = ["Workload", "calibrated", "choose_rank_by", "make_workload", "worker_device"]
 
 _CALIBRATION_IMAGES, _PASSES_IMAGES = 512, 1024
-_TRIAL_SAMPLES = 384  # where policies are ranked by divergence, which orders them on few samples
+_COMPARED = 256  # by divergence, which orders policies on few samples
+_TRIAL_LABELS = 128  # to show how often a trial is right, where that does not rank it
 _SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
 
 
@@ -43,7 +46,7 @@ class Workload:
         teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`. `None`
             where nothing is fine-tuned.
         val: Samples to score on.
-        reference: The float network's outputs for these; `None` where policies are not ranked by divergence.
+        reference: Samples that networks are compared with the float network on, where divergence ranks them.
         passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
         seed: Decides the order of training samples, the same for every trial.
@@ -54,7 +57,7 @@ class Workload:
     train: Samples
     teacher: Tensor | nn.Module | None
     val: Samples
-    reference: Tensor | None
+    reference: Reference | None
     passes: tuple[str, ...]
     rank_by: RankBy
     seed: int
@@ -63,26 +66,60 @@ class Workload:
         """Returns the calibrated network."""
         return prepare(self.model, policy, calibration=self.calibration)
 
-    def score(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
-        """Scores a network on the validation samples."""
-        return evaluate(model, self.val, fidelity, steps, self.reference)
+    def score(self, model: nn.Module, fidelity: Fidelity, steps: int = 0, threads: int | None = None) -> Score:
+        """Scores a network on the validation samples, and compares it with the float network.
+
+        Args:
+            model: Quantized.
+            fidelity: How it was made.
+            steps: Of fine-tuning.
+            threads: See `haq.quant.evaluation.evaluate`.
+        """
+        return self._scored(model, self.val, fidelity, steps, threads)
 
     def score_trial(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
-        """Scores a network among many, on part of the samples where that orders them as well."""
-        if self.reference is None or len(self.val) <= _TRIAL_SAMPLES:
-            return self.score(model, fidelity, steps)
-        part = self.val.subset(range(_TRIAL_SAMPLES))
-        return evaluate(model, part, fidelity, steps, self.reference[:_TRIAL_SAMPLES])
+        """Scores a network among many, on part of the labelled samples where these do not rank it."""
+        few = self.reference is not None and len(self.val) > _TRIAL_LABELS
+        return self._scored(model, self.val.subset(range(_TRIAL_LABELS)) if few else self.val, fidelity, steps)
 
-    def reconstructed(self, policy: BitPolicy) -> nn.Module:
-        """Returns the network after the post-training passes of finalists."""
-        shown = _shown(self.train, _PASSES_IMAGES)
-        if self.folded:
-            return apply_passes(self.model, policy, None, shown, self.passes, self.seed)
-        model = self.quantized(policy).eval()
+    def _scored(
+        self, model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int, threads: int | None = None
+    ) -> Score:
+        score = evaluate(model, samples, fidelity, steps, threads)
+        if self.reference is None:
+            return score
+        start = time.perf_counter()
+        kl = self.reference.divergence(model, threads)
+        return replace(score, kl=kl, seconds=score.seconds + time.perf_counter() - start)
+
+    def rounded_together(
+        self, policies: Sequence[BitPolicy], progress: Callable[[float], None] = lambda share: None
+    ) -> list[nn.Module]:
+        """Returns networks after the post-training passes, where batch norms are not folded; see `reconstructed`."""
+        models = [self.quantized(policy).eval() for policy in policies]
         if "sequential" in self.passes:
-            compensate_in_sequence(model, self.model, shown)
-        return model
+            shown = _shown(self.train, _PASSES_IMAGES)
+            compensate_together(models, self.model, shown, lambda done, total: progress(done / total))
+        return models
+
+    def reconstructed(self, policy: BitPolicy, progress: Callable[[float], None] = lambda share: None) -> nn.Module:
+        """Returns the network after the post-training passes of finalists.
+
+        Args:
+            policy: Of the network.
+            progress: Called with the share that is done.
+        """
+        if not self.folded:
+            return self.rounded_together([policy], progress)[0]
+        shown, long = _shown(self.train, _PASSES_IMAGES), [name for name in self.passes if name in REPORTED]
+        over = 0
+
+        def told(done: int, total: int) -> None:
+            nonlocal over
+            progress((over + done / total) / len(long))
+            over += done == total
+
+        return apply_passes(self.model, policy, None, shown, self.passes, self.seed, told)
 
     @property
     def folded(self) -> bool:
@@ -143,16 +180,23 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     calibration = calibrated(problem, widths, config.scheme)
     observer.progress("calibrate", 1, 2)
     train = problem.data.train
-    teacher = teacher_of(problem.model, train) if config.qat_steps or config.finetune_steps else None
+    tuned = config.qat_steps or config.finetune_steps
+    teacher = teacher_of(problem.model, train, config.workers) if tuned else None
     observer.progress("calibrate", 2, 2)
     val = problem.data.val
-    reference = teacher_of(problem.model, val) if rank_by == "kl" else None
-    if isinstance(reference, nn.Module):
+    reference = _reference(problem.model, val, config) if rank_by == "kl" else None
+    return Workload(problem.model, calibration, train, teacher, val, reference, config.ptq, rank_by, config.seed)
+
+
+def _reference(model: nn.Module, val: Samples, config: SearchConfig) -> Reference:
+    samples = mixed(val, _COMPARED, config.seed)
+    logits = teacher_of(model, samples, config.workers)
+    if isinstance(logits, nn.Module):
         raise ConfigError(
-            f"--rank-by kl: the float network's outputs for {len(val)} validation samples take too much memory to "
+            f"--rank-by kl: the float network's outputs for {len(samples)} validation samples take too much memory to "
             "compare with; use --rank-by loss, or fewer --val-images"
         )
-    return Workload(problem.model, calibration, train, teacher, val, reference, config.ptq, rank_by, config.seed)
+    return Reference(samples, logits)
 
 
 def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:

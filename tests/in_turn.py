@@ -35,6 +35,7 @@ def searching_in_turn() -> Iterator[None]:
         patch.setattr(conclusion, "finetune_all", _finetuned)
         patch.setattr(conclusion, "test_all", _tested)
         patch.setattr(tune, "with_parameters", _with_parameters)
+        patch.setattr(running, "only_here", lambda gpus: True)
         patch.setattr(running, "more_processes", lambda count: None)
         for module in (running, picking):
             patch.setattr(module, "ray_workers", _no_workers)

@@ -19,6 +19,7 @@ from haq.threads import in_threads
 __all__ = ["device_of", "evaluate", "logits_of", "outputs_of", "teacher_of"]
 
 _BATCH = 50  # what a layer computes for so few images stays in the cache
+_PART = 1000  # samples at most, on threads
 _TEACHER_BYTES = 2**28
 
 
@@ -42,36 +43,43 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     return outputs
 
 
-def logits_of(model: nn.Module, samples: Samples) -> Tensor:
-    """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`."""
-    with evaluating(model):
-        return torch.cat([outputs_of(model, x.to(device_of(model))) for x, _ in samples.batches(_BATCH)])
+def logits_of(model: nn.Module, samples: Samples, threads: int | None = None) -> Tensor:
+    """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`.
+
+    Args:
+        model: See `evaluate`.
+        samples: What it reads.
+        threads: See `evaluate`.
+    """
+
+    def outputs(part: range) -> Tensor:
+        own, mine = _part(model, samples, part)
+        with evaluating(own):
+            return torch.cat([outputs_of(own, x.to(device_of(own))) for x, _ in mine.batches(_BATCH)])
+
+    return torch.cat(in_threads(outputs, _parts(model, samples, threads), threads))
 
 
-def teacher_of(model: nn.Module, samples: Samples) -> Tensor | nn.Module:
+def teacher_of(model: nn.Module, samples: Samples, threads: int | None = None) -> Tensor | nn.Module:
     """Returns the network's outputs for all samples, or, where they would take much memory, the network itself."""
     taken = logits_of(model, samples.subset([0])).nbytes * len(samples)
-    return logits_of(model, samples) if taken <= _TEACHER_BYTES else model
+    return logits_of(model, samples, threads) if taken <= _TEACHER_BYTES else model
 
 
-def _sums(model: nn.Module, samples: Samples, reference: Tensor | None) -> tuple[int, float, float]:
-    """Returns right answers, cross-entropy and divergence, summed over the samples."""
-    correct, seen, loss, divergence = 0, 0, 0.0, 0.0
+def _sums(model: nn.Module, samples: Samples) -> tuple[int, float]:
+    """Returns right answers and cross-entropy, summed over the samples."""
+    correct, loss = 0, 0.0
     device = device_of(model)
     with evaluating(model):
         for x, y in samples.batches(_BATCH):
             logits, y = outputs_of(model, x.to(device)).flatten(0, -2), y.to(device).flatten()
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
-            if reference is not None:
-                exact = reference[seen : seen + len(x)].to(device).flatten(0, -2).log_softmax(1)
-                divergence += float(F.kl_div(logits.log_softmax(1), exact, reduction="sum", log_target=True))
-                seen += len(x)
-    return correct, loss, divergence
+    return correct, loss
 
 
 def evaluate(
-    model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int = 0, reference: Tensor | None = None
+    model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int = 0, threads: int | None = None
 ) -> Score:
     """Scores the network in evaluation mode.
 
@@ -80,21 +88,27 @@ def evaluate(
         samples: What to score on.
         fidelity: How the network was made; kept in the score.
         steps: Fine-tuning steps behind it; kept in the score.
-        reference: The float network's outputs for the samples, to compare with.
+        threads: Parts of the samples at a time, on the CPU; by default as many as PyTorch's threads.
     """
     start = time.perf_counter()
-    # PyTorch's own threads wait for each other at every layer, and on a busy machine for minutes
-    parts = torch.get_num_threads() if device_of(model).type == "cpu" else 1
-    ends = [round(part * len(samples) / parts) for part in range(parts + 1)]
 
-    def score(part: range) -> tuple[int, float, float]:
-        if len(part) == len(samples):
-            return _sums(model, samples, reference)
-        exact = None if reference is None else reference[part.start : part.stop]
-        return _sums(sharing(model), samples.subset(part), exact)
+    def score(part: range) -> tuple[int, float]:
+        return _sums(*_part(model, samples, part))
 
-    found = in_threads(score, [range(low, high) for low, high in itertools.pairwise(ends) if high > low])
-    correct, loss, divergence = map(sum, zip(*found, strict=True))
+    correct, loss = map(sum, zip(*in_threads(score, _parts(model, samples, threads), threads), strict=True))
     count = samples.y.size
-    kl = None if reference is None else max(divergence, 0.0) / count  # rounding may leave −1e-9 of nothing
-    return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps, kl)
+    return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps)
+
+
+def _parts(model: nn.Module, samples: Samples, threads: int | None) -> list[range]:
+    """Cuts the samples for threads: PyTorch's own wait for each other at every layer, on a busy machine for minutes."""
+    count = (threads or torch.get_num_threads()) if device_of(model).type == "cpu" else 1
+    if count > 1:
+        count = max(count, -(-len(samples) // _PART))  # Ctrl-C waits for the parts that have begun
+    ends = [round(part * len(samples) / count) for part in range(count + 1)]
+    return [range(low, high) for low, high in itertools.pairwise(ends) if high > low]
+
+
+def _part(model: nn.Module, samples: Samples, part: range) -> tuple[nn.Module, Samples]:
+    """Returns a part of the samples and a network for its thread."""
+    return (model, samples) if len(part) == len(samples) else (sharing(model), samples.subset(part))

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.layers import evaluating, quantizable_layers, run_sample, watched
+from haq.layers.copying import sharing
 from haq.quant.calibration import Calibration
 from haq.quant.compensation import Rounded
 from haq.search.sensitivity.curvature import curvature
@@ -214,12 +215,12 @@ def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Perce
     def measure(number: int) -> None:
         rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
         x, _ = task.images.batch(batches[number])
-        for change, effect in squared_effects(task.model, added, inputs, x, rng).items():
+        own = sharing(task.model)  # layers are watched by standing in for their methods
+        for change, effect in squared_effects(own, added, inputs, x, rng).items():
             sums[number][task.index(change)] = effect
         percent.advance(_FISHER_PASSES * len(x))
 
-    # Layers are watched by standing in for their methods, which is one thread's business
-    spread(measure, len(batches), 1, percent)
+    spread(measure, len(batches), _allowed(threads, kept, batches), percent)
     effects: Array = np.sum(sums, axis=0) / task.images.y.size
     return effects
 

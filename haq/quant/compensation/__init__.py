@@ -2,6 +2,6 @@
 
 from haq.quant.compensation.layers import Rounded, round_layer
 from haq.quant.compensation.moments import Moments, Reads, is_product
-from haq.quant.compensation.sequential import compensate_in_sequence
+from haq.quant.compensation.sequential import compensate_in_sequence, compensate_together
 
-__all__ = ["Moments", "Reads", "Rounded", "compensate_in_sequence", "is_product", "round_layer"]
+__all__ = ["Moments", "Reads", "Rounded", "compensate_in_sequence", "compensate_together", "is_product", "round_layer"]

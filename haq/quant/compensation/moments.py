@@ -67,12 +67,12 @@ class Reads:
             x: What the layer gets, `(N, C, H, W)` or `(..., in)`.
             exact: What it would get in the float network; by default the same.
         """
-        self.add_columns(*self.taken(x, exact))
+        self.add_columns(*self.taken(x) if exact is None else self.taken(x, exact))
 
-    def taken(self, x: Tensor, exact: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Returns the columns of a batch that would be added, `(groups, K, n)` each."""
-        chosen = positions(self._layer, x, self._per_batch, self._rng)
-        return columns(self._layer, x, chosen), None if exact is None else columns(self._layer, exact, chosen)
+    def taken(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the columns of a batch that would be added, `(groups, K, n)`, the same ones of each of its forms."""
+        chosen = positions(self._layer, inputs[0], self._per_batch, self._rng)
+        return tuple(columns(self._layer, x, chosen) for x in inputs)
 
     def add_columns(self, read: Tensor, exact: Tensor | None = None) -> None:
         """Adds columns that were taken."""
@@ -134,8 +134,8 @@ def is_product(layer: nn.Module) -> bool:
 def positions(layer: nn.Module, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Returns which windows of a batch are taken, or which rows of a linear layer's input, `(count,)`."""
     if isinstance(layer, nn.Conv2d):
-        windows = _windows(layer, x)
-        total = windows.shape[0] * windows.shape[2] * windows.shape[3]
+        tall, wide = _places(layer, padded(layer, x))
+        total = len(x) * tall * wide
     else:
         total = x.numel() // x.shape[-1]
     return torch.arange(total) if total <= count else torch.randint(total, (count,), generator=rng)
@@ -146,11 +146,16 @@ def columns(layer: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
     x = x.detach().float()
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])[chosen].t()[None]
-    windows = _windows(layer, x)
-    _, channels, tall, wide = windows.shape[:4]
+    stride, _, dilation = window_of(layer)
+    x = padded(layer, x)
+    tall, wide = _places(layer, x)
     image, place = chosen // (tall * wide), chosen % (tall * wide)
-    taken = windows.permute(0, 2, 3, 1, 4, 5)[image, place // wide, place % wide]  # (count, C, kh, kw)
-    return taken.reshape(len(chosen), layer.groups, channels // layer.groups * taken[0, 0].numel()).permute(1, 2, 0)
+    rows = (place // wide * stride[0])[:, None] + dilation[0] * torch.arange(layer.kernel_size[0])
+    across = (place % wide * stride[1])[:, None] + dilation[1] * torch.arange(layer.kernel_size[1])
+    pixels = (image[:, None] * x.shape[2] + rows)[:, :, None] * x.shape[3] + across[:, None]  # (count, kh, kw)
+    # Channels side by side, so that a pixel is copied at once
+    taken = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])[pixels.flatten(1)]  # (count, kh·kw, C)
+    return taken.permute(2, 1, 0).reshape(layer.groups, -1, len(chosen))
 
 
 def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -159,10 +164,9 @@ def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return F.pad(x, window_of(layer)[1], mode=mode)
 
 
-def _windows(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Returns a view of all windows, `(N, C, H', W', kh, kw)`."""
+def _places(layer: nn.Conv2d, x: Tensor) -> tuple[int, int]:
+    """Returns how many windows a padded input has, down and across."""
     stride, _, dilation = window_of(layer)
-    x = padded(layer, x)
-    (tall, wide), (down, right) = layer.kernel_size, dilation
-    height, width = (tall - 1) * down + 1, (wide - 1) * right + 1
-    return x.unfold(2, height, stride[0]).unfold(3, width, stride[1])[..., ::down, ::right]
+    spans = ((kernel - 1) * step + 1 for kernel, step in zip(layer.kernel_size, dilation, strict=True))
+    tall, wide = ((size - span) // step + 1 for size, span, step in zip(x.shape[2:], spans, stride, strict=True))
+    return tall, wide

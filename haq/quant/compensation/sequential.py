@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +22,9 @@ from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.quantizer import Quantizer
-from haq.threads import one_thread
+from haq.threads import in_threads, one_thread
 
-__all__ = ["compensate_in_sequence"]
+__all__ = ["compensate_in_sequence", "compensate_together"]
 
 _PART = 64  # samples that go through the network together: what a layer computes for so few stays near the processor
 _BYTES = 2**31  # of what all parts hold at once, about
@@ -30,7 +32,6 @@ _ALIVE = 4  # times what the largest layer reads and gives
 
 Progress = Callable[[int, int], None]
 Layer = nn.Conv2d | nn.Linear
-Taken = tuple[Tensor, Tensor | None]
 
 
 def compensate_in_sequence(
@@ -55,25 +56,73 @@ def compensate_in_sequence(
     Returns:
         Whether the network keeps its samples apart, and calls its layers in one order.
     """
+    return compensate_together([quantized], model, batches, progress)
+
+
+def compensate_together(
+    quantized: Sequence[nn.Module],
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    progress: Progress = lambda done, total: None,
+) -> bool:
+    """Does so for several networks that were prepared from one, which is run once for all of them.
+
+    Args:
+        quantized: Prepared networks.
+        model: See `compensate_in_sequence`.
+        batches: Likewise; where not all samples fit into memory for all networks, these take turns.
+        progress: Likewise.
+
+    Returns:
+        See `compensate_in_sequence`.
+    """
     inputs = torch.cat(list(batches))
     network = reachable(model, inputs[:1])
     exact = dict(quantizable_layers(network))
-    twins = {
-        name: twin
-        for name, twin in quantizable_layers(quantized)
-        if name in exact and isinstance(twin, QuantConv2d | QuantLinear)
-    }
-    found = _calls(network, {name: exact[name] for name in twins}, inputs[:2])
-    if found is None:
+    prepared = [dict(quantizable_layers(one)) for one in quantized]
+    twins = {name: [_quantized(layers.get(name)) for layers in prepared] for name in exact}
+    twins = {name: found for name, found in twins.items() if any(found)}
+    counted = _calls(network, {name: exact[name] for name in twins}, inputs[:2], 1 + len(quantized))
+    if counted is None:
         return False
-    calls, taken = found
-    parts = torch.split(inputs[: max(1, int(_BYTES / taken))], _PART)
+    calls, taken = counted
+    fitting = max(1, int(_BYTES / taken))
+    if fitting < len(inputs) and len(quantized) > 1:
+        turns = [
+            compensate_together([one], network, [inputs], _share(progress, number, len(quantized)))
+            for number, one in enumerate(quantized)
+        ]
+        return all(turns)
+    parts = torch.split(inputs[:fitting], _PART)
     tied = tied_layers(network)
     once = {
         name: layer for name, layer in exact.items() if calls[name] == 1 and layer not in tied and is_product(layer)
     }
-    rounds = _Rounds(once, twins, len(parts), lambda done: progress(done, len(once)))
+    rounds = _Rounds(once, twins, len(quantized), len(parts), lambda done: progress(done, len(once)))
     return rounds.run(network, parts)
+
+
+def _quantized(layer: nn.Module | None) -> Quantized | None:
+    return layer if isinstance(layer, QuantConv2d | QuantLinear) else None
+
+
+def _share(progress: Progress, number: int, count: int) -> Progress:
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Of a part of the samples that waits at a layer: columns that the layer reads, `(groups, K, n)` each.
+
+    Attributes:
+        layer: Its name.
+        exact: Of the float network.
+        given: Of each quantized network.
+    """
+
+    layer: str
+    exact: Tensor
+    given: tuple[Tensor, ...]
 
 
 class _Rounds:
@@ -81,16 +130,22 @@ class _Rounds:
 
     Args:
         layers: Name → layer of the float network, those that are rounded again.
-        twins: Name → quantized layer.
+        twins: Name → the layer in each quantized network, `None` where it is none.
+        networks: How many are quantized.
         parts: How many there are.
         done: Called with the number of layers done.
     """
 
     def __init__(
-        self, layers: Mapping[str, Layer], twins: Mapping[str, Quantized], parts: int, done: Callable[[int], None]
+        self,
+        layers: Mapping[str, Layer],
+        twins: Mapping[str, Sequence[Quantized | None]],
+        networks: int,
+        parts: int,
+        done: Callable[[int], None],
     ) -> None:
-        self._layers, self._twins, self._done, self._count = layers, twins, done, 0
-        self._here: list[tuple[str, Taken] | None] = [None] * parts
+        self._layers, self._twins, self._copies, self._done, self._count = layers, twins, 1 + networks, done, 0
+        self._here: list[_Here | None] = [None] * parts
         self._barrier = threading.Barrier(parts, action=self._round)
         self._parts, self._strayed = parts, False
         self._error: BaseException | None = None
@@ -124,7 +179,7 @@ class _Rounds:
                         place = "product" if isinstance(layer, OwnForward) else "forward"
                         take = self._taking(number, name, getattr(layer, place), first=place == "product")
                         stack.enter_context(put_in_place(layer, place, take))
-                run_sample(own, torch.cat([x, x]), copied=False)
+                run_sample(own, torch.cat([x] * self._copies), copied=False)
             if self._layers:
                 self._leave(number)
         except threading.BrokenBarrierError:
@@ -134,27 +189,32 @@ class _Rounds:
             self._barrier.abort()
 
     def _taking(self, number: int, name: str, inner: Callable[..., Tensor], first: bool) -> Callable[..., Tensor]:
-        """Returns what takes the place of a layer's forward pass: one half in floating point, one quantized."""
-        twin = self._twins[name]
+        """Returns what takes the place of a layer's forward pass: one copy in floating point, the others quantized."""
+        twins = self._twins[name]
 
         def call(*args: Any, **kwargs: Any) -> Tensor:
             before, (x, *rest) = args[: int(first)], args[int(first) :] or (next(iter(kwargs.values())),)
-            half = len(x) // 2
-            given = twin.input_quantizer(x[half:])
+            exact, *copies = x.chunk(self._copies)
+            given = [twin.input_quantizer(part) if twin else part for twin, part in zip(twins, copies, strict=True)]
             if name in self._layers:
-                self._arrive(number, name, x[:half], given)
-            return torch.cat([inner(*before, x[:half], *rest), _product(twin, given)])
+                self._arrive(number, name, exact, given)
+            outputs = [
+                _product(twin, part) if twin else inner(*before, part, *rest)
+                for twin, part in zip(twins, given, strict=True)
+            ]
+            return torch.cat([inner(*before, exact, *rest), *outputs])
 
         def call_whole(*args: Any, **kwargs: Any) -> Tensor:
-            y = inner(*args, **kwargs)
+            whole = [inner(*args, **kwargs)]
             with self._one_at_a_time:  # while it runs, its weight is another
-                quantized = twin(*args, **kwargs)
-            return torch.cat([y[: len(y) // 2], quantized[len(y) // 2 :]])
+                whole += [twin(*args, **kwargs) if twin else whole[0] for twin in twins]
+            return torch.cat([y.chunk(self._copies)[copy] for copy, y in enumerate(whole)])
 
-        return call if is_product(twin) else call_whole
+        return call if all(twin is None or is_product(twin) for twin in twins) else call_whole
 
-    def _arrive(self, number: int, name: str, exact: Tensor, given: Tensor) -> None:
-        self._here[number] = name, Reads(self._layers[name], self._parts, number).taken(given, exact)
+    def _arrive(self, number: int, name: str, exact: Tensor, given: Sequence[Tensor]) -> None:
+        taken = Reads(self._layers[name], self._parts, number).taken(exact, *given)
+        self._here[number] = _Here(name, taken[0], taken[1:])
         self._barrier.wait()
 
     def _leave(self, number: int) -> None:
@@ -163,7 +223,7 @@ class _Rounds:
 
     def _round(self) -> None:
         """Rounds the layer at which all parts are."""
-        names = {here[0] if here else None for here in self._here}
+        names = {here.layer if here else None for here in self._here}
         if len(names) > 1:
             self._strayed = True
             raise threading.BrokenBarrierError
@@ -171,28 +231,33 @@ class _Rounds:
         if name is None:
             return
         try:
-            layer, twin = self._layers[name], self._twins[name]
-            reads = Reads(layer, self._parts)
-            for here in self._here:  # always in the same order, so that sums are the same to the last digit
-                assert here is not None
-                reads.add_columns(*here[1])
-            quantizer = twin.weight_quantizer
-            if isinstance(quantizer, Quantizer):
-                rounded = round_layer(layer, {quantizer.bits: quantizer}, reads.moments(), choose=False)[quantizer.bits]
-                if rounded.codes is not None:
-                    twin.weight, twin.bias, twin.weight_quantizer = layer.weight, layer.bias, rounded.quantizer
-                    rounded.put_in(twin)
+            in_threads(partial(self._round_twin, name), range(self._copies - 1))
             self._count += 1
             self._done(self._count)
         except BaseException as error:  # a barrier would only say that it is broken
             self._error = error
             raise
 
+    def _round_twin(self, name: str, network: int) -> None:
+        layer, twin = self._layers[name], self._twins[name][network]
+        if twin is None or not isinstance(quantizer := twin.weight_quantizer, Quantizer):
+            return
+        reads = Reads(layer, self._parts)
+        for here in self._here:  # always in the same order, so that sums are the same to the last digit
+            assert here is not None
+            reads.add_columns(here.given[network], here.exact)
+        rounded = round_layer(layer, {quantizer.bits: quantizer}, reads.moments(), choose=False)[quantizer.bits]
+        if rounded.codes is not None:
+            twin.weight, twin.bias, twin.weight_quantizer = layer.weight, layer.bias, rounded.quantizer
+            rounded.put_in(twin)
 
-def _calls(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> tuple[Counter[str], float] | None:
-    """Counts the calls of each layer, and the bytes that a sample takes, twice.
 
-    `None` where the halves of a batch do not stay apart, or a layer takes no half.
+def _calls(
+    model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, copies: int
+) -> tuple[Counter[str], float] | None:
+    """Counts the calls of each layer, and the bytes that a sample takes, in all its copies.
+
+    `None` where the copies of a batch do not stay apart, or a layer takes no part of them.
     """
     names = {layer: name for name, layer in layers.items()}
     calls: Counter[str] = Counter()
@@ -202,13 +267,18 @@ def _calls(model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> tupl
         nonlocal apart, most
         calls[names[layer]] += 1
         most = max(most, x.nbytes + y.nbytes)
-        for values in (x, y):
-            half = len(values) // 2
-            apart = apart and len(values) == 2 * half > 0 and torch.equal(values[:half], values[half:])
+        apart = apart and _repeats(x, copies) and _repeats(y, copies)
 
     with watched(names, after=count):
-        run_sample(model, torch.cat([x, x]))
+        run_sample(model, torch.cat([x] * copies))
     return (calls, _ALIVE * most / len(x)) if apart else None
+
+
+def _repeats(values: Tensor, copies: int) -> bool:
+    """Whether values are the same so many times, one after the other."""
+    size = len(values) // copies
+    once = values[:size]
+    return len(values) == copies * size > 0 and all(torch.equal(once, part) for part in values.split(size))
 
 
 def _product(layer: Quantized, x: Tensor) -> Tensor:

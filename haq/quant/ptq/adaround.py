@@ -19,7 +19,7 @@ from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["STEPS", "SoftRounding", "adaround"]
 
-STEPS = 200
+STEPS = 400
 """Optimisation steps for each block."""
 
 Progress = Callable[[int, int], None]
@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 _ZETA, _GAMMA = 1.1, -0.1  # the paper's stretch of the sigmoid, which lets it reach 0 and 1
 _BETA_START, _BETA_END, _WARM_UP = 20.0, 2.0, 0.2  # the paper's annealing
 # The rest was chosen on validation images of CIFAR-10; see benchmarks/ptq.py
-_BATCH = 32
+_BATCH = 16
 _LAMBDA = 3.0
 _ROUNDING_RATE = 0.1
 _SCALE_RATE = 1e-3  # of a parameter's own magnitude

@@ -24,9 +24,12 @@ from haq.quant.ptq.equalization import equalize
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.uniform import UniformQuantizer
 
-__all__ = ["PASSES", "apply_passes", "check_applicable", "folds"]
+__all__ = ["PASSES", "REPORTED", "apply_passes", "check_applicable", "folds"]
 
 logger = logging.getLogger(__name__)
+
+REPORTED = ("sequential", "adaround")
+"""Passes that take long, and say how far they are."""
 
 
 def folds(passes: Iterable[str]) -> bool:
@@ -77,7 +80,7 @@ def apply_passes(
         batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in all.
         passes: Names from `PASSES`, in any order.
         seed: Of AdaRound.
-        progress: Called with layers or blocks done and in all, during `sequential` and AdaRound.
+        progress: Called with layers or blocks done and in all, during each of `REPORTED`.
         steps: Of AdaRound, for each block.
 
     Returns:

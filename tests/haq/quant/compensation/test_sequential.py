@@ -12,7 +12,7 @@ from haq.layers import quantizable_layers, run_sample
 from haq.layers.running import same_randomness
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
-from haq.quant.compensation import compensate_in_sequence
+from haq.quant.compensation import compensate_in_sequence, compensate_together, sequential
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.quantizer import Quantizer
 from haq.quant.reach import reached
@@ -105,6 +105,33 @@ def test_it_is_the_same_every_time_and_shares_nothing_with_the_float_network(
         assert not isinstance(value, Tensor) or torch.equal(value, same), key
     places = {parameter.data_ptr() for parameter in model.parameters()}
     assert not places & {parameter.data_ptr() for parameter in one.parameters()}
+
+
+@pytest.mark.parametrize("short_of_memory", [False, True])
+def test_networks_together_come_out_as_alone(
+    trained: tuple[nn.Module, Tensor, Tensor], short_of_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shown, others = trained
+    names = [name for name, _ in quantizable_layers(model)]
+    calibration = calibrate(model, [shown], [2, 3, 4])
+    policies = [
+        BitPolicy.uniform(names, 2),
+        BitPolicy({name: LayerBits(3, 4) for name in names[1:]}),
+        BitPolicy({names[1]: LayerBits(None, 4), names[2]: LayerBits(3, None)}),
+    ]
+    alone, together = ([prepare(model, policy, calibration=calibration).eval() for policy in policies] for _ in "12")
+    for one in alone:
+        assert compensate_in_sequence(one, model, [shown])
+    if short_of_memory:
+        counted = sequential._calls(model, dict(quantizable_layers(model)), shown[:2], 4)
+        assert counted is not None
+        monkeypatch.setattr(sequential, "_BYTES", counted[1] * 0.9 * len(shown))
+    told = list[tuple[int, int]]()
+    assert compensate_together(together, model, [shown], lambda *part: told.append(part))
+    assert told[-1][0] == told[-1][1] == (6 if short_of_memory else 4)
+    with torch.no_grad():
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(other(others), one(others), rtol=1e-3, atol=1e-3)
 
 
 def test_eight_bits_stay_as_close_as_they_are(trained: tuple[nn.Module, Tensor, Tensor]) -> None:

@@ -1,0 +1,61 @@
+"""How far a quantized network's answers are from the float network's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haq.data import Samples
+from haq.quant.evaluation import logits_of
+
+__all__ = ["Reference", "mixed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Samples that networks are compared on.
+
+    Attributes:
+        samples: What networks read; labels do not matter.
+        logits: The float network's outputs, `(N, classes)` or `(N, T, words)`.
+    """
+
+    samples: Samples
+    logits: Tensor
+
+    def divergence(self, model: nn.Module, threads: int | None = None) -> float:
+        """Returns the mean Kullback-Leibler divergence of a network's probabilities from the float network's, in nats.
+
+        Args:
+            model: It is run in evaluation mode.
+            threads: See `haq.quant.evaluation.evaluate`.
+        """
+        logits = logits_of(model, self.samples, threads).to(self.logits.device).flatten(0, -2)
+        exact = self.logits.flatten(0, -2).log_softmax(1)
+        found = F.kl_div(logits.log_softmax(1), exact, reduction="batchmean", log_target=True)
+        return max(float(found), 0.0)  # rounding may leave −1e-9 of nothing
+
+
+def mixed(samples: Samples, count: int, seed: int) -> Samples:
+    """Returns `count` samples that lie between two of `samples` (mixup, Zhang et al. 2018, arXiv:1710.09412, α = 1).
+
+    A network is sure of its answers for samples that it was trained on, so that rounding changes few of them; between
+    them it is not (Beyer et al. 2022, arXiv:2106.05237, teach with such samples). Samples of whole numbers, such as
+    tokens, have nothing between them, and are given as they are.
+
+    Args:
+        samples: Some of which are mixed, each with another one.
+        count: Fewer where there are not as many samples.
+        seed: Of the pairs and shares.
+    """
+    rng = np.random.default_rng([seed, 11])
+    chosen = rng.permutation(len(samples))[:count]
+    x = samples.batch(chosen)[0]
+    if not x.is_floating_point():
+        return samples.subset(chosen)
+    shares = rng.random((len(chosen), *[1] * (x.dim() - 1)), np.float32)
+    between = shares * x.numpy() + (1 - shares) * np.roll(x.numpy(), 1, axis=0)
+    return Samples(between.astype(x.numpy().dtype), samples.y[chosen])
