@@ -278,7 +278,7 @@ def _repeats(values: Tensor, copies: int) -> bool:
     """Whether values are the same so many times, one after the other."""
     size = len(values) // copies
     once = values[:size]
-    return len(values) == copies * size > 0 and all(torch.equal(once, part) for part in values.split(size))
+    return len(values) == copies * size > 0 and all(torch.equal(once, part) for part in torch.split(values, size))
 
 
 def _product(layer: Quantized, x: Tensor) -> Tensor:
