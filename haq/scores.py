@@ -50,7 +50,8 @@ class Score:
         Ranking by `top1` is HAQ's choice. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities
         given to the right classes: it keeps ordering policies where top-1 no longer tells them apart, as on images
         that a pretrained network was trained on, and is on the same scale. Ranking by `kl` uses exp(−divergence) from
-        the float network: it needs no labels, and tells networks apart that differ in one answer of a thousand.
+        the float network, on samples of its own (`haq.quant.divergence.mixed`): it needs no labels, and tells networks
+        apart that differ in one answer of a thousand.
         """
         if not self.finite:
             return 0.0

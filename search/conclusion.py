@@ -16,7 +16,7 @@ from haq.search.workload import Workload
 __all__ = ["FINALISTS", "conclude", "reported", "untested"]
 
 FINALISTS = 2
-"""So many of the search, and so many uniform networks, are fine-tuned to the end."""
+"""So many of the search, and so many uniform networks, are fine-tuned to the end; after AdaRound, one of each."""
 
 
 def conclude(
@@ -29,10 +29,12 @@ def conclude(
     observer: Observer,
 ) -> None:
     """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time."""
-    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:FINALISTS])}
+    count = 1 if "adaround" in workload.passes else FINALISTS  # which takes minutes for each
+    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:count])}
     searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
-    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:FINALISTS], 1)}
+    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:count], 1)}
     losses: list[str] = []
+    steps = problem.config.finetune_steps
 
     def lost(name: str, error: Exception) -> None:
         losses.append(f"{type(getattr(error, 'cause', error)).__name__}: {' '.join(str(error).split())[-200:]}")
@@ -41,8 +43,8 @@ def conclude(
     finalists = finetune_all(
         workload,
         policies,
-        problem.config.finetune_steps,
-        lambda done, total: observer.progress("fine-tune", done, total),
+        steps,
+        lambda done, total: observer.progress("fine-tune" if steps else "finalists", done, total),
         problem.config.gpus_per_trial,
         lost,
     )
@@ -56,6 +58,11 @@ def conclude(
         return finalist.score.objective(workload.rank_by)
 
     chosen = max(finalists.values(), key=objective)
+    if steps and not chosen.score.steps:
+        observer.say(
+            f"note: {steps} steps of fine-tuning brought the chosen network no closer; it stays as it was rounded "
+            "(--finetune-steps 0 saves the time, more steps may go further)"
+        )
     networks = {
         "float": problem.model,
         "uniform8": workload.quantized(problem.budget.uniform(8)),

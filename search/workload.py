@@ -161,7 +161,8 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
         return "loss"
     if not config.qat_steps and not config.finetune_steps:
         observer.say(
-            "policies are ranked by divergence from the float network: nothing is fine-tuned, so labels add noise"
+            "policies are ranked by divergence from the float network on mixed samples: nothing is fine-tuned, so "
+            "labels add noise"
         )
         return "kl"
     if score.top1 < _SATURATED:

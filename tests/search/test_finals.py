@@ -79,3 +79,20 @@ def test_networks_are_tested_in_order(workload: Workload) -> None:
     assert [*top1] == ["float", "8 bits"]
     assert told == [(1, 2), (2, 2)]
     assert top1["float"] == workload.score(workload.model, "float").top1
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_fine_tuning_that_harms_is_taken_back(workload: Workload, right: bool) -> None:
+    exact = logits_of(workload.model, SAMPLES)
+    taught = replace(workload, teacher=exact if right else exact.roll(1, dims=1))
+    policy = policies(workload)["2 bits"]
+    *reports, found = finals._finetune(taught, policy, 240)
+    assert isinstance(found, finals.Finalist)
+    assert reports == sorted(reports)
+    rounded = workload.reconstructed(policy)
+    if right:
+        assert (found.score.fidelity, found.score.steps) == ("qat", 240)
+        assert found.score.kl < workload.score(rounded, "ptq").kl
+    else:
+        assert (found.score.fidelity, found.score.steps) == ("ptq", 0)
+        torch.testing.assert_close(outputs(found.network(workload)), outputs(rounded), rtol=1e-3, atol=1e-4)
