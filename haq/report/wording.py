@@ -206,10 +206,15 @@ def _about_test(summary: Summary) -> str:
             f"Test top-1: on the test samples, by which nothing was chosen. The last network was trained on for "
             f"{summary.epochs} epochs{others}, the others not at all."
         )
-    tuned = "two networks were" if summary.uniform_bits is not None else "network was"
+    used = "Test top-1: on the test samples, which were used once, at the end."
+    if not summary.finetune_steps:
+        return f"{used} Nothing was fine-tuned."
+    tuned, better = (
+        ("two networks were", "they were") if summary.uniform_bits is not None else ("network was", "it was")
+    )
     return (
-        f"Test top-1: on the test samples, which were used once, at the end. The last {tuned} fine-tuned for "
-        f"{summary.finetune_steps} steps before it, the others not at all."
+        f"{used} The last {tuned} fine-tuned for {summary.finetune_steps} steps before it, unless {better} better "
+        "without; the others not at all."
     )
 
 

@@ -60,7 +60,7 @@ class Best:
 
     Attributes:
         policy: The per-layer widths.
-        top1: On the validation images, after fine-tuning.
+        top1: On the validation images, after fine-tuning, or before it where that was better.
         loss: Likewise.
         test_top1: On the test images, which nothing else looked at; `None` when the search was interrupted before.
         cost: As the cost table prices it.
