@@ -112,7 +112,8 @@ class Lattice:
                 tried[0, row] = self.steps[1, field, current[0, row]]
                 if tried[0, row] != current[0, row] and not self.over(tried).any():
                     current, raised = tried, True
-        return self.settled(current[0])
+        policy = self.settled(current[0])
+        return self.budget.spend(policy) if spend else policy  # a limit that is exceeded by a hair leaves much
 
     def settled(self, indices: Indices) -> BitPolicy:
         """Returns the policy, fitted to limits that are no sums over layers by HAQ's sequential decrease."""
