@@ -209,12 +209,10 @@ def _about_test(summary: Summary) -> str:
     used = "Test top-1: on the test samples, which were used once, at the end."
     if not summary.finetune_steps:
         return f"{used} Nothing was fine-tuned."
-    tuned, better = (
-        ("two networks were", "they were") if summary.uniform_bits is not None else ("network was", "it was")
-    )
+    tuned = "two networks were" if summary.uniform_bits is not None else "network was"
     return (
-        f"{used} The last {tuned} fine-tuned for {summary.finetune_steps} steps before it, unless {better} better "
-        "without; the others not at all."
+        f"{used} The last {tuned} fine-tuned for {summary.finetune_steps} steps before it, except where validation was "
+        "better without; the others not at all."
     )
 
 
