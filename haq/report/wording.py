@@ -220,7 +220,7 @@ def _about_validation(summary: Summary) -> str:
     note = "Val. top-1: on the validation samples, before any fine-tuning, in every row."
     if summary.tuned_val_top1 is None:
         return note
-    return f"{note} Fine-tuned, the last network reaches {percent(summary.tuned_val_top1)} on them."
+    return f"{note} At the end, the last network reaches {percent(summary.tuned_val_top1)} on them."
 
 
 def _about_front(summary: Summary) -> str:
