@@ -10,7 +10,7 @@ def test_reports_come_as_they_are_made_then_the_result() -> None:
 
     def work(report):
         report(1)
-        assert went_on.wait(10), "it is told of the first part while the second is done"
+        assert went_on.wait(10), "the first report must arrive before the work ends"
         report(2)
         return "done"
 
