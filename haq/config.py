@@ -189,6 +189,11 @@ class SearchConfig:
         return tuple(parse_constraint(text) for text in self.constraints)
 
     @property
+    def tuned(self) -> bool:
+        """Whether networks are fine-tuned."""
+        return bool(self.qat_steps or self.finetune_steps)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were asked for, swept ones first."""
         limited = (constraint.metric for constraint in self.parsed_constraints())

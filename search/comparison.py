@@ -24,11 +24,12 @@ from haq.search.cluster import ray_workers
 from haq.search.finals import test_all
 from haq.search.observer import Observer
 from haq.search.problem import pose
+from haq.search.scoring import choose_rank_by
 from haq.search.sensitivity import Sensitivity
 from haq.search.streams import gather
 from haq.search.trainable import scores_of
 from haq.search.tuning import sensitivity_of
-from haq.search.workload import Workload, choose_rank_by, make_workload
+from haq.search.workload import Workload, make_workload
 
 __all__ = ["Comparison", "Course", "Standing", "compare_agents"]
 
@@ -175,7 +176,9 @@ def compare_agents(
         import ray
 
         float_score = evaluate(problem.model, problem.data.val, "float")
-        workload = make_workload(config, problem, choose_rank_by(config, problem.data, float_score, observer), observer)
+        workload = make_workload(
+            config, problem, choose_rank_by(config, problem.data, float_score, observer, config.tuned), observer
+        )
         measured = None
         if set(agents) & INFORMED:
             measured = sensitivity_of(problem, workload, folder / "sensitivity.json", observer)

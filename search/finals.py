@@ -22,6 +22,7 @@ __all__ = ["Finalist", "finetune_all", "test_all"]
 
 _REPORTS = 20  # progress reports of one fine-tuning run
 _PASSES = 100  # the post-training passes of a finalist count as so many steps in progress reports
+_STEPS_A_LESSON = 4  # a step of training takes as long as so many answers of the float network
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,14 @@ def finetune_all(
     task = ray.remote(num_cpus=1, num_gpus=gpus, num_returns="streaming", max_retries=1, retry_exceptions=True)(
         _finetune
     )
-    shared = ray.put(workload)
+    taught, total = steps // _STEPS_A_LESSON, (_PASSES + steps) * len(policies)
+
+    def told(done: int) -> None:
+        progress(done, taught + total)
+
+    shared = ray.put(workload.prepared(steps, lambda share: told(int(share * taught))))
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
-    return gather(streams, lambda taken: progress(sum(taken.values()), (_PASSES + steps) * len(policies)), on_loss)
+    return gather(streams, lambda taken: told(taught + sum(taken.values())), on_loss)
 
 
 def _here(

@@ -22,10 +22,10 @@ from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
 from haq.files import making, replacing, write_text
 from haq.places import check_folder
 from haq.policy import BitPolicy
-from haq.quant.evaluation import evaluate, teacher_of
+from haq.quant.evaluation import evaluate
 from haq.quant.opening import check_widths
 from haq.quant.preparation import load_quantized, prepare, save_quantized
-from haq.quant.qat import BATCH_SIZE, Finetuning
+from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
 from haq.records import check_fields, restored
 from haq.runs import Best, RunFolder, Trial
 from haq.scores import Score
@@ -34,7 +34,8 @@ from haq.search.conclusion import reported
 from haq.search.interrupts import stopping
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
-from haq.search.workload import calibrated, choose_rank_by, worker_device
+from haq.search.scoring import choose_rank_by, reference_of, scored
+from haq.search.workload import calibrated, worker_device
 from haq.tensors import read_tensors
 from haq.threads import one_thread
 from haq.whereabouts import Named, config_of
@@ -203,12 +204,13 @@ def _train(folder: RunFolder, problem: Problem, training: Training, observer: Ob
     network = load_quantized(folder.start, problem.model).to(worker_device())
     data = problem.data
     full = evaluate(problem.model, data.val, "float")
-    rank_by = choose_rank_by(problem.config, data, full, observer)
-    teacher = teacher_of(problem.model, data.train) if training.distill else None
-    size = min(data.train.fitting(training.batch), len(data.train))
-    steps = training.epochs * (len(data.train) // size)
-    run = Finetuning(network, data.train, teacher, steps, training.seed, training.batch, training.lr)
-    progress = _Progress(folder, run, evaluate(network, data.val, "qat"), rank_by)
+    rank_by = choose_rank_by(problem.config, data, full, observer, tuned=True)
+    reference = reference_of(problem.model, data.val, training.seed) if rank_by == "kl" else None
+    teacher = problem.model if training.distill else None
+    lessons = Lessons(data.train, teacher, training.seed, training.batch)
+    steps = training.epochs * lessons.epoch
+    run = Finetuning(network, lessons, steps, training.lr)
+    progress = _Progress(folder, run, scored(network, data.val, reference, "qat"), rank_by)
     if folder.checkpoint.is_file():
         progress.restore()
         observer.say(f"going on after {run.done} of {steps} steps")
@@ -216,7 +218,7 @@ def _train(folder: RunFolder, problem: Problem, training: Training, observer: Ob
         torch.manual_seed(training.seed)
     with stopping(observer.say) as asked, progress.logged() as log:
         while run.done < steps:
-            progress.advance(lambda: evaluate(network, data.val, "qat", run.done), log)
+            progress.advance(lambda: scored(network, data.val, reference, "qat", run.done), log)
             note = f"best {progress.best.top1:.1%}"
             observer.progress("fine-tune", run.done, steps, note)
             if asked():
@@ -238,13 +240,13 @@ class _Progress:
     def advance(self, validate: Callable[[], Score], log: Any) -> None:
         """Takes a few steps; validates after an epoch, and saves then and now and then."""
         run = self._run
-        rest = run.epoch_steps - run.done % run.epoch_steps
+        rest = run.lessons.epoch - run.done % run.lessons.epoch
         loss = run.run(min(_CHUNK, rest))
         if not math.isfinite(loss):
             raise ModelError(f"the loss became {loss} after {run.done} steps; give a smaller --lr than {run.rate:.2g}")
         log.add_scalar("train/loss", loss, run.done)
         log.add_scalar("train/lr", run.rate, run.done)
-        if run.done % run.epoch_steps == 0:
+        if run.done % run.lessons.epoch == 0:
             score = validate()
             log.add_scalar("val/top1", score.top1, run.done)
             log.add_scalar("val/loss", score.loss, run.done)

@@ -25,9 +25,10 @@ from haq.search.conclusion import FINALISTS, conclude, untested
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.references import references, uniform_rivals
+from haq.search.scoring import choose_rank_by
 from haq.search.states import check_state
 from haq.search.tuning import search
-from haq.search.workload import choose_rank_by, make_workload
+from haq.search.workload import make_workload
 from haq.threads import one_thread
 from haq.whereabouts import Named, config_of
 
@@ -109,7 +110,7 @@ def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     config = problem.config
     float_score = replace(evaluate(problem.model, problem.data.val, "float", threads=config.workers), kl=0.0)
-    rank_by = choose_rank_by(config, problem.data, float_score, observer)
+    rank_by = choose_rank_by(config, problem.data, float_score, observer, config.tuned)
     workload = make_workload(config, problem, rank_by, observer)
     rivals = uniform_rivals(problem, workload)
     baselines = references(problem, workload, float_score, rivals)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,28 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
-from haq.data import ImageData, Samples, Tokens
-from haq.errors import ConfigError
+from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.compensation import compensate_together
-from haq.quant.divergence import Reference, mixed
-from haq.quant.evaluation import evaluate, teacher_of
+from haq.quant.divergence import Reference
 from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import REPORTED, apply_passes, folds
-from haq.quant.qat import Finetuning
+from haq.quant.qat import Finetuning, Lessons
 from haq.quant.schemes import get_scheme
 from haq.scores import Fidelity, RankBy, Score
 from haq.search.observer import Observer
 from haq.search.problem import Problem
+from haq.search.scoring import reference_of, scored
 
-__all__ = ["Workload", "calibrated", "choose_rank_by", "make_workload", "worker_device"]
+__all__ = ["Workload", "calibrated", "make_workload", "worker_device"]
 
 _CALIBRATION_IMAGES, _PASSES_IMAGES = 512, 1024
-_COMPARED = 256  # by divergence, which orders policies on few samples
 _TRIAL_LABELS = 128  # to show how often a trial is right, where that does not rank it
-_SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
 
 
 @dataclass(frozen=True)
@@ -42,25 +38,27 @@ class Workload:
     Attributes:
         model: The float network; batch norms stay, because fine-tuning trains them.
         calibration: Scales for every candidate width.
-        train: Samples to fine-tune on.
-        teacher: The float network's outputs for them, or, where these are large, the network; see `teacher_of`. `None`
-            where nothing is fine-tuned.
+        lessons: Of fine-tuning, on the training samples.
         val: Samples to score on.
         reference: Samples that networks are compared with the float network on, where divergence ranks them.
         passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
-        seed: Decides the order of training samples, the same for every trial.
+        seed: Of the passes.
     """
 
     model: nn.Module
     calibration: Calibration
-    train: Samples
-    teacher: Tensor | nn.Module | None
+    lessons: Lessons
     val: Samples
     reference: Reference | None
     passes: tuple[str, ...]
     rank_by: RankBy
     seed: int
+
+    @property
+    def train(self) -> Samples:
+        """Samples to train on."""
+        return self.lessons.samples
 
     def quantized(self, policy: BitPolicy) -> nn.Module:
         """Returns the calibrated network."""
@@ -85,12 +83,7 @@ class Workload:
     def _scored(
         self, model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int, threads: int | None = None
     ) -> Score:
-        score = evaluate(model, samples, fidelity, steps, threads)
-        if self.reference is None:
-            return score
-        start = time.perf_counter()
-        kl = self.reference.divergence(model, threads)
-        return replace(score, kl=kl, seconds=score.seconds + time.perf_counter() - start)
+        return scored(model, samples, self.reference, fidelity, steps, threads)
 
     def rounded_together(
         self, policies: Sequence[BitPolicy], progress: Callable[[float], None] = lambda share: None
@@ -135,7 +128,11 @@ class Workload:
 
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
         """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
-        return Finetuning(model, self.train, self.teacher, steps, self.seed)
+        return Finetuning(model, self.lessons, steps)
+
+    def prepared(self, steps: int, progress: Callable[[float], None] = lambda share: None) -> Workload:
+        """Returns the same with what several networks need for so many steps of fine-tuning at hand."""
+        return replace(self, lessons=self.lessons.prepared(steps, progress=progress))
 
 
 def worker_device() -> torch.device:
@@ -143,61 +140,17 @@ def worker_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer) -> RankBy:
-    """Returns what policies are ranked by: as asked for, or what still tells them apart.
-
-    Args:
-        config: Options.
-        data: Pictures or texts.
-        score: Of the float network, on the validation samples.
-        observer: Is told the reason.
-    """
-    if config.rank_by != "auto":
-        return config.rank_by
-    if isinstance(data.val, Tokens):
-        observer.say(
-            f"policies are ranked by loss, as is usual for language models: {score.loss:.3f} nats in floating point"
-        )
-        return "loss"
-    if not config.qat_steps and not config.finetune_steps:
-        observer.say(
-            "policies are ranked by divergence from the float network on mixed samples: nothing is fine-tuned, so "
-            "labels add noise"
-        )
-        return "kl"
-    if score.top1 < _SATURATED:
-        return "top1"
-    observer.say(
-        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), "
-        "so policies are ranked by loss, which still tells them apart"
-    )
-    return "loss"
-
-
 def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
-    """Calibrates every candidate width and computes the teacher's outputs."""
+    """Calibrates every candidate width and computes what the float network answers."""
     observer.progress("calibrate", 0, 2)
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
     calibration = calibrated(problem, widths, config.scheme)
     observer.progress("calibrate", 1, 2)
-    train = problem.data.train
-    tuned = config.qat_steps or config.finetune_steps
-    teacher = teacher_of(problem.model, train, config.workers) if tuned else None
+    lessons = Lessons(problem.data.train, problem.model, config.seed).prepared(config.qat_steps)
     observer.progress("calibrate", 2, 2)
     val = problem.data.val
-    reference = _reference(problem.model, val, config) if rank_by == "kl" else None
-    return Workload(problem.model, calibration, train, teacher, val, reference, config.ptq, rank_by, config.seed)
-
-
-def _reference(model: nn.Module, val: Samples, config: SearchConfig) -> Reference:
-    samples = mixed(val, _COMPARED, config.seed)
-    logits = teacher_of(model, samples, config.workers)
-    if isinstance(logits, nn.Module):
-        raise ConfigError(
-            f"--rank-by kl: the float network's outputs for {len(samples)} validation samples take too much memory to "
-            "compare with; use --rank-by loss, or fewer --val-images"
-        )
-    return Reference(samples, logits)
+    reference = reference_of(problem.model, val, config.seed, config.workers) if rank_by == "kl" else None
+    return Workload(problem.model, calibration, lessons, val, reference, config.ptq, rank_by, config.seed)
 
 
 def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:

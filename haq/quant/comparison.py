@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from haq.data import ImageData
-from haq.quant.evaluation import teacher_of
 from haq.quant.pipeline import Recipe, apply_policy, uniform_policy
-from haq.quant.qat import BATCH_SIZE
+from haq.quant.qat import BATCH_SIZE, Lessons
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
 
@@ -65,13 +64,13 @@ def compare_schemes(
         for w_bits in ([width for width in widths if width in scheme.widths] or scheme.widths[:1])
     ]
     model, layers = reached(model, data.train.batch([0])[0])
-    teacher = teacher_of(model, data.train) if qat_steps else None
+    lessons = Lessons(data.train, model, seed, batch).prepared(qat_steps)
     found = []
     for done, (scheme, w_bits, a_bits) in enumerate(cases):
         progress(done, len(cases), scheme.name)
         policy = uniform_policy(layers, w_bits, a_bits).with_scheme(scheme.name)
         recipe = Recipe(scheme, qat_steps=qat_steps, batch=batch, seed=seed)
-        result = apply_policy(model, policy, data, recipe, teacher=teacher)
+        result = apply_policy(model, policy, data, recipe, lessons=lessons)
         found.append(Compared(scheme.name, w_bits, a_bits, result.top1, result.size_bytes))
     progress(len(cases), len(cases), "")
     return found

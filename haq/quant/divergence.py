@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import Samples
 from haq.quant.evaluation import logits_of
 
-__all__ = ["Reference", "mixed"]
+__all__ = ["Reference", "between", "mixed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,11 @@ def mixed(samples: Samples, count: int, seed: int) -> Samples:
     x = samples.batch(chosen)[0]
     if not x.is_floating_point():
         return samples.subset(chosen)
-    shares = rng.random((len(chosen), *[1] * (x.dim() - 1)), np.float32)
-    between = shares * x.numpy() + (1 - shares) * np.roll(x.numpy(), 1, axis=0)
-    return Samples(between.astype(x.numpy().dtype), samples.y[chosen])
+    return Samples(between(x, rng).numpy(), samples.y[chosen])
+
+
+def between(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Returns samples that lie between each of these and the one before it, at a share drawn evenly; same shape."""
+    drawn = rng.random((len(x), *[1] * (x.dim() - 1)), np.float32)
+    shares = torch.from_numpy(drawn).to(x.device, x.dtype)
+    return shares * x + (1 - shares) * x.roll(1, 0)

@@ -32,6 +32,7 @@ FLOOR_SLACK = 1e-5
 """A value on the grid may come out of float32 a hair below it; so much of a step is forgiven when rounding down."""
 
 _SMALLEST_SCALE = 2.0**-100  # its inverse and its square are normal numbers, or nearly, in float32
+_AT_ONCE = 2**17  # values that are rounded to several grids in one operator
 _SMALLEST_LEVEL = 1e-12  # ±α has no 0, so that the α of zeros can only be near it
 
 
@@ -155,18 +156,44 @@ def mse_scale(
     elif is_binary(bits, signed):
         return whole
     low, high = integer_range(bits, signed)
+    if is_binary(bits, signed):
+        tried = [whole * fraction for fraction in fractions]
+        errors = torch.stack([(torch.where(x >= 0, s[:, None], -s[:, None]) - x).square_().mean(1) for s in tried])
+        return torch.stack(tried).gather(0, errors.argmin(0)[None])[0]
     best, least = whole.clone(), torch.full_like(whole, float("inf"))
-    for fraction in fractions:
-        scale = whole * fraction
-        step = scale[:, None]
-        if is_binary(bits, signed):
-            rounded = torch.where(x >= 0, step, -step)
-        else:
-            rounded = (x / step).round_().clamp_(low, high).mul_(step)
-        error = rounded.sub_(x).square_().mean(1)
+    for part in _portions(fractions, x):
+        scales = whole * part
+        error, chosen = _errors(x, scales, low, high).min(0)
         better = error < least
-        best, least = torch.where(better, scale, best), torch.where(better, error, least)
+        best = torch.where(better, scales.gather(0, chosen[None])[0], best)
+        least = torch.where(better, error, least)
     return best
+
+
+def _portions(fractions: list[float], x: Tensor) -> list[Tensor]:
+    """Cuts fractions, `(n, 1)`, so that `x` times each stays in the cache: small operators cost their start."""
+    count = max(1, _AT_ONCE // max(x.numel(), 1))
+    return [torch.tensor(fractions[i : i + count], dtype=x.dtype)[:, None] for i in range(0, len(fractions), count)]
+
+
+def _errors(x: Tensor, scale: Tensor, low: int, high: int, zero_point: Tensor | None = None) -> Tensor:
+    """Returns the mean squared error of each row on each of several grids, `(grids, rows)`.
+
+    Args:
+        x: `(rows, n)`.
+        scale: `(grids, rows)`.
+        low: Smallest code.
+        high: Largest code.
+        zero_point: `(grids, rows)`.
+    """
+    step = scale[..., None]
+    codes = (x * (1.0 / step)).round_()
+    if zero_point is None:
+        codes.clamp_(low, high)
+    else:
+        zero = zero_point[..., None]
+        codes.add_(zero).clamp_(low, high).sub_(zero)
+    return codes.mul_(step).sub_(x).square_().mean(2)
 
 
 def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tuple[Tensor, Tensor]:
@@ -183,15 +210,16 @@ def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tupl
     low, high = x.amin(1), x.amax(1)
     least = torch.full_like(low, float("inf"))
     best_low, best_high = low, high
+    smallest = -(2 ** (bits - 1)) if signed else 0
     for moved_low, moved_high in ((True, True), (True, False), (False, True)):
         start_low, start_high = best_low, best_high
-        for fraction in torch.linspace(1.0, 0.1, candidates).tolist():
-            tried_low = low * fraction if moved_low else start_low
-            tried_high = high * fraction if moved_high else start_high
+        for part in _portions(torch.linspace(1.0, 0.1, candidates).tolist(), x):
+            tried_low = low * part if moved_low else start_low.expand(len(part), -1)
+            tried_high = high * part if moved_high else start_high.expand(len(part), -1)
             scale, zero_point = affine_scale(tried_low, tried_high, bits, signed)
-            codes = quantize_affine(x, scale[:, None], bits, signed, zero_point[:, None])
-            error = ((codes - zero_point[:, None]) * scale[:, None] - x).square_().mean(1)
-            better = error < least
-            best_low, best_high = torch.where(better, tried_low, best_low), torch.where(better, tried_high, best_high)
+            error, chosen = _errors(x, scale, smallest, smallest + 2**bits - 1, zero_point).min(0)
+            better, chosen = error < least, chosen[None]
+            best_low = torch.where(better, tried_low.gather(0, chosen)[0], best_low)
+            best_high = torch.where(better, tried_high.gather(0, chosen)[0], best_high)
             least = torch.where(better, error, least)
     return affine_scale(best_low, best_high, bits, signed)

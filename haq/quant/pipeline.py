@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from haq.config import check_range
 from haq.data import ImageData
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
-from haq.quant.evaluation import evaluate, teacher_of
+from haq.quant.evaluation import evaluate
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.ptq import apply_passes, check_applicable
-from haq.quant.qat import BATCH_SIZE, Finetuning
+from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
 from haq.quant.quantizer import Quantizer
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
@@ -95,7 +95,7 @@ def apply_policy(
     data: ImageData,
     recipe: Recipe,
     progress: Progress = lambda task, done, total: None,
-    teacher: Tensor | nn.Module | None = None,
+    lessons: Lessons | None = None,
 ) -> Result:
     """Quantizes `model` by `policy` and scores it on the test images.
 
@@ -105,7 +105,7 @@ def apply_policy(
         data: Training images for calibration and fine-tuning, test images for the score.
         recipe: How.
         progress: Is told what is done.
-        teacher: The float network's outputs for the training samples, when they are known already; or the network.
+        lessons: Of fine-tuning, where several networks learn the same; by default the recipe's.
 
     Raises:
         ConfigError: The policy does not fit the model, or a pass is unknown.
@@ -121,10 +121,9 @@ def apply_policy(
     progress("calibrate", 1, 1)
     top1 = {"calibrated": evaluate(quantized, data.test, "ptq").top1}
     if recipe.qat_steps:
-        if teacher is None:
-            teacher = teacher_of(model, data.train)
         torch.manual_seed(recipe.seed)  # stochastic rounding
-        finetuning = Finetuning(quantized, data.train, teacher, recipe.qat_steps, recipe.seed, recipe.batch)
+        lessons = lessons or Lessons(data.train, model, recipe.seed, recipe.batch)
+        finetuning = Finetuning(quantized, lessons, recipe.qat_steps)
         for part in range(1, _REPORTS + 1):
             finetuning.run(round(recipe.qat_steps * part / _REPORTS) - finetuning.done)
             progress("fine-tune", finetuning.done, recipe.qat_steps)

@@ -18,10 +18,10 @@ from haq.layers import trace
 from haq.models import load_model, open_model
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
-from haq.quant.evaluation import evaluate, logits_of, teacher_of
+from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.folding import batch_norms_after, fold_batch_norm
 from haq.quant.preparation import load_quantized, prepare, save_quantized
-from haq.quant.qat import Finetuning
+from haq.quant.qat import Finetuning, Lessons
 
 from ..tiny_transformers import PIECE, save_language_model, save_vit, text
 
@@ -134,8 +134,9 @@ def test_a_language_model_is_fine_tuned_and_read_back(language_model: Path, tmp_
     layers = trace(model, x)
     policy = BitPolicy.uniform([layer.name for layer in layers], 3)
     quantized = prepare(model, policy, calibration=calibrate(model, [data.train.batch(range(32))[0]], [3]))
-    stored = Finetuning(copy.deepcopy(quantized), data.train, logits_of(model, data.train), 12, seed=0)
-    recomputed = Finetuning(quantized, data.train, model, 12, seed=0)
+    lessons = Lessons(data.train, model, 0)
+    stored = Finetuning(copy.deepcopy(quantized), lessons.prepared(12), 12)
+    recomputed = Finetuning(quantized, lessons, 12)
     first, again = recomputed.run(1), stored.run(1)
     assert first == pytest.approx(again, rel=1e-4), "kept or computed anew, the teacher says the same"
     assert recomputed.run(11) < first

@@ -12,6 +12,7 @@ from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.divergence import Reference
 from haq.quant.evaluation import logits_of
+from haq.quant.qat import Lessons
 from haq.search import finals
 from haq.search.workload import Workload
 
@@ -28,7 +29,7 @@ def workload(monkeypatch: pytest.MonkeyPatch) -> Workload:
     ).eval()
     calibration = calibrate(model, [SAMPLES.batch(range(96))[0]], [2, 3, 8])
     reference = Reference(SAMPLES, logits_of(model, SAMPLES))
-    return Workload(model, calibration, SAMPLES, None, SAMPLES, reference, ("sequential",), "kl", 0)
+    return Workload(model, calibration, Lessons(SAMPLES, model, 0), SAMPLES, reference, ("sequential",), "kl", 0)
 
 
 def outputs(model: nn.Module) -> torch.Tensor:
@@ -83,8 +84,12 @@ def test_networks_are_tested_in_order(workload: Workload) -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_fine_tuning_that_harms_is_taken_back(workload: Workload, right: bool) -> None:
-    exact = logits_of(workload.model, SAMPLES)
-    taught = replace(workload, teacher=exact if right else exact.roll(1, dims=1))
+    class Wrong(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = workload.model(x).roll(1, dims=1)
+            return y
+
+    taught = workload if right else replace(workload, lessons=Lessons(SAMPLES, Wrong(), 0))
     policy = policies(workload)["2 bits"]
     *reports, found = finals._finetune(taught, policy, 240)
     assert isinstance(found, finals.Finalist)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,15 +36,22 @@ def fit_grids(
         quantizers: By width; those that are not uniform, with one free scale a channel, are left out.
         choose: Whether layers may be given zero points, or lose them, where the quantizer is `adaptive`.
     """
+    groups, columns, rows = target.shape
+    energy = float(output_error(target, torch.zeros_like(target), gram).sum())
+
+    def noticed(start: _Start) -> bool:
+        """Whether rounding to the nearest, which is no better than what follows, loses so much that it matters."""
+        rounded = start.grid(groups).nearest(target)
+        return float(output_error(target, rounded, gram).sum()) > _NOTICED * energy
+
     starts = [
         start
         for width, quantizer in quantizers.items()
         if isinstance(quantizer, UniformQuantizer) and quantizer.free_scale
-        for start in _starts(weight.flatten(1), quantizer, width, choose)
+        for start in _starts(weight.flatten(1), quantizer, width, choose, noticed)
     ]
     if not starts:
         return {}
-    groups, columns, rows = target.shape
     grid, copies = Grid.beside([start.grid(groups) for start in starts]), target.repeat(1, 1, len(starts))
     values = diffuse(copies, gram, grid)
     for _ in range(_REFITS):
@@ -54,7 +61,6 @@ def fit_grids(
     factor = _best_factor(copies, values, gram)
     scales, values = grid.scaled(factor).scale[:, 0], values * factor
     error = output_error(copies, values, gram).view(groups, len(starts), rows)
-    energy = float(output_error(target, torch.zeros_like(target), gram).sum())
     found: dict[int, tuple[Quantizer, Tensor]] = {}
     for width, quantizer in quantizers.items():
         mine = [number for number, start in enumerate(starts) if start.width == width]
@@ -95,8 +101,10 @@ class _Start:
         return Grid(scale, low - zero, high - zero, none)
 
 
-def _starts(rows: Tensor, quantizer: UniformQuantizer, width: int, choose: bool) -> list[_Start]:
-    """Returns the symmetric grid first where there is a choice, else the quantizer's own."""
+def _starts(
+    rows: Tensor, quantizer: UniformQuantizer, width: int, choose: bool, noticed: Callable[[_Start], bool]
+) -> list[_Start]:
+    """Returns the symmetric grid first where there is a choice, and alone where it is fine enough; else the own one."""
     scale, zero = quantizer.scale.detach(), quantizer.zero_point
     if not (quantizer.adaptive and choose):
         return [_Start(width, scale, zero, zero is None and is_binary(quantizer.bits, quantizer.signed))]
@@ -106,6 +114,8 @@ def _starts(rows: Tensor, quantizer: UniformQuantizer, width: int, choose: bool)
     if width == 1:  # levels 0 and S, or −S and 0
         codes = (torch.full((len(rows),), code, dtype=torch.int32) for code in (-1, 0))
         return [symmetric, *(_Start(width, 2 * scale, code) for code in codes)]
+    if not noticed(symmetric):
+        return [symmetric]
     return [symmetric, _Start(width, *mse_affine(rows, width, signed=True, candidates=_CLIPS))]
 
 

@@ -66,9 +66,9 @@ class Grid:
         shift = one if stored.zero_point is None else stored.zero_point[owner].float()
         return cls(scale, low - shift, high - shift, one)
 
-    def nearest(self, x: Tensor, column: int) -> Tensor:
-        """Returns the nearest levels of a column, `(groups, rows)`."""
-        at = column if self.low.shape[1] > 1 else 0
+    def nearest(self, x: Tensor, column: int | None = None) -> Tensor:
+        """Returns the nearest levels: of a column, `(groups, rows)`, or of all, `(groups, K, rows)`."""
+        at = slice(None) if column is None else column if self.low.shape[1] > 1 else 0
         if self.codebook is not None:
             levels = self.codebook[:, at]
             between = ((levels[..., 1:] + levels[..., :-1]) / 2).contiguous()

@@ -1,0 +1,66 @@
+"""Which batch norms may follow the activations of a quantized network."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from haq.data import Samples
+from haq.errors import ModelError
+from haq.layers import evaluating
+from haq.quant.evaluation import device_of, outputs_of
+
+__all__ = ["norms_of", "trainable"]
+
+logger = logging.getLogger(__name__)
+
+
+def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Returns the network's batch norms by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> list[_BatchNorm]:
+    """Returns the batch norms whose statistics may follow batches of `size`.
+
+    Args:
+        model: Prepared.
+        samples: To train on.
+        size: Samples a step.
+        quiet: Whether it does not matter that some stay as they are.
+
+    Raises:
+        ModelError: A norm without statistics of its own needs larger batches.
+    """
+    norms = norms_of(model)
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    free = {module for module in norms.values() if module.training}  # a network may keep some as they are
+    for module, mode in modes.items():
+        module.training = mode
+    counts: dict[nn.Module, int] = {}
+
+    def count(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+        counts[module] = min(args[0].numel() // args[0].shape[1], counts.get(module, args[0].numel()))
+        if counts[module] < 2 and module.running_mean is None:
+            name = next(name for name, norm in norms.items() if norm is module)
+            raise ModelError(
+                f"batch norm {name!r} keeps no statistics, and a batch of {size} gives it one value a channel; "
+                "fine-tune with --batch 2 or more"
+            )
+
+    handles = [module.register_forward_pre_hook(count) for module in norms.values()]
+    try:
+        if norms:
+            with evaluating(model):
+                outputs_of(model, samples.batch(np.arange(size))[0].to(device_of(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    single = [name for name, module in norms.items() if module in free and counts.get(module) == 1]
+    if single and not quiet:
+        logger.warning("batches of %d leave the statistics of %d batch norms as they are", size, len(single))
+    return [module for module in norms.values() if module in free and counts.get(module, 0) > 1]

@@ -1,0 +1,101 @@
+"""What policies are ranked by, and how networks are scored for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from torch import nn
+
+from haq.config import SearchConfig
+from haq.data import ImageData, Samples, Tokens
+from haq.errors import ConfigError
+from haq.quant.divergence import Reference, mixed
+from haq.quant.evaluation import evaluate, teacher_of
+from haq.scores import Fidelity, RankBy, Score
+from haq.search.observer import Observer
+
+__all__ = ["choose_rank_by", "reference_of", "scored"]
+
+_COMPARED = 256  # by divergence, which orders policies on few samples
+_SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
+
+
+def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer, tuned: bool) -> RankBy:
+    """Returns what policies are ranked by: as asked for, or what still tells them apart.
+
+    Args:
+        config: Options.
+        data: Pictures or texts.
+        score: Of the float network, on the validation samples.
+        observer: Is told the reason.
+        tuned: Whether any network is fine-tuned.
+    """
+    if config.rank_by != "auto":
+        return config.rank_by
+    if isinstance(data.val, Tokens):
+        observer.say(
+            f"policies are ranked by loss, as is usual for language models: {score.loss:.3f} nats in floating point"
+        )
+        return "loss"
+    if not tuned:
+        observer.say(
+            "policies are ranked by divergence from the float network on mixed samples: nothing is fine-tuned, so "
+            "labels add noise"
+        )
+        return "kl"
+    if score.top1 < _SATURATED:
+        return "top1"
+    observer.say(
+        f"float top-1 on the validation samples is {score.top1:.1%}: the network fits them (or was trained on them), "
+        "so policies are ranked by divergence from the float network on mixed samples, which still tells them apart"
+    )
+    return "kl"
+
+
+def reference_of(model: nn.Module, val: Samples, seed: int, threads: int | None = None) -> Reference:
+    """Returns mixed validation samples to compare networks with the float one on.
+
+    Args:
+        model: The float network.
+        val: Validation samples.
+        seed: Decides which are mixed.
+        threads: See `haq.quant.evaluation.evaluate`.
+
+    Raises:
+        ConfigError: Its outputs take too much memory.
+    """
+    samples = mixed(val, _COMPARED, seed)
+    logits = teacher_of(model, samples, threads)
+    if isinstance(logits, nn.Module):
+        raise ConfigError(
+            f"--rank-by kl: the float network's outputs for {len(samples)} validation samples take too much memory to "
+            "compare with; use --rank-by loss, or fewer --val-images"
+        )
+    return Reference(samples, logits)
+
+
+def scored(
+    model: nn.Module,
+    samples: Samples,
+    reference: Reference | None,
+    fidelity: Fidelity,
+    steps: int = 0,
+    threads: int | None = None,
+) -> Score:
+    """Scores a network on labelled samples, and compares it with the float network where there is a reference.
+
+    Args:
+        model: Quantized.
+        samples: Labelled.
+        reference: What it is compared on.
+        fidelity: How it was made.
+        steps: Of fine-tuning.
+        threads: See `haq.quant.evaluation.evaluate`.
+    """
+    score = evaluate(model, samples, fidelity, steps, threads)
+    if reference is None:
+        return score
+    start = time.perf_counter()
+    kl = reference.divergence(model, threads)
+    return replace(score, kl=kl, seconds=score.seconds + time.perf_counter() - start)
