@@ -14,6 +14,7 @@ __all__ = ["Moments", "Reads", "columns", "is_product", "positions"]
 
 _SAMPLES, _LEAST_PER_COLUMN = 8192, 3
 _MOST_BYTES = 2**28  # of one batch's windows; of depthwise layers, where columns are few and groups many
+_HELD_BYTES = 2**27  # of all batches' windows, where these are held
 _SHOWN = 512
 
 
@@ -46,12 +47,15 @@ class Reads:
         layer: A convolution or linear layer.
         batches: How many will be added.
         seed: Of the choice of windows.
+        samples: Windows of all batches to take in place of 8,192, as far as 128 MiB hold them.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, batches: int, seed: int = 0) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.Linear, batches: int, seed: int = 0, samples: int = _SAMPLES) -> None:
         self._layer, self._rng = layer, torch.Generator().manual_seed(seed)
         size, groups = layer.weight[0].numel(), layer.groups if isinstance(layer, nn.Conv2d) else 1
-        wanted = -(-max(_SAMPLES, _LEAST_PER_COLUMN * size) // max(batches, 1))
+        if samples > _SAMPLES:
+            samples = max(_SAMPLES, min(samples, _HELD_BYTES // (4 * groups * size)))
+        wanted = -(-max(samples, _LEAST_PER_COLUMN * size) // max(batches, 1))
         self._per_batch = min(wanted, max(_MOST_BYTES // (4 * groups * size), _LEAST_PER_COLUMN * size))
         self._gram, self._cross = torch.zeros(groups, size, size), torch.zeros(())
         self._sums = torch.zeros(2, groups, size)
