@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from haq.records import restored
 
-__all__ = ["Fidelity", "RankBy", "Score"]
+__all__ = ["QUALITIES", "Fidelity", "RankBy", "Score"]
 
 Fidelity = Literal["float", "ptq", "qat"]
 """How the network was made: in floating point, quantized after calibration, or also fine-tuned."""
 
 RankBy = Literal["top1", "loss", "kl"]
+
+QUALITIES: Mapping[RankBy, str] = {"top1": "top-1", "loss": "loss", "kl": "divergence"}
+"""What policies can be ranked by, for people."""
 
 
 @dataclass(frozen=True)

@@ -150,12 +150,17 @@ def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
 def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer: Observer) -> None:
     free = len(problem.layers) - len(problem.budget.pinned)
     observer.say(f"{len(problem.layers)} layers, {free} of them free; budget: {_budget_text(problem)}")
+    fields = {metric: METRICS[metric].field for metric in problem.config.metrics}
     for name, baseline in baselines.items():
         if baseline is not None:
-            metric = "latency" if "latency_ms" in baseline.cost else "size"
-            cost = format_cost(METRICS[metric].field, baseline.cost[METRICS[metric].field])
             label = name if name == "float" else f"uniform {baseline.widths} bits"
-            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples, {metric} {cost}")
+            costs = {
+                metric: baseline.cost.get(field) for metric, field in fields.items()
+            }  # in floating point few exist
+            known = [
+                f", {metric} {format_cost(fields[metric], cost)}" for metric, cost in costs.items() if cost is not None
+            ]
+            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples{''.join(known)}")
 
 
 def _budget_text(problem: Problem) -> str:

@@ -14,6 +14,7 @@ from haq.cli.output import Result, output_options
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import AgentOption, SearchConfig
 from haq.errors import ConfigError, did_you_mean
+from haq.scores import QUALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +69,10 @@ def compare_agents(agents: str, evaluations: int, seeds: int, out: Path, **optio
     standings = found.standings(_RIVAL)
     table = _table(found, standings)
     console.print(table)
-    what = "top-1" if found.rank_by == "top1" else "loss"
     console.print(
-        f"{found.budget}. Best {what} so far on the validation samples, after calibration alone: mean ± standard "
-        f"deviation of {seeds} seeds. Matches {_RIVAL}: evaluations until it is as good as {_RIVAL} at the end, mean "
-        "of the seeds (how many got there). Test top-1: of each run's best policy, not fine-tuned.",
+        f"{found.budget}. Best {QUALITIES[found.rank_by]} so far on the validation samples, after calibration alone: "
+        f"mean ± standard deviation of {seeds} seeds. Matches {_RIVAL}: evaluations until it is as good as {_RIVAL} at "
+        "the end, mean of the seeds (how many got there). Test top-1: of each run's best policy, not fine-tuned.",
         style="dim",
         highlight=False,
     )

@@ -158,7 +158,7 @@ _PROBLEM = (
         show_default=True,
         metavar="auto|top1|loss|kl",
         help="What to rank policies by; auto takes kl, the divergence from the float network, where nothing "
-        "is fine-tuned, and the loss when the float network makes almost no mistake.",
+        "is fine-tuned or the float network makes almost no mistake, the loss for texts, and else top1.",
     ),
     click.option(
         "--workers", default=DEFAULTS.workers, show_default="number of cores", help="Trials at a time, one core each."

@@ -40,7 +40,7 @@ _BRIGHT = 130  # of 255; from here on black can be read better than white
 @click.command(
     epilog=examples(
         "haq sensitivity",
-        "haq sensitivity --measure sqnr --bits 2,4,8",
+        "haq sensitivity --measure kl --bits 2,4,8",
         "haq sensitivity --model resnet20 --weights resnet20.pt --data npz:cifar10 -o sensitivity.json",
         "haq sensitivity --measure kl,hessian -o maps.png",
     )
@@ -49,11 +49,11 @@ _BRIGHT = 130  # of 255; from here on black can be read better than white
 @click.option("--bits", default="2-8", show_default=True, metavar="WIDTHS", help="Widths, such as 2,3,4,6,8 or 2-8.")
 @click.option(
     "--measure",
-    default="kl",
+    default="fisher",
     show_default=True,
     metavar="NAMES",
-    help="fisher (estimated divergence of the outputs), kl (the divergence itself), loss, sqnr (signal to noise of the "
-    "outputs) or hessian (curvature of the loss); several with commas, or all.",
+    help="fisher (estimated divergence of the outputs), kl (the divergence itself, which takes longer), loss, sqnr "
+    "(signal to noise of the outputs) or hessian (curvature of the loss); several with commas, or all.",
 )
 @click.option("--images", default=512, show_default=True, help="Held-out training images to measure on, about.")
 @click.option("--scheme", default=DEFAULTS.scheme, show_default=True, metavar="NAME", help="See haq schemes.")

@@ -114,10 +114,23 @@ function staircase(points, sign) {
   });
 }
 
-// Losses differ by orders of magnitude, and less is better: higher up
+const QUALITIES = { top1: "Top-1", loss: "Loss", kl: "Divergence" };
+
+// What the scores of runs can be shown as
+function qualitiesOf(runs) {
+  const known = Object.entries(QUALITIES).filter(([key]) => runs.some((run) => run.scores[key].some((y) => y != null)));
+  return known.length ? known : [["top1", QUALITIES.top1]];
+}
+
+function scoreText(quality, value) {
+  if (quality === "top1") return `top-1 ${percent(value)}`;
+  return `${QUALITIES[quality].toLowerCase()} ${value?.toFixed(3) ?? "–"}`;
+}
+
+// Losses and divergences differ by orders of magnitude, and less is better: higher up
 function qualityAxis(quality) {
-  if (quality === "top1") return axis({ title: titled("Top-1 on the validation samples"), tickformat: "~%" });
-  const title = titled("Loss on the validation samples");
+  const title = titled(`${QUALITIES[quality]} on the validation samples`);
+  if (quality === "top1") return axis({ title, tickformat: "~%" });
   return axis({ title, type: "log", autorange: "reversed", dtick: "D2", tickformat: "~g" });
 }
 

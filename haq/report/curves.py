@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from haq.files import replacing
+from haq.scores import QUALITIES, RankBy
 
 __all__ = ["draw_curves"]
 
@@ -38,7 +39,7 @@ class Courses(Protocol):
         """Of each course."""
 
     @property
-    def rank_by(self) -> str:
+    def rank_by(self) -> RankBy:
         """What objectives are made of."""
 
     @property
@@ -69,8 +70,8 @@ def draw_curves(found: Courses, path: Path) -> None:
         axes.plot(counts, curves.mean(axis=0), style, color=color, label=agent, linewidth=1.8)
         axes.fill_between(counts, curves.min(axis=0), curves.max(axis=0), color=color, alpha=0.12, linewidth=0)
     axes.set_xlabel("policies scored")
-    axes.set_ylabel("best top-1 so far" if found.rank_by == "top1" else "best loss so far (nats)")
-    if found.rank_by == "loss":
+    axes.set_ylabel(f"best {QUALITIES[found.rank_by]} so far" + ("" if found.rank_by == "top1" else " (nats)"))
+    if found.rank_by != "top1":
         axes.set_yscale("log")
     axes.set_title(found.budget, fontsize=10)
     axes.grid(alpha=0.25)

@@ -5,7 +5,7 @@ const RUNS = DATA.runs;
 const metrics = new Map(RUNS.flatMap((run) => run.metrics.map(({ field, name }) => [field, name])));
 const now = {
   field: RUNS[0].axis,
-  quality: RUNS.some((run) => run.by_loss) ? "loss" : "top1",
+  quality: (RUNS.find((run) => run.quality !== "top1") ?? RUNS[0]).quality,
   level: "longest",
 };
 
@@ -21,10 +21,9 @@ function pointsOf(run) {
 function told(run, point) {
   const { number, origin } = run.policies;
   const who = number[point.policy] == null ? "" : `trial ${number[point.policy]} · `;
-  const score = now.quality === "top1" ? `top-1 ${percent(point.y)}` : `loss ${point.y.toFixed(3)}`;
   return [
     `<b>${shown(run.name)}</b>`, who + shown(run.origins[origin[point.policy]]),
-    `${run.levels[point.level].name}: ${score}`, `${metrics.get(now.field)} ${formatted(now.field, point.x)}`,
+    `${run.levels[point.level].name}: ${scoreText(now.quality, point.y)}`, `${metrics.get(now.field)} ${formatted(now.field, point.x)}`,
   ].join("<br>");
 }
 
@@ -71,7 +70,7 @@ const redraw = (key) => (value) => {
 };
 const costs = [...metrics].map(([field, name]) => [field, capital(name)]);
 choice("controls", "axis", "Cost", costs, now.field, redraw("field"));
-choice("controls", "quality", "Quality", [["top1", "Top-1"], ["loss", "Loss"]], now.quality, redraw("quality"));
+choice("controls", "quality", "Quality", qualitiesOf(RUNS), now.quality, redraw("quality"));
 if (RUNS.some((run) => run.levels.length > 1)) {
   const trainings = [["longest", "Trained longest"], ["ptq", "Calibrated only"]];
   choice("controls", "level", "Scores", trainings, now.level, redraw("level"));

@@ -19,7 +19,7 @@ from haq.runs import RunFolder
 
 __all__ = ["Compared", "compared", "comparison", "render_overlay"]
 
-_SHARED = ("axis", "by_loss", "batch", "metrics", "levels", "policies", "scores", "front", "chosen", "float")
+_SHARED = ("axis", "quality", "batch", "metrics", "levels", "policies", "scores", "front", "chosen", "float")
 
 
 @dataclass(frozen=True)

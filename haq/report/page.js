@@ -5,7 +5,7 @@ const { policies, scores, levels, layers, costs } = DATA;
 const last = levels.length - 1;
 const state = {
   field: DATA.axis,
-  quality: DATA.by_loss ? "loss" : "top1",
+  quality: DATA.quality,
   time: "trial",
   view: "close",
   map: 0,
@@ -13,7 +13,7 @@ const state = {
 };
 const letters = new Map([...DATA.alphabet].map((letter, index) => [letter, index]));
 const every = scores.policy.map((policy, row) => ({
-  policy, level: scores.level[row], top1: scores.top1[row], loss: scores.loss[row],
+  policy, level: scores.level[row], top1: scores.top1[row], loss: scores.loss[row], kl: scores.kl[row],
 }));
 const best = new Map(); // policy → its longest-trained score
 for (const point of every) {
@@ -43,7 +43,8 @@ function meanBits(policy) {
 }
 
 function described(point) {
-  return `${levels[point.level].name}: top-1 ${percent(point.top1)}, loss ${point.loss?.toFixed(3) ?? "–"}`;
+  const known = ["top1", "loss", ...(point.kl == null ? [] : ["kl"])];
+  return `${levels[point.level].name}: ${known.map((quality) => scoreText(quality, point[quality])).join(", ")}`;
 }
 
 function priced(policy) {
@@ -156,7 +157,7 @@ function closeUp(points) {
   return { x: [Math.max(0, left - aside), right + aside], y };
 }
 
-// Where a value stands on the axis of quality: that of losses is logarithmic
+// Where a value stands on the axis of quality: those of losses and divergences are logarithmic
 function placed(value) {
   return state.quality === "top1" ? value : Math.log10(value);
 }
@@ -230,7 +231,7 @@ function fillList() {
   const list = byId("policy");
   const option = (group, policy) => {
     const point = best.get(policy);
-    const score = state.quality === "top1" ? percent(point.top1) : `loss ${point.loss?.toFixed(3) ?? "–"}`;
+    const score = state.quality === "top1" ? percent(point.top1) : scoreText(state.quality, point[state.quality]);
     const cost = formatted(DATA.axis, price(policy, DATA.axis));
     const item = element("option", `${title(policy)} · ${score} · ${cost}`, group);
     item.value = String(policy);
@@ -258,7 +259,7 @@ if (layers.length) {
     drawScatter();
     drawPicked();
   });
-  choice("controls", "quality", "Quality", [["top1", "Top-1"], ["loss", "Loss"]], state.quality, (quality) => {
+  choice("controls", "quality", "Quality", qualitiesOf([DATA]), state.quality, (quality) => {
     state.quality = quality;
     drawScatter();
     if (byId("progress").data) drawProgress();

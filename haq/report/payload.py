@@ -19,6 +19,7 @@ __all__ = ["embedded", "payload"]
 
 _ADDED = ("latency_ms", "energy_mj", "size_bytes", "bops")  # what layers have a share of; of ram the peak counts
 _DIGITS = 5
+_LEAST_KL = 1e-6  # a divergence of 0 has no place on a logarithmic axis
 # One character stands for a pair of widths; none of these needs an escape in JSON or in HTML
 _ALPHABET = "".join(chr(code) for code in (*range(48, 60), *range(63, 92), *range(97, 123), *range(0xC0, 0x180)))
 
@@ -43,7 +44,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
     return {
         "name": summary.name,
         "axis": summary.axis,
-        "by_loss": summary.ranked_by_loss,
+        "quality": summary.ranked_by,
         "batch": summary.batch,
         "metrics": _metrics(summary, policies),
         "levels": [{"steps": level.steps, "name": _level(level)} for level in levels],
@@ -65,10 +66,11 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
             "level": [levels.index(point.level) for _, point in points],
             "top1": [_short(point.top1) for _, point in points],
             "loss": [_short(point.loss) for _, point in points],
+            "kl": [None if point.kl is None else _short(max(point.kl, _LEAST_KL)) for _, point in points],
         },
         "front": [place[point.number] for point in summary.front if point.number in place],
         "chosen": None if summary.chosen is None else place.get(summary.chosen),
-        "float": {"cost": details.float_cost, "top1": details.float_top1, "loss": details.float_loss},
+        "float": {"cost": details.float_cost, "top1": details.float_top1, "loss": details.float_loss, "kl": None},
         "costs": _costs(details.table, details.names, pairs),
         "heat_maps": [vars(heat_map) for heat_map in details.heat_maps],
         "bench": _bench(details.bench),

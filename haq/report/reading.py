@@ -14,7 +14,7 @@ from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, Width
 from haq.report.summary import LayerWidths, Level, Network, Point, Summary
 from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial
-from haq.scores import Score
+from haq.scores import RankBy, Score
 
 __all__ = ["summarize"]
 
@@ -53,7 +53,7 @@ def summarize(run: RunFolder) -> Summary:
         failures=tuple(Counter(_reason(trial) for trial in failed).most_common()),
         policies_scored=len({trial.policy for trial in scored}),
         elapsed_s=max((trial.elapsed_s for trial in trials), default=0.0),
-        ranked_by_loss=any(trial.objective == trial.scores[-1].objective("loss") > 0 for trial in scored),
+        ranked_by=_ranked_by(scored),
         finished=best is not None,
         finetune_steps=config.finetune_steps,
         epochs=best.epochs if best else 0,
@@ -67,6 +67,14 @@ def summarize(run: RunFolder) -> Summary:
         hypervolume=_hypervolume(scored, config, baselines),
         layers=_layers(run, policy) if policy else (),
     )
+
+
+def _ranked_by(scored: Sequence[Trial]) -> RankBy:
+    """Tells from the objectives what they were made of."""
+    last = [(trial.objective, trial.scores[-1]) for trial in scored]
+    if any(objective == score.objective("kl") > 0 for objective, score in last if score.kl is not None):
+        return "kl"
+    return "loss" if any(objective == score.objective("loss") > 0 for objective, score in last) else "top1"
 
 
 def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str:
@@ -144,6 +152,7 @@ def _point(trial: Trial, score: Score) -> Point:
         level=Level.of(score),
         top1=score.top1,
         loss=score.loss if score.finite else None,
+        kl=score.kl if score.finite else None,
         cost=trial.cost,
     )
 
@@ -156,8 +165,8 @@ def _baseline_points(baselines: Baselines) -> Iterator[Point]:
             continue
         seen.add(baseline.widths)
         score, bits = baseline.score, (float(baseline.bits), float(baseline.a_bits) if baseline.a_bits else None)
-        loss = score.loss if score.finite else None
-        yield Point(None, f"uniform {baseline.widths}-bit", bits, Level.of(score), score.top1, loss, baseline.cost)
+        loss, kl = (score.loss, score.kl) if score.finite else (None, None)
+        yield Point(None, f"uniform {baseline.widths}-bit", bits, Level.of(score), score.top1, loss, kl, baseline.cost)
 
 
 def _mean(widths: Iterator[Width]) -> float | None:

@@ -43,7 +43,7 @@ function drawProgress() {
     });
     const top = 1 - place * 0.55;
     const domain = panels.length > 1 ? [top - 0.45, top] : [0, 1];
-    look["yaxis" + suffix] = { ...qualityAxis(quality), title: titled(quality === "top1" ? "Top-1" : "Loss"), domain };
+    look["yaxis" + suffix] = { ...qualityAxis(quality), title: titled(QUALITIES[quality]), domain };
     look.annotations.push({
       text: `<b>${capital(levels[level].name)}</b>`, x: 0, xref: "paper", xanchor: "left", y: domain[1], yref: "paper",
       yanchor: "bottom", showarrow: false,

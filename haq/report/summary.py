@@ -8,7 +8,7 @@ from typing import Literal
 
 from haq.policy import Width
 from haq.runs import BaselineName, Cost
-from haq.scores import Fidelity, Score
+from haq.scores import Fidelity, RankBy, Score
 
 __all__ = ["LayerWidths", "Level", "Network", "Point", "Summary"]
 
@@ -57,6 +57,7 @@ class Point:
         level: Points of different levels must not be compared.
         top1: Fraction.
         loss: `None` when the network diverged.
+        kl: Divergence from the float network; `None` where it was not measured, too.
         cost: As the cost table prices it.
     """
 
@@ -66,7 +67,13 @@ class Point:
     level: Level
     top1: float
     loss: float | None
+    kl: float | None
     cost: Cost
+
+    def quality(self, rank_by: RankBy) -> float | None:
+        """Returns one of the three."""
+        value: float | None = getattr(self, rank_by)
+        return value
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Summary:
         failures: Reason and number of trials, most frequent first.
         policies_scored: Distinct policies with a score.
         elapsed_s: Wall time until the last trial ended.
-        ranked_by_loss: Whether the search maximised exp(−loss) rather than top-1.
+        ranked_by: What the search made best: top-1, the loss, or the divergence from the float network.
         finished: Whether the comparison on the test images was made.
         finetune_steps: Steps that ours and the uniform network at the same budget were fine-tuned for before it.
         epochs: That ours was trained on for by `haq finetune`, unlike the others.
@@ -127,7 +134,7 @@ class Summary:
     failures: tuple[tuple[str, int], ...]
     policies_scored: int
     elapsed_s: float
-    ranked_by_loss: bool
+    ranked_by: RankBy
     finished: bool
     finetune_steps: int
     epochs: int

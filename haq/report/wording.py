@@ -8,6 +8,7 @@ from haq.constraints import METRICS, format_cost
 from haq.policy import Width
 from haq.report.details import Bench
 from haq.report.summary import Network, Point, Summary
+from haq.scores import QUALITIES, RankBy
 
 __all__ = [
     "Table",
@@ -130,14 +131,23 @@ def comparison(summary: Summary) -> Table:
 def front(summary: Summary) -> Table:
     """Returns the table of the Pareto front."""
     fields = list(dict.fromkeys(("latency_ms", "size_bytes", *summary.limits)))
+    second: RankBy = "kl" if summary.ranked_by == "kl" else "loss"
 
     def row(point: Point) -> tuple[str, ...]:
         costs = (format_cost(field, point.cost.get(field)) for field in fields)
-        loss = "–" if point.loss is None else f"{point.loss:.3f}"
-        return (str(point.number), percent(point.top1), loss, *costs, mean_bits(point), point.origin)
+        value = point.quality(second)
+        shown = "–" if value is None else f"{value:.3f}"
+        return (str(point.number), percent(point.top1), shown, *costs, mean_bits(point), point.origin)
 
     return Table(
-        header=("trial", "val. top-1", "val. loss", *(_NAMES[field] for field in fields), "mean w / a", "from"),
+        header=(
+            "trial",
+            "val. top-1",
+            "val. div." if second == "kl" else "val. loss",
+            *(_NAMES[field] for field in fields),
+            "mean w / a",
+            "from",
+        ),
         rows=tuple(row(point) for point in summary.front),
         notes=(_about_front(summary),),
         marked=next((i for i, point in enumerate(summary.front) if point.number == summary.chosen), None),
@@ -162,12 +172,13 @@ def progress(summary: Summary) -> str:
     trials = [point for point in summary.points if point.level == longest and point.number is not None]
     if longest is None or not trials:
         return "No trial has been scored yet."
-    known = [point for point in trials if not summary.ranked_by_loss or point.loss is not None]
+    sign = 1 if summary.ranked_by == "top1" else -1
+    known = [point for point in trials if point.quality(summary.ranked_by) is not None]
     best = max(
-        known or trials,
-        key=lambda point: (-(point.loss or 0.0) if summary.ranked_by_loss else point.top1, -(point.number or 0)),
+        known or trials, key=lambda point: (sign * (point.quality(summary.ranked_by) or 0.0), -(point.number or 0))
     )
-    score = f"loss {best.loss:.3f}" if summary.ranked_by_loss and best.loss is not None else percent(best.top1)
+    value = best.quality(summary.ranked_by)
+    score = percent(best.top1) if sign > 0 or value is None else f"{QUALITIES[summary.ranked_by]} {value:.3f}"
     return (
         f"{len(trials)} of {summary.trials_done} trials were {training(longest.steps)}; the best of them, {score}, "
         f"is trial {best.number}."
@@ -226,11 +237,13 @@ def _about_validation(summary: Summary) -> str:
 def _about_front(summary: Summary) -> str:
     if not summary.front:
         return "No trial has been scored yet."
-    quality = "loss" if summary.ranked_by_loss else "top-1"
+    quality = QUALITIES[summary.ranked_by]
     note = (
         f"Of the policies {training(summary.front[0].level.steps)}, those that no other beats in all of validation "
         f"{quality} and every cost at once."
     )
+    if summary.ranked_by == "kl":
+        note += " Divergence (div.) is that from the float network, in nats, on mixed validation samples."
     if summary.hypervolume is None:
         return note
     volume, metrics = summary.hypervolume

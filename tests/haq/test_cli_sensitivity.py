@@ -45,7 +45,7 @@ def test_schemes_for_weights_alone_show_one_map(network: tuple[str, ...]) -> Non
 
 def test_values_are_written_and_read_again(network: tuple[str, ...]) -> None:
     first = run(*network, "--bits", "2,8", "-o", "values.json")
-    found = load_sensitivity(Path("values.json"))["kl"]
+    found = load_sensitivity(Path("values.json"))["fisher"]
     assert found.layers == ("conv1", "conv2", "linear")
     assert found.widths == (2, 8)
     assert found.activations is not None

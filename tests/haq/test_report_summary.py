@@ -9,9 +9,12 @@ import pytest
 from haq.config import SearchConfig
 from haq.errors import ConfigError, printable
 from haq.report import Summary, summarize
+from haq.report.details import detail
+from haq.report.payload import payload
 from haq.report.summary import Level
-from haq.report.wording import comparison, facts, front, verdict
+from haq.report.wording import comparison, facts, front, progress, verdict
 from haq.runs import RunFolder
+from haq.scores import QUALITIES, RankBy
 
 MakeRun = Callable[..., RunFolder]
 
@@ -151,14 +154,26 @@ def test_accuracy_is_drawn_against_what_is_limited(make_run: MakeRun) -> None:
     assert summarize(run).axis == "size_bytes"
 
 
-def test_ranking_by_loss_is_noticed(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("ranked_by", ["loss", "kl"])
+def test_what_policies_were_ranked_by_is_noticed(make_run: MakeRun, ranked_by: RankBy) -> None:
     run = make_run(trials=0, finished=False)
     for trial in make_run("other").read_trials():
-        objective = trial.scores[-1].objective("loss") if trial.scores else 0.0
-        run.append_trial(replace(trial, objective=objective))
-    assert summarize(run).ranked_by_loss
-    assert "validation loss" in front(summarize(run)).notes[0]
-    assert not summarize(make_run("third")).ranked_by_loss
+        scores = [replace(score, kl=score.loss / 3 if ranked_by == "kl" else None) for score in trial.scores]
+        objective = scores[-1].objective(ranked_by) if scores else 0.0
+        run.append_trial(replace(trial, scores=tuple(scores), objective=objective))
+    summary = summarize(run)
+    assert summary.ranked_by == ranked_by
+    name = QUALITIES[ranked_by]
+    table = front(summary)
+    assert f"validation {name}" in table.notes[0]
+    best = summary.front[-1].quality(ranked_by)
+    assert best is not None
+    assert table.rows[-1][2] == f"{best:.3f}"
+    assert f"the best of them, {name} " in progress(summary)
+    shown = payload(summary, detail(run))
+    assert shown["quality"] == ranked_by
+    assert any(value is not None for value in shown["scores"][ranked_by])
+    assert summarize(make_run("third")).ranked_by == "top1"
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])

@@ -96,6 +96,22 @@ class Reads:
             self._cross.baddbmm_(true, read.transpose(1, 2))
             self._sums[1] += true.sum(2)
 
+    def joined(self, *others: Reads) -> Reads:
+        """Adds what others have read of the same layer, and returns itself."""
+        for other in others:
+            if self._origins is None or other._origins is None:
+                raise ValueError("nothing was read")
+            moved, count = other._origins - self._origins, other._count
+            sums = other._sums[:, :, :, None]
+            self._gram += other._gram + _moved(sums[0], moved[0], sums[0], moved[0], count)
+            if not other._alike:
+                self._cross = self._cross + other._cross + _moved(sums[1], moved[1], sums[0], moved[0], count)
+            self._sums += other._sums + count * moved[..., 0]
+            self._count += count
+            self._alike = self._alike and other._alike
+            self._shown += other._shown
+        return self
+
     @property
     def shown(self) -> Tensor:
         """Some of the columns, `(groups, K, n)`."""
@@ -117,6 +133,11 @@ class Reads:
         if self._alike:
             return Moments(gram, None, mean, mean, self._count)
         return Moments(gram, cross, mean, exact, self._count)
+
+
+def _moved(a: Tensor, by: Tensor, b: Tensor, along: Tensor, count: int) -> Tensor:
+    """Returns what Σ(x + p)(y + q)ᵀ has more than Σxyᵀ, given Σx, p, Σy and q, `(groups, K, 1)` each."""
+    return a @ along.transpose(1, 2) + by @ b.transpose(1, 2) + count * by @ along.transpose(1, 2)
 
 
 def moments_bytes(layer: nn.Conv2d | nn.Linear) -> int:

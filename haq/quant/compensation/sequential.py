@@ -243,14 +243,20 @@ class _Rounds:
         layer, twin = self._layers[name], self._twins[name][network]
         if twin is None or not isinstance(quantizer := twin.weight_quantizer, Quantizer):
             return
-        reads = Reads(layer, self._parts)
-        for here in self._here:  # always in the same order, so that sums are the same to the last digit
-            assert here is not None
-            reads.add_columns(here.given[network], here.exact)
+        halves = in_threads(partial(self._read, layer, network), range(min(2, self._parts)))
+        reads = halves[0].joined(*halves[1:])
         rounded = round_layer(layer, {quantizer.bits: quantizer}, reads.moments(), choose=False)[quantizer.bits]
         if rounded.codes is not None:
             twin.weight, twin.bias, twin.weight_quantizer = layer.weight, layer.bias, rounded.quantizer
             rounded.put_in(twin)
+
+    def _read(self, layer: Layer, network: int, half: int) -> Reads:
+        """Adds up every other part, always in the same order, so that sums are the same to the last digit."""
+        reads = Reads(layer, self._parts)
+        for here in self._here[half::2]:
+            assert here is not None
+            reads.add_columns(here.given[network], here.exact)
+        return reads
 
 
 def _calls(

@@ -95,6 +95,26 @@ def test_moments_of_two_inputs_go_together() -> None:
     torch.testing.assert_close(found.exact_mean[0], exact.mean(0))
 
 
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_joined_they_are_as_added_one_after_the_other(alike: bool, offset: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    batches = [(torch.rand(3, 4, 6, 6) + offset, torch.rand(3, 4, 6, 6) + offset) for _ in range(5)]
+    whole, *halves = (Reads(layer, 5) for _ in range(3))
+    for number, (x, exact) in enumerate(batches):
+        for reads in (whole, halves[number % 2]):
+            reads.add(x, None if alike else exact)
+    one, two = whole.moments(), halves[0].joined(halves[1]).moments()
+    assert one is not None
+    assert two is not None
+    for name in ("gram", "mean", "exact_mean", *([] if alike else ["cross"])):
+        torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-4, atol=2e-6 * (1 + offset))
+    assert two.samples == one.samples
+    assert (one.cross is None) == (two.cross is None) == alike
+    assert halves[0].joined() is halves[0]
+
+
 @pytest.mark.parametrize("offset", [100.0, 3000.0])
 def test_a_large_mean_leaves_the_digits_of_a_covariance(offset: float) -> None:
     x, noise = random(400, 8), 0.1 * random(400, 8, seed=1)
