@@ -20,6 +20,7 @@ from haq.constraints import format_cost
 from haq.documents import read_yaml
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
 from haq.files import making, replacing, write_text
+from haq.layers import copied
 from haq.places import check_folder
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
@@ -206,7 +207,7 @@ def _train(folder: RunFolder, problem: Problem, training: Training, observer: Ob
     full = evaluate(problem.model, data.val, "float")
     rank_by = choose_rank_by(problem.config, data, full, observer, tuned=True)
     reference = reference_of(problem.model, data.val, training.seed) if rank_by == "kl" else None
-    teacher = problem.model if training.distill else None
+    teacher = copied(problem.model).to(worker_device()) if training.distill else None
     lessons = Lessons(data.train, teacher, training.seed, training.batch)
     steps = training.epochs * lessons.epoch
     run = Finetuning(network, lessons, steps, training.lr)
