@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import Samples
+from haq.errors import ConfigError
 from haq.layers import fresh
 from haq.quant.evaluation import device_of, outputs_of
 from haq.quant.modules import QuantConv2d, QuantLinear
@@ -151,6 +152,15 @@ def finetune(
     seed: int = 0,
     batch: int = BATCH_SIZE,
 ) -> nn.Module:
-    """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Lessons` and `Finetuning`."""
+    """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Lessons` and `Finetuning`.
+
+    Raises:
+        ConfigError: The teacher is no network.
+    """
+    if teacher is not None and not isinstance(teacher, nn.Module):
+        raise ConfigError(
+            f"finetune takes the float network as teacher, not a {type(teacher).__name__}: it answers samples that are "
+            "mixed on the way"
+        )
     Finetuning(model, Lessons(samples, teacher, seed, batch), steps).run(steps)
     return model

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from haq.data import Images, get_data
-from haq.errors import ModelError
+from haq.errors import ConfigError, ModelError
 from haq.layers import quantizable_layers
 from haq.models.resnet import SmallResNet
 from haq.policy import BitPolicy, LayerBits
@@ -52,6 +52,12 @@ def test_finetuning_comes_closer_to_the_float_network() -> None:
     before = divergence(logits_of(quantized, images), teacher)
     finetune(quantized, images, model, steps=80)
     assert divergence(logits_of(quantized, images), teacher) < 0.8 * before
+
+
+def test_outputs_are_no_teacher() -> None:
+    model, quantized, images = workload()
+    with pytest.raises(ConfigError, match="takes the float network as teacher, not a Tensor"):
+        finetune(quantized, images, logits_of(model, images), steps=1)  # type: ignore[arg-type]
 
 
 def test_chunks_are_the_same_as_one_run_and_end_with_the_schedule() -> None:
