@@ -44,6 +44,7 @@ class Lessons:
         self.size = min(samples.fitting(batch), len(samples))
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._kept: Sequence[Tensor] = ()
+        self._expected: Tensor | None = None  # the teacher's classes for the samples shown first
 
     @property
     def epoch(self) -> int:
@@ -74,6 +75,7 @@ class Lessons:
             return answers
 
         made = copy.copy(self)
+        made._expected = _answers(teacher, self._shown()).argmax(1)
         made._kept = [answer for answers in in_threads(answered, parts) for answer in answers]
         return made
 
@@ -97,8 +99,12 @@ class Lessons:
         """Returns the share of samples on which the network's answer is the teacher's; `None` without a teacher."""
         if self.teacher is None:
             return None
-        x = self.samples.batch(np.arange(min(_SHOWN, len(self.samples))))[0]
-        return float((_answers(model, x).argmax(1) == _answers(self.teacher, x).argmax(1)).float().mean())
+        x = self._shown()
+        expected = _answers(self.teacher, x).argmax(1) if self._expected is None else self._expected
+        return float((_answers(model, x).argmax(1) == expected).float().mean())
+
+    def _shown(self) -> Tensor:
+        return self.samples.batch(np.arange(min(_SHOWN, len(self.samples))))[0]
 
     def _inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns what networks read, and the labels."""

@@ -95,3 +95,4 @@ def test_agreement_is_the_share_of_equal_answers() -> None:
             return torch.cat([y[:20], y[20:].roll(1, 1)])
 
     assert Lessons(images, model, 0).agreement(Half()) == 0.5
+    assert Lessons(images, model, 0).prepared(1).agreement(Half()) == 0.5
