@@ -18,7 +18,7 @@ from haq.files import making
 from haq.places import check_folder
 from haq.project import keep_float
 from haq.quant.evaluation import evaluate
-from haq.runs import Baseline, RunFolder, Trial
+from haq.runs import Baseline, RunFolder, Trial, ranked_by
 from haq.search.belonging import check_belonging
 from haq.search.cluster import more_processes, only_here, ray_workers
 from haq.search.conclusion import FINALISTS, conclude, untested
@@ -110,7 +110,8 @@ def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
     """Does all that follows from a posed problem: baselines, trials, finals, results."""
     config = problem.config
     float_score = replace(evaluate(problem.model, problem.data.val, "float", threads=config.workers), kl=0.0)
-    rank_by = choose_rank_by(config, problem.data, float_score, observer, config.tuned)
+    before = ranked_by(folder.read_trials()) if config.rank_by == "auto" else None
+    rank_by = before or choose_rank_by(config, problem.data, float_score, observer, config.tuned)
     workload = make_workload(config, problem, rank_by, observer)
     rivals = uniform_rivals(problem, workload)
     baselines = references(problem, workload, float_score, rivals)
@@ -150,17 +151,15 @@ def complete(problem: Problem, folder: RunFolder, observer: Observer) -> None:
 def _introduce(problem: Problem, baselines: dict[Any, Baseline | None], observer: Observer) -> None:
     free = len(problem.layers) - len(problem.budget.pinned)
     observer.say(f"{len(problem.layers)} layers, {free} of them free; budget: {_budget_text(problem)}")
-    fields = {metric: METRICS[metric].field for metric in problem.config.metrics}
     for name, baseline in baselines.items():
         if baseline is not None:
             label = name if name == "float" else f"uniform {baseline.widths} bits"
-            costs = {
-                metric: baseline.cost.get(field) for metric, field in fields.items()
-            }  # in floating point few exist
-            known = [
-                f", {metric} {format_cost(fields[metric], cost)}" for metric, cost in costs.items() if cost is not None
-            ]
-            observer.say(f"{label}: top-1 {baseline.score.top1:.1%} on the validation samples{''.join(known)}")
+            shown = [f"top-1 {baseline.score.top1:.1%} on the validation samples"]
+            for metric in problem.config.metrics:
+                cost = baseline.cost.get(METRICS[metric].field)
+                if cost is not None:  # in floating point few are known
+                    shown.append(f"{metric} {format_cost(METRICS[metric].field, cost)}")
+            observer.say(f"{label}: {', '.join(shown)}")
 
 
 def _budget_text(problem: Problem) -> str:

@@ -73,17 +73,13 @@ class Workload:
             steps: Of fine-tuning.
             threads: See `haq.quant.evaluation.evaluate`.
         """
-        return self._scored(model, self.val, fidelity, steps, threads)
+        return scored(model, self.val, self.reference, fidelity, steps, threads)
 
     def score_trial(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
         """Scores a network among many, on part of the labelled samples where these do not rank it."""
         few = self.reference is not None and len(self.val) > _TRIAL_LABELS
-        return self._scored(model, self.val.subset(range(_TRIAL_LABELS)) if few else self.val, fidelity, steps)
-
-    def _scored(
-        self, model: nn.Module, samples: Samples, fidelity: Fidelity, steps: int, threads: int | None = None
-    ) -> Score:
-        return scored(model, samples, self.reference, fidelity, steps, threads)
+        val = self.val.subset(range(_TRIAL_LABELS)) if few else self.val
+        return scored(model, val, self.reference, fidelity, steps)
 
     def rounded_together(
         self, policies: Sequence[BitPolicy], progress: Callable[[float], None] = lambda share: None

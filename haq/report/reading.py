@@ -13,8 +13,8 @@ from haq.errors import HardwareError, printable
 from haq.hwmodels import CostTable
 from haq.policy import BitPolicy, Width
 from haq.report.summary import LayerWidths, Level, Network, Point, Summary
-from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial
-from haq.scores import RankBy, Score
+from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial, ranked_by
+from haq.scores import Score
 
 __all__ = ["summarize"]
 
@@ -53,7 +53,7 @@ def summarize(run: RunFolder) -> Summary:
         failures=tuple(Counter(_reason(trial) for trial in failed).most_common()),
         policies_scored=len({trial.policy for trial in scored}),
         elapsed_s=max((trial.elapsed_s for trial in trials), default=0.0),
-        ranked_by=_ranked_by(scored),
+        ranked_by=ranked_by(scored) or "top1",
         finished=best is not None,
         finetune_steps=config.finetune_steps,
         epochs=best.epochs if best else 0,
@@ -67,14 +67,6 @@ def summarize(run: RunFolder) -> Summary:
         hypervolume=_hypervolume(scored, config, baselines),
         layers=_layers(run, policy) if policy else (),
     )
-
-
-def _ranked_by(scored: Sequence[Trial]) -> RankBy:
-    """Tells from the objectives what they were made of."""
-    last = [(trial.objective, trial.scores[-1]) for trial in scored]
-    if any(objective == score.objective("kl") > 0 for objective, score in last if score.kl is not None):
-        return "kl"
-    return "loss" if any(objective == score.objective("loss") > 0 for objective, score in last) else "top1"
 
 
 def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str:

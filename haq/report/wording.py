@@ -132,6 +132,7 @@ def front(summary: Summary) -> Table:
     """Returns the table of the Pareto front."""
     fields = list(dict.fromkeys(("latency_ms", "size_bytes", *summary.limits)))
     second: RankBy = "kl" if summary.ranked_by == "kl" else "loss"
+    name = "div." if second == "kl" else "loss"
 
     def row(point: Point) -> tuple[str, ...]:
         costs = (format_cost(field, point.cost.get(field)) for field in fields)
@@ -140,14 +141,7 @@ def front(summary: Summary) -> Table:
         return (str(point.number), percent(point.top1), shown, *costs, mean_bits(point), point.origin)
 
     return Table(
-        header=(
-            "trial",
-            "val. top-1",
-            "val. div." if second == "kl" else "val. loss",
-            *(_NAMES[field] for field in fields),
-            "mean w / a",
-            "from",
-        ),
+        header=("trial", "val. top-1", f"val. {name}", *(_NAMES[field] for field in fields), "mean w / a", "from"),
         rows=tuple(row(point) for point in summary.front),
         notes=(_about_front(summary),),
         marked=next((i for i, point in enumerate(summary.front) if point.number == summary.chosen), None),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
 from haq.records import restored
-from haq.scores import Score
+from haq.scores import RankBy, Score
 
-__all__ = ["Cost", "Trial", "finite"]
+__all__ = ["Cost", "Trial", "finite", "ranked_by"]
 
 Cost = Mapping[str, float | None]
 """Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
@@ -70,6 +70,20 @@ class Trial:
         policy, cost = BitPolicy.from_dict(data["policy"]), finite(data["cost"])
         finite({key: data[key] for key in ("objective", "elapsed_s")})
         return restored(cls, {**data, "policy": policy, "scores": scores, "cost": cost})
+
+
+def ranked_by(trials: Iterable[Trial]) -> RankBy | None:
+    """Tells from the objectives of trials what they were made of; `None` where none was scored.
+
+    An older release may have chosen something else for the same search, and objectives of two kinds do not compare.
+    """
+    known = [(trial.objective, trial.score) for trial in trials if trial.error is None and trial.score is not None]
+    kinds: tuple[RankBy, ...] = ("kl", "loss", "top1")
+    for kind in kinds:
+        able = [(objective, score) for objective, score in known if kind != "kl" or score.kl is not None]
+        if any(objective == score.objective(kind) > 0 for objective, score in able):
+            return kind
+    return None
 
 
 def finite(cost: Any) -> Any:

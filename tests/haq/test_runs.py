@@ -9,8 +9,8 @@ import pytest
 from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.policy import BitPolicy, LayerBits
-from haq.runs import Baseline, Best, RunFolder, Trial
-from haq.scores import Score
+from haq.runs import Baseline, Best, RunFolder, Trial, ranked_by
+from haq.scores import RankBy, Score
 
 POLICY = BitPolicy({"scheme": LayerBits(8, 8), "fc": LayerBits(4, None)}, scheme="kmeans")
 COST = {"latency_ms": 1.25, "energy_mj": None, "size_bytes": 4096.0}
@@ -128,3 +128,13 @@ def test_only_a_run_folder_opens(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
         RunFolder.open(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("kind", ["top1", "loss", "kl"])
+def test_objectives_tell_what_trials_were_ranked_by(kind: RankBy) -> None:
+    scores = [Score(0.9, 0.3, 10, 1.0, "ptq", kl=0.1), Score(0.8, 0.4, 10, 1.0, "ptq", kl=0.2)]
+    policy = BitPolicy({"conv": LayerBits(4, 4)})
+    trials = [Trial(i, policy, "guided", {}, (score,), score.objective(kind), 1.0) for i, score in enumerate(scores, 1)]
+    failed = Trial(9, policy, "guided", {}, (), 0.0, 1.0, "out of memory")
+    assert ranked_by([failed, *trials]) == kind
+    assert ranked_by([failed]) is None

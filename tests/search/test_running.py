@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,20 @@ def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder,
     assert half.finished
     resume(half.path)  # nothing is left to do
     assert len(half.read_trials()) == 8
+
+
+def test_a_resumed_search_keeps_what_its_trials_were_ranked_by(tiny: Path, tmp_path: Path) -> None:
+    """An earlier release ranked by loss what is ranked by divergence now; the two do not compare."""
+    half = run(config_for(tiny, trials=3), tmp_path / "half")
+    content = (half.path / "config.yaml").read_text()
+    (half.path / "config.yaml").write_text(content.replace("trials: 3", "trials: 5"))
+    (half.path / "best.json").unlink()
+    old = [replace(t, objective=t.scores[-1].objective("loss")) for t in half.read_trials()]
+    (half.path / "trials.jsonl").write_text("".join(json.dumps(trial.to_dict()) + "\n" for trial in old))
+    resume(half.path)
+    trials = half.read_trials()
+    assert len(trials) == 5
+    assert all(trial.objective == trial.scores[-1].objective("loss") for trial in trials)
 
 
 def test_a_second_run_proposes_the_same_policies(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from haq.data import Samples
 from haq.layers import evaluating, fresh
 from haq.layers.copying import sharing
 from haq.quant.divergence import between
-from haq.quant.evaluation import device_of, outputs_of
+from haq.quant.evaluation import device_of, logits_of, outputs_of
 from haq.threads import in_threads
 
 __all__ = ["BATCH_SIZE", "Lessons"]
@@ -75,7 +75,7 @@ class Lessons:
             return answers
 
         made = copy.copy(self)
-        made._expected = _answers(teacher, self._shown()).argmax(1)
+        made._expected = self._classes(teacher)
         made._kept = [answer for answers in in_threads(answered, parts) for answer in answers]
         return made
 
@@ -99,12 +99,13 @@ class Lessons:
         """Returns the share of samples on which the network's answer is the teacher's; `None` without a teacher."""
         if self.teacher is None:
             return None
-        x = self._shown()
-        expected = _answers(self.teacher, x).argmax(1) if self._expected is None else self._expected
-        return float((_answers(model, x).argmax(1) == expected).float().mean())
+        expected = self._classes(self.teacher) if self._expected is None else self._expected
+        return float((self._classes(model) == expected).float().mean())
 
-    def _shown(self) -> Tensor:
-        return self.samples.batch(np.arange(min(_SHOWN, len(self.samples))))[0]
+    def _classes(self, model: nn.Module) -> Tensor:
+        """Returns a network's answers to the first samples, as few as fit into a batch where they are texts."""
+        shown = self.samples.subset(range(min(self.samples.fitting(_SHOWN), len(self.samples))))
+        return logits_of(model, shown).argmax(-1).cpu()
 
     def _inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns what networks read, and the labels."""
