@@ -20,7 +20,7 @@ from haq.hwmodels import CostTable, get_hardware
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.scores import Score
-from haq.search.agents import Task, make_agent
+from haq.search.agents.task import Task, make_agent
 from haq.search.sensitivity import Sensitivity
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)

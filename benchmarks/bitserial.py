@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from haq.compiling import jit
-from haq.hwmodels.bitserial import BitSerialLayer, backends
+from haq.hwmodels.kernels.bitserial import BitSerialLayer, backends
 
 LIMIT = 282
 """Bit-MACs a cycle that two 512-bit ports allow with carry-save adders: 3.63 instructions for 512 of them. CPUs with

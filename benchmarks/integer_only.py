@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import ImageData, Images, get_data
-from haq.files import replacing
+from haq.io.files import replacing
 from haq.layers import quantizable_layers, replace_module
 from haq.models import get_model, load_model
 from haq.quant.integer import insert_value_grids, integer_network
 from haq.quant.integer.check import compare
 from haq.quant.modules import quantized_like
-from haq.quant.uniform import uniform
+from haq.quant.quantizers.uniform import uniform
 
 BATCH, TEMPERATURE, CALIBRATION, COMPARED = 128, 4.0, 256, 64
 SAMPLES = 2048  # values of each image that an input's grid is chosen from

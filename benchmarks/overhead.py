@@ -27,13 +27,13 @@ from haq.models.resnet import cifar_resnet
 from haq.policy import BitPolicy
 from haq.runs import RunFolder
 from haq.scores import Score
-from haq.search.agents import Task, make_agent
-from haq.search.cluster import ray_workers
+from haq.search.agents.task import Task, make_agent
 from haq.search.problem import pinned_ends
-from haq.search.searcher import METRIC, BitSearcher
 from haq.search.sensitivity import Sensitivity
-from haq.search.trainable import CHUNKS
-from haq.search.tuning import run_trials
+from haq.search.tune.cluster import ray_workers
+from haq.search.tune.searcher import METRIC, BitSearcher
+from haq.search.tune.trainable import CHUNKS
+from haq.search.tune.tuning import run_trials
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 

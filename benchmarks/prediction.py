@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 
 from haq.data import get_data
 from haq.hwmodels import CostTable
-from haq.hwmodels.bench import bench, int8_network
-from haq.hwmodels.deployment import deploy
+from haq.hwmodels.kernels.deployment import deploy
 from haq.hwmodels.measuring import Plan, measure
+from haq.hwmodels.measuring.bench import bench, int8_network
 from haq.layers import trace
 from haq.models import load_model
 from haq.policy import BitPolicy, LayerBits

@@ -16,7 +16,7 @@ import pandas as pd
 
 from haq.cli.main import cli
 from haq.layers import LayerSpec, trace
-from haq.project import open_network
+from haq.runs.project import open_network
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="digits-resnet", help="as of haq search")

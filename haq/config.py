@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 
 from haq.constraints import METRICS, Constraint, parse_constraint
 from haq.errors import ConfigError, did_you_mean
+from haq.io.prefixes import short_name, split_path
+from haq.io.validation import check_fields, restored
 from haq.names import AUTO_PASSES, PASSES
 from haq.policy import WIDTHS
-from haq.records import check_fields, restored
-from haq.sources import split_path
 
 __all__ = ["SearchConfig", "check_range", "checked_passes", "parse_bits", "parse_passes"]
 
@@ -203,6 +203,13 @@ class SearchConfig:
     def cost_fields(self) -> tuple[str, ...]:
         """Every cost field, those that were asked for first."""
         return tuple(METRICS[name].field for name in dict.fromkeys((*self.metrics, *METRICS)))
+
+    @property
+    def run_name(self) -> str:
+        """`MODEL-HARDWARE-CONSTRAINT`, what to call the run folder."""
+        limits = [f"pareto-{metric}" for metric in self.pareto]
+        limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in self.constraints]
+        return "-".join([short_name(self.model), Path(self.hardware).stem, *limits])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain YAML types."""

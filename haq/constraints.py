@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from haq.errors import ConstraintError, did_you_mean
-from haq.records import check_fields
+from haq.io.validation import check_fields
 
 __all__ = ["METRICS", "Constraint", "Metric", "format_cost", "parse_constraint"]
 

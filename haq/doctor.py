@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from haq import __version__
 from haq.constraints import format_cost
-from haq.files import cache_folder, writable
+from haq.io.files import cache_folder, writable
 from haq.threads import cores
 
 __all__ = ["Finding", "examine"]
@@ -170,7 +170,7 @@ def _memory() -> Finding:
 def _processor() -> Finding:
     try:
         from haq.compiling import keeps_code
-        from haq.hwmodels.bitserial import backends
+        from haq.hwmodels.kernels.bitserial import backends
         from haq.hwmodels.measuring.device import describe_device
 
         found, kernels, kept = describe_device(), backends()[0], keeps_code()

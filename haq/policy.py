@@ -8,8 +8,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from haq.documents import read_yaml
 from haq.errors import ConfigError
+from haq.io.safe_yaml import read_yaml
 
 __all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from haq.records import restored
+from haq.io.validation import restored
 
 __all__ = ["QUALITIES", "Fidelity", "RankBy", "Score"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import DataError
-from haq.quant.granularity import group
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.granularity import group
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes import Scheme
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["GRANULARITIES", "check_quantizer", "check_scheme"]
 

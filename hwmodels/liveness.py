@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from haq.errors import ModelError
-from haq.hwmodels.memory import Buffer, MemoryPlan, Step
+from haq.hwmodels.tables.memory import Buffer, MemoryPlan, Step
 from haq.layers import evaluating, fresh
 from haq.quant.graph import trace_graph
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from haq.constraints import METRICS
 from haq.errors import HardwareError
-from haq.hwmodels.footprint import footprint
+from haq.hwmodels.accelerators.catalogue import describe_hardware, get_hardware
+from haq.hwmodels.accelerators.footprint import footprint
 from haq.hwmodels.hardware import Hardware
-from haq.hwmodels.memory import MemoryPlan
-from haq.hwmodels.registry import describe_hardware, get_hardware
-from haq.hwmodels.table import CostTable
+from haq.hwmodels.tables.memory import MemoryPlan
+from haq.hwmodels.tables.table import CostTable
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 
@@ -48,7 +48,7 @@ def default_batch(name: str) -> int:
     """Returns the batch that a table is for, or that is usual on the hardware; raises like `price`."""
     if not is_table(name):
         return describe_hardware(name).batch
-    from haq.hwmodels.tabular import load_table
+    from haq.hwmodels.tables.formats import load_table
 
     return load_table(Path(name)).batch
 
@@ -57,7 +57,7 @@ def limits_of(name: str) -> Mapping[str, float]:
     """Returns what the hardware holds, as in `Hardware`, also where a table says it; raises like `price`."""
     if not is_table(name):
         return get_hardware(name).limits
-    from haq.hwmodels.tabular import load_table
+    from haq.hwmodels.tables.formats import load_table
 
     return load_table(Path(name)).limits or {}
 
@@ -79,7 +79,7 @@ def price(
     """
     if not is_table(name):
         return Prices(CostTable.build(get_hardware(name), layers, bits, bits, batch, memory))
-    from haq.hwmodels.tabular import load_table
+    from haq.hwmodels.tables.formats import load_table
 
     table = load_table(Path(name))
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haq.errors import ConfigError
-from haq.files import replacing
 from haq.hwmodels.hardware import Hardware, LayerCost
+from haq.io.files import replacing
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 

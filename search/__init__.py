@@ -4,8 +4,8 @@ from haq.search import run
 result = run(["latency=10ms"])
 """
 
+from haq.runs.relocation import Named
 from haq.search.api import finetune, pick, resume, resume_finetune, run
 from haq.search.observer import Observer, Silent
-from haq.whereabouts import Named
 
 __all__ = ["Named", "Observer", "Silent", "finetune", "pick", "resume", "resume_finetune", "run"]

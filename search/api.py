@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from haq.config import SearchConfig
-from haq.places import free_folder, free_path
+from haq.io.output_paths import free_folder, free_path
+from haq.io.validation import check_names
 from haq.policy import BitPolicy
-from haq.records import check_names
-from haq.results import Result
 from haq.runs import RunFolder
+from haq.runs.relocation import Named
 from haq.search.observer import Observer
-from haq.whereabouts import Named
+from haq.search.results import Result
 
 __all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
 
@@ -60,7 +60,7 @@ def run(
         config = replace(constraints, **options)
     else:
         config = SearchConfig(constraints, **options)  # type: ignore[arg-type]  # it reads text as well
-    folder = Path(out) if out is not None else free_folder(config)
+    folder = Path(out) if out is not None else free_folder(config.run_name)
     return Result(running.run(config, folder, observer).path)
 
 
@@ -107,7 +107,7 @@ def pick(
 
     folder = _opened(source)
     config = picking.picked(folder, constraints, finetune_steps, named, ptq)
-    place = Path(out) if out is not None else free_folder(config, folder.path.parent)
+    place = Path(out) if out is not None else free_folder(config.run_name, folder.path.parent)
     return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named, config.ptq).path)
 
 

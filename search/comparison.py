@@ -19,16 +19,16 @@ from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import RankBy, Score
-from haq.search.agents import INFORMED, SEEDLESS, Task, make_agent
-from haq.search.cluster import ray_workers
+from haq.search.agents.task import INFORMED, SEEDLESS, Task, make_agent
 from haq.search.finals import test_all
 from haq.search.observer import Observer
 from haq.search.problem import pose
 from haq.search.scoring import choose_rank_by
 from haq.search.sensitivity import Sensitivity
-from haq.search.streams import gather
-from haq.search.trainable import scores_of
-from haq.search.tuning import sensitivity_of
+from haq.search.tune.cluster import ray_workers
+from haq.search.tune.ray_progress import gather
+from haq.search.tune.trainable import scores_of
+from haq.search.tune.tuning import sensitivity_of
 from haq.search.workload import Workload, make_workload
 
 __all__ = ["Comparison", "Course", "Standing", "compare_agents"]
@@ -39,7 +39,7 @@ class Course:
     """What one agent proposed with one seed, in order.
 
     Attributes:
-        agent: Key of `haq.search.agents.AGENTS`.
+        agent: Key of `haq.search.agents.task.AGENTS`.
         seed: Of the agent.
         policies: What it proposed.
         origins: Who in it proposed them.
@@ -73,7 +73,7 @@ class Standing:
     """How one agent did.
 
     Attributes:
-        agent: Key of `haq.search.agents.AGENTS`.
+        agent: Key of `haq.search.agents.task.AGENTS`.
         runs: Its courses.
         best: Mean over the runs of the best top-1 or loss, whichever policies were ranked by.
         best_std: Standard deviation of the same.

@@ -13,8 +13,8 @@ from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.scores import Score
-from haq.search.cluster import only_here
-from haq.search.streams import gather, reporting
+from haq.search.tune.cluster import only_here
+from haq.search.tune.ray_progress import gather, reporting
 from haq.search.workload import Workload, worker_device
 from haq.threads import cores
 

@@ -17,29 +17,29 @@ from torch import nn
 
 from haq.config import SearchConfig, check_range
 from haq.constraints import format_cost
-from haq.documents import read_yaml
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
-from haq.files import making, replacing, write_text
+from haq.io.files import making, replacing, write_text
+from haq.io.output_paths import check_folder
+from haq.io.safe_yaml import read_yaml
+from haq.io.tensors import read_tensors
+from haq.io.validation import check_fields, restored
 from haq.layers import copied
-from haq.places import check_folder
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
-from haq.quant.opening import check_widths
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
-from haq.records import check_fields, restored
+from haq.quant.run_network import check_widths
 from haq.runs import Best, RunFolder, Trial
+from haq.runs.relocation import Named, config_of
 from haq.scores import Score
-from haq.search.belonging import check_belonging
 from haq.search.conclusion import reported
-from haq.search.interrupts import stopping
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
+from haq.search.resume_checks import check_belonging
 from haq.search.scoring import choose_rank_by, reference_of, scored
+from haq.search.tune.interrupts import stopping
 from haq.search.workload import calibrated, worker_device
-from haq.tensors import read_tensors
 from haq.threads import one_thread
-from haq.whereabouts import Named, config_of
 
 __all__ = ["Training", "finetune", "resume_finetune"]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from haq.config import SearchConfig, parse_passes
 from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
-from haq.files import making
-from haq.places import check_folder
+from haq.io.files import making
+from haq.io.output_paths import check_folder
 from haq.runs import RunFolder, Trial
-from haq.search.belonging import check_belonging
-from haq.search.cluster import ray_workers
+from haq.runs.relocation import Named, config_of
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
+from haq.search.resume_checks import check_belonging
 from haq.search.running import complete
+from haq.search.tune.cluster import ray_workers
 from haq.threads import one_thread
-from haq.whereabouts import Named, config_of
 
 __all__ = ["pick", "picked"]
 

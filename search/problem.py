@@ -15,17 +15,17 @@ from haq.envs import Budget
 from haq.errors import ConfigError, ConstraintError, ModelError
 from haq.hwmodels import CostTable, get_hardware
 from haq.hwmodels.hardware import listed_pairs
-from haq.hwmodels.memory import MemoryPlan
 from haq.hwmodels.pricing import Prices, default_batch, is_table, limits_of, price
+from haq.hwmodels.tables.memory import MemoryPlan
 from haq.layers import LayerSpec, ends
 from haq.policy import LayerBits
-from haq.project import open_project
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme, get_scheme
 from haq.runs import Identity, RunFolder
-from haq.search.belonging import rounding
+from haq.runs.project import open_project
 from haq.search.observer import Observer
+from haq.search.resume_checks import rounding
 
 __all__ = ["Problem", "pinned_ends", "pose"]
 

@@ -10,27 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from haq import __version__
-from haq.archive import best_first, best_of, pareto_front
 from haq.config import SearchConfig
 from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError, HaqError
-from haq.files import making
-from haq.places import check_folder
-from haq.project import keep_float
+from haq.io.files import making
+from haq.io.output_paths import check_folder
 from haq.quant.evaluation import evaluate
 from haq.runs import Baseline, RunFolder, Trial, ranked_by
-from haq.search.belonging import check_belonging
-from haq.search.cluster import more_processes, only_here, ray_workers
+from haq.runs.archive import best_first, best_of, pareto_front
+from haq.runs.project import keep_float
+from haq.runs.relocation import Named, config_of
+from haq.search.agents.agent_state import check_state
+from haq.search.baseline_networks import references, uniform_rivals
 from haq.search.conclusion import FINALISTS, conclude, untested
 from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
-from haq.search.references import references, uniform_rivals
+from haq.search.resume_checks import check_belonging
 from haq.search.scoring import choose_rank_by
-from haq.search.states import check_state
-from haq.search.tuning import search
+from haq.search.tune.cluster import more_processes, only_here, ray_workers
+from haq.search.tune.tuning import search
 from haq.search.workload import make_workload
 from haq.threads import one_thread
-from haq.whereabouts import Named, config_of
 
 __all__ = ["complete", "resume", "run"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from haq.search.cluster import ray_workers
+from haq.search.tune.cluster import ray_workers
 
 from .haq.browser import Browser, started
 from .in_turn import searching_in_turn

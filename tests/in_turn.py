@@ -17,9 +17,10 @@ from torch import nn
 
 from haq.data import Samples
 from haq.policy import BitPolicy
-from haq.search import conclusion, finals, picking, running, tuning
-from haq.search.searcher import BitSearcher
-from haq.search.trainable import QuantizationTrial
+from haq.search import conclusion, finals, picking, running
+from haq.search.tune import tuning
+from haq.search.tune.searcher import BitSearcher
+from haq.search.tune.trainable import QuantizationTrial
 from haq.search.workload import Workload
 
 __all__ = ["searching_in_turn"]

@@ -10,19 +10,19 @@ import sys
 import click
 
 from haq import __version__
-from haq.cli.choosing import finetune, pick
-from haq.cli.comparing import compare_agents
-from haq.cli.completion import add_completions, completion
-from haq.cli.doctor import doctor
-from haq.cli.hardware import hardware, table
-from haq.cli.measuring import bench, measure
+from haq.cli.commands.compare_agents import compare_agents
+from haq.cli.commands.completion import add_completions, completion
+from haq.cli.commands.doctor import doctor
+from haq.cli.commands.hardware import hardware, table
+from haq.cli.commands.measure_and_bench import bench, measure
+from haq.cli.commands.pick_and_finetune import finetune, pick
+from haq.cli.commands.profile import profile
+from haq.cli.commands.quantize import compare, quantize, schemes
+from haq.cli.commands.report_and_export import export, report
+from haq.cli.commands.search import search
+from haq.cli.commands.sensitivity import sensitivity
+from haq.cli.encodings import show_what_can_be_shown
 from haq.cli.options import examples
-from haq.cli.outlets import export, report
-from haq.cli.profiling import profile
-from haq.cli.quantization import compare, quantize, schemes
-from haq.cli.searching import search
-from haq.cli.sensitivity import sensitivity
-from haq.cli.streams import show_what_can_be_shown
 from haq.errors import HaqError, did_you_mean, printable
 
 __all__ = ["cli", "main"]

@@ -79,7 +79,7 @@ def naming_options(*, hardware: bool) -> Callable[[Callable[..., Any]], Callable
 
 def open_untrained_network(model: str, weights: str | None, data: str) -> tuple[nn.Module, Tensor]:
     """Returns the network, untrained where it is built in, and a sample, for commands to which only shapes matter."""
-    from haq.project import open_network
+    from haq.runs.project import open_network
 
     # The shape of an image does not depend on the seed
     network, images = open_network(model, weights, data, DEFAULTS.val_images, 0, trained=False)

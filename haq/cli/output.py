@@ -19,7 +19,7 @@ from typing import Any
 import click
 from rich.console import RenderableType
 
-from haq.cli.streams import echo_exactly
+from haq.cli.encodings import echo_exactly
 from haq.cli.terminal import console, notes
 
 __all__ = ["Result", "output_options", "plain"]

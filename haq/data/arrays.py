@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from haq.data.samples import Images
 from haq.data.splitting import Splits
 from haq.errors import DataError
-from haq.loading import call_named
-from haq.sources import source_of
+from haq.io.prefixes import source_of
+from haq.io.user_code import call_named
 
 __all__ = ["checked_images", "default_statistics", "read_function", "read_npz"]
 

@@ -18,7 +18,7 @@ from haq.data.preprocessing import Preprocessing, preprocessing_of
 from haq.data.samples import Images
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
 from haq.errors import DataError
-from haq.sources import hugging_face, one_line, source_of
+from haq.io.prefixes import hugging_face, one_line, source_of
 
 __all__ = ["read_pictures"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haq.errors import DataError
-from haq.sources import hugging_face, need, source_of
+from haq.io.prefixes import hugging_face, need, source_of
 
 __all__ = ["Preprocessing", "preprocessing_of"]
 

@@ -9,8 +9,8 @@ from haq.data.samples import ImageData
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
 from haq.data.text import read_text
 from haq.errors import DataError, did_you_mean
-from haq.loading import is_reference
-from haq.sources import source_of
+from haq.io.prefixes import source_of
+from haq.io.user_code import is_reference
 
 __all__ = ["get_data"]
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from haq.data.samples import Tokens
 from haq.data.splitting import VAL_SHARE, Splits
-from haq.documents import read_text as read_plain
-from haq.documents import reason_of
 from haq.errors import DataError
-from haq.sources import hugging_face, source_of
+from haq.io.prefixes import hugging_face, source_of
+from haq.io.safe_yaml import read_text as read_plain
+from haq.io.safe_yaml import reason_of
 
 __all__ = ["read_text"]
 

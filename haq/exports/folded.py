@@ -13,8 +13,8 @@ from haq.exports.packing import coded_layers, slope_and_shift
 from haq.layers import copied, quantizable_layers, replace_modules, run_sample
 from haq.quant.folding import batch_norms_after
 from haq.quant.modules import Quantized
-from haq.quant.quantizer import Quantizer
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["fold_norms"]
 

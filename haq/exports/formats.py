@@ -8,10 +8,10 @@ from pathlib import Path
 
 from haq.errors import ConfigError, did_you_mean
 from haq.exports import text
-from haq.files import replacing
+from haq.io.files import replacing
 from haq.policy import BitPolicy
 from haq.runs import RunFolder
-from haq.whereabouts import Named
+from haq.runs.relocation import Named
 
 __all__ = ["FORMATS", "Format", "Progress", "export_run", "run_policy"]
 
@@ -38,23 +38,23 @@ class Format:
 
 def _onnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.onnx import to_onnx
-    from haq.exports.opening import open_run
+    from haq.exports.run_network import open_run
 
     opened = open_run(run, policy, progress, named)
     return to_onnx(opened.network, opened.sample, policy.scheme)
 
 
 def _qonnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
-    from haq.exports.opening import open_run
     from haq.exports.qonnx import to_qonnx
+    from haq.exports.run_network import open_run
 
     opened = open_run(run, policy, progress, named)
     return to_qonnx(opened.network, opened.sample, policy.scheme)
 
 
 def _packed(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
-    from haq.exports.opening import open_run
     from haq.exports.packed import to_packed
+    from haq.exports.run_network import open_run
 
     opened = open_run(run, policy, progress, named)
     return to_packed(opened.network, policy, opened.sample, opened.folded)
@@ -62,8 +62,8 @@ def _packed(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named 
 
 def _folded(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
     from haq.exports.folded import fold_norms
-    from haq.exports.opening import open_run
     from haq.exports.packed import to_packed
+    from haq.exports.run_network import open_run
 
     opened = open_run(run, policy, progress, named)
     return to_packed(fold_norms(opened.network, opened.sample), policy, opened.sample, folded=True)

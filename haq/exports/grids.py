@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from haq.errors import ConfigError
-from haq.quant.functional import is_binary
 from haq.quant.modules import Quantized
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.functional import is_binary
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
 from haq.quant.schemes.pact import PACTQuantizer
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["InputGrid", "input_grid", "weight_codes"]
 

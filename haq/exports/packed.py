@@ -26,13 +26,13 @@ from haq.exports.packing import (
     stride_of,
     unpack,
 )
-from haq.files import replacing
+from haq.io.files import replacing
 from haq.layers import copied, quantizable_layers, replace_modules
 from haq.policy import BitPolicy
-from haq.quant.granularity import group, ungroup
 from haq.quant.modules import quantized_like
 from haq.quant.preparation import reopened
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
 

@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError
 from haq.layers import quantizable_layers
-from haq.quant.granularity import group, ungroup
 from haq.quant.modules import Quantized
-from haq.quant.quantizer import Quantizer
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = [
     "coded_layers",

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from haq.exports.grids import InputGrid
-from haq.exports.marking import Nodes, Writer
-from haq.quant.granularity import group
-from haq.quant.tensor import QuantizedTensor
+from haq.exports.onnx_graph import Nodes, Writer
+from haq.quant.quantizers.granularity import group
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["to_qonnx"]
 

@@ -89,7 +89,7 @@ def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
     """Returns each layer's share; nothing when the run has no table, or one that does not price the policy."""
     if not run.costs.is_file():
         return {}
-    from haq.hwmodels.table import CostTable
+    from haq.hwmodels.tables.table import CostTable
 
     try:
         table = CostTable.load(run.costs)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from haq.errors import ConfigError, did_you_mean
-from haq.exports.opening import require
+from haq.exports.run_network import require
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from haq.errors import ModelError
-from haq.records import restored
+from haq.io.validation import restored
 
 __all__ = ["LayerKind", "LayerSpec", "Pair", "ends"]
 

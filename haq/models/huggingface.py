@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.sources import hugging_face
+from haq.io.prefixes import hugging_face
 
 __all__ = ["load_transformers"]
 

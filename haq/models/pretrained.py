@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from haq.data import ImageData, Samples
 from haq.errors import DataError, ModelError
-from haq.files import cache_folder, replacing
+from haq.io.files import cache_folder, replacing
 from haq.layers import run_sample
 from haq.models.registry import get_model, list_models, load_model, load_weights
 from haq.threads import one_thread
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
     """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
 
-    The cache lies in `haq.files.cache_folder()`. Where it cannot be written, the network is trained each time.
+    The cache lies in `haq.io.files.cache_folder()`. Where it cannot be written, the network is trained each time.
 
     Args:
         train: Training images of `digits`.

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from haq.errors import ModelError, did_you_mean
-from haq.loading import call_named, is_reference
+from haq.io.prefixes import MODEL_SOURCES, one_line, source_of
+from haq.io.tensors import read_tensors
+from haq.io.user_code import call_named, is_reference
 from haq.models.huggingface import load_transformers
 from haq.models.mobilenet import MobileNetV1, MobileNetV2
 from haq.models.resnet import cifar_resnet, digits_resnet
 from haq.models.zoos import load_timm, load_torchvision
-from haq.sources import MODEL_SOURCES, one_line, source_of
-from haq.tensors import read_tensors
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
 

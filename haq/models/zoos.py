@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from haq.errors import ModelError, did_you_mean
-from haq.sources import need, one_line
+from haq.io.prefixes import need, one_line
 
 __all__ = ["load_timm", "load_torchvision"]
 

@@ -15,8 +15,8 @@ from haq.quant.calibration import calibrate
 from haq.quant.integer import convert
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import finetune
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes import get_scheme, list_schemes
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = [
     "QuantizedTensor",

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from haq.errors import ConfigError
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes import get_scheme
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["quantize"]
 

@@ -10,7 +10,7 @@ from torch.fx.proxy import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["trace_graph"]
 

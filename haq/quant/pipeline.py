@@ -10,16 +10,16 @@ from torch import nn
 
 from haq.config import check_range
 from haq.data import ImageData
+from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.evaluation import evaluate
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.ptq import apply_passes, check_applicable
 from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
-from haq.records import check_fields
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, ModelError, did_you_mean
-from haq.files import replacing
+from haq.io.files import replacing
+from haq.io.tensors import read_tensors
 from haq.layers import copied, quantizable_layers, reachable, replace_modules
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration
@@ -20,7 +21,6 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
-from haq.tensors import read_tensors
 
 __all__ = ["load_quantized", "load_state", "prepare", "reopened", "save_quantized"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from haq.files import write_text
+from haq.io.files import write_text
 from haq.report.details import Details, detail
+from haq.report.from_run import summarize
 from haq.report.html import render_html
 from haq.report.overlay import compared, render_overlay
-from haq.report.reading import summarize
 from haq.report.summary import Summary
 from haq.report.terminal import render, render_comparison
 from haq.runs import RunFolder

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from haq.files import replacing
+from haq.io.files import replacing
 from haq.scores import QUALITIES, RankBy
 
 __all__ = ["draw_curves"]

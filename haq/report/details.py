@@ -60,7 +60,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Bench:
-    """Latencies that `haq bench` predicted and measured, in milliseconds; see `haq.hwmodels.bench.Bench`.
+    """Latencies that `haq bench` predicted and measured, in milliseconds; see `haq.hwmodels.measuring.bench.Bench`.
 
     Attributes:
         layers: Names.

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from haq.constraints import format_cost
-from haq.report import wording
+from haq.report import summary_text
 from haq.report.details import Bench, Details
 from haq.report.payload import embedded, payload
 from haq.report.summary import Summary
@@ -45,7 +45,7 @@ _NOSCRIPT = '<noscript><p class="note">The charts need JavaScript; the tables do
 
 def render_html(summary: Summary, details: Details) -> str:
     """Returns the whole page; it makes no request, and everything from the user is escaped."""
-    content = wording.comparison(summary)
+    content = summary_text.comparison(summary)
     sections = [
         _head(summary),
         _section("Accuracy and cost", *_accuracy(summary)),
@@ -87,13 +87,13 @@ def _asset(name: str) -> str:
 
 def _head(summary: Summary) -> str:
     return (
-        f'<p class="run">{escape(summary.name)}</p>\n<h1>{escape(wording.verdict(summary))}</h1>\n'
-        f"{_facts(wording.facts(summary))}\n{_NOSCRIPT}"
+        f'<p class="run">{escape(summary.name)}</p>\n<h1>{escape(summary_text.verdict(summary))}</h1>\n'
+        f"{_facts(summary_text.facts(summary))}\n{_NOSCRIPT}"
     )
 
 
 def _accuracy(summary: Summary) -> list[str]:
-    front = wording.front(summary)
+    front = summary_text.front(summary)
     if not summary.points:
         return _notes(front)
     return [
@@ -107,7 +107,7 @@ def _accuracy(summary: Summary) -> list[str]:
 def _layers(summary: Summary) -> list[str]:
     if not summary.points:
         return []
-    content = wording.layers(summary)
+    content = summary_text.layers(summary)
     width = f' style="min-width: {_LAYER_PX * len(summary.layers)}px"'
     return [
         _section(
@@ -128,7 +128,7 @@ def _progress(summary: Summary) -> list[str]:
     if not summary.points:
         return []
     chart = _chart("progress", "Score of every trial and the best so far, over the search")
-    text = wording.progress(summary)
+    text = summary_text.progress(summary)
     return [_section("Progress", f'<p class="note">{escape(text)}</p>', _controls("progress-controls"), chart)]
 
 
@@ -147,12 +147,12 @@ def _heat_map(details: Details) -> list[str]:
 def _bench(bench: Bench | None) -> list[str]:
     if bench is None:
         return []
-    text = f'<p class="note">{escape(wording.benched(bench))}</p>'
+    text = f'<p class="note">{escape(summary_text.benched(bench))}</p>'
     rows = [
         (name, *(format_cost("latency_ms", value) for value in (predicted, measured)))
         for name, predicted, measured in zip(bench.layers, bench.predicted, bench.measured, strict=True)
     ]
-    content = wording.Table(("layer", "predicted", "measured"), tuple(rows), ())
+    content = summary_text.Table(("layer", "predicted", "measured"), tuple(rows), ())
     chart = _chart("bench", "Predicted against measured latency of each layer")
     return [_section("Predicted and measured latency", text, chart, folded("The layers as a table", content))]
 
@@ -180,17 +180,17 @@ def _chart(name: str, label: str) -> str:
     return f'<div class="chart"><div id="{name}" role="figure" aria-label="{label}"></div></div>'
 
 
-def folded(title: str, content: wording.Table) -> str:
+def folded(title: str, content: summary_text.Table) -> str:
     """Returns a table that a click unfolds."""
     return f"<details><summary>{title}</summary>{''.join(_notes(content))}{table(content)}</details>"
 
 
-def table(content: wording.Table) -> str:
+def table(content: summary_text.Table) -> str:
     """Returns a table that scrolls by itself when it is too wide."""
     return f'<div class="wide">{_table(content)}</div>'
 
 
-def _table(content: wording.Table, name: str = "") -> str:
+def _table(content: summary_text.Table, name: str = "") -> str:
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in content.header)
     rows = []
     for index, row in enumerate(content.rows):
@@ -200,5 +200,5 @@ def _table(content: wording.Table, name: str = "") -> str:
     return f"<table{identity}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _notes(content: wording.Table) -> list[str]:
+def _notes(content: summary_text.Table) -> list[str]:
     return [f'<p class="note">{escape(note)}</p>' for note in content.notes]

@@ -9,11 +9,11 @@ from html import escape
 from typing import Any
 
 from haq.constraints import METRICS, format_cost
-from haq.report import wording
+from haq.report import summary_text
 from haq.report.details import Details, detail
+from haq.report.from_run import summarize
 from haq.report.html import page, table
 from haq.report.payload import payload
-from haq.report.reading import summarize
 from haq.report.summary import Summary
 from haq.runs import RunFolder
 
@@ -56,7 +56,7 @@ def compared(runs: Iterable[RunFolder]) -> tuple[Compared, ...]:
     return tuple(found)
 
 
-def comparison(runs: Sequence[Compared]) -> wording.Table:
+def comparison(runs: Sequence[Compared]) -> summary_text.Table:
     """Returns a row for each run: who searched, under which budget, and what the result scores and costs."""
     fields = list(dict.fromkeys((*(run.summary.axis for run in runs), "latency_ms", "size_bytes")))
     names = {metric.field: metric.name for metric in METRICS.values()}
@@ -68,7 +68,7 @@ def comparison(runs: Sequence[Compared]) -> wording.Table:
         budget = ", ".join(
             f"{names[field]} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
         )
-        top1 = wording.percent(ours.test_top1 if ours else None)
+        top1 = summary_text.percent(ours.test_top1 if ours else None)
         rows.append((run.name, run.agent, budget or "–", trials, top1, *costs))
     tested = [run.summary.networks[-1].test_top1 for run in runs]
     best = max((top1 for top1 in tested if top1 is not None), default=None)
@@ -79,7 +79,7 @@ def comparison(runs: Sequence[Compared]) -> wording.Table:
         notes.append("These runs are of different models or data: their scores are not comparable.")
     if len({(run.summary.hardware, run.summary.batch) for run in runs}) > 1:
         notes.append("Their costs are of different hardware or batch sizes.")
-    return wording.Table(
+    return summary_text.Table(
         header=("run", "agent", "budget", "trials", "test top-1", *(names[field] for field in fields)),
         rows=tuple(rows),
         notes=tuple(notes),

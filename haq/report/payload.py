@@ -11,7 +11,7 @@ from typing import Any
 from haq.constraints import METRICS
 from haq.hwmodels import CostTable
 from haq.policy import LayerBits
-from haq.report import wording
+from haq.report import summary_text
 from haq.report.details import Bench, Details, Scored
 from haq.report.summary import Level, Summary
 
@@ -84,7 +84,7 @@ def embedded(content: Mapping[str, Any]) -> str:
 
 
 def _level(level: Level) -> str:
-    return "floating point" if level.fidelity == "float" else wording.training(level.steps)
+    return "floating point" if level.fidelity == "float" else summary_text.training(level.steps)
 
 
 def _fields(summary: Summary, policies: Iterable[Scored]) -> list[str]:

@@ -116,7 +116,8 @@ class Summary:
         baselines: The uniform networks' scores after calibration.
         front: Of the longest-trained policies those that no other beats in objective and every cost at once, the
             cheapest first.
-        hypervolume: What the front beats, 0 to 1, and the metrics beside the objective; see `haq.archive.hypervolume`.
+        hypervolume: What the front beats, 0 to 1, and the metrics beside the objective; see
+            `haq.runs.archive.hypervolume`.
         layers: The best policy.
     """
 

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from haq.policy import Width
-from haq.report import wording
+from haq.report import summary_text
 from haq.report.details import Details
 from haq.report.overlay import Compared, comparison
 from haq.report.summary import LayerWidths, Summary
@@ -33,24 +33,24 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
     """
     console.print(Text(f"Run {summary.name}", style="bold"))
     console.print(_facts(summary))
-    console.print(Text(wording.verdict(summary), style="bold"))
+    console.print(Text(summary_text.verdict(summary), style="bold"))
     console.print()
-    comparison = wording.comparison(summary)
+    comparison = summary_text.comparison(summary)
     console.print(_table(comparison))
     for note in comparison.notes:
         console.print(Text(note, style="dim"))
-    front = wording.front(summary)
+    front = summary_text.front(summary)
     _heading(console, "Pareto front", front)
     if front.rows:
         console.print(_table(front, len(front.header) - 1))
     if summary.layers:
-        _heading(console, "Bits per layer", wording.layers(summary))
+        _heading(console, "Bits per layer", summary_text.layers(summary))
         console.print(_layers(summary.layers))
     if summary.points:
-        _said(console, "Progress", wording.progress(summary))
+        _said(console, "Progress", summary_text.progress(summary))
     if details is not None:
         if details.bench is not None:
-            _said(console, "Latency", wording.benched(details.bench))
+            _said(console, "Latency", summary_text.benched(details.bench))
         console.print(Text("\nRepeat it", style="bold"))
         console.print(Text(details.command), soft_wrap=True)  # a line that can be copied whole
         console.print(Text(", ".join(f"{key} {value}" for key, value in details.environment.items()), style="dim"))
@@ -66,7 +66,7 @@ def render_comparison(runs: Sequence[Compared], console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _heading(console: Console, title: str, content: wording.Table) -> None:
+def _heading(console: Console, title: str, content: summary_text.Table) -> None:
     console.print()
     console.print(Text.assemble((title, "bold"), "  ", (" ".join(content.notes), "dim")))
 
@@ -78,12 +78,12 @@ def _said(console: Console, title: str, text: str) -> None:
 
 def _facts(summary: Summary) -> Padding:
     grid = RichTable.grid(padding=(0, 2))
-    for label, value in wording.facts(summary):
+    for label, value in summary_text.facts(summary):
         grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
     return Padding(grid, (0, 0, 1, 0))
 
 
-def _table(content: wording.Table, *left: int) -> RichTable:
+def _table(content: summary_text.Table, *left: int) -> RichTable:
     """Lays out a table whose columns `left` are text; a sign marks the chosen row, for terminals without bold."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for index, title in enumerate(content.header):
@@ -117,11 +117,11 @@ def _layers(layers: tuple[LayerWidths, ...]) -> RichTable:
     for number, layer in enumerate(layers, 1):
         cells: list[str | Text] = [str(number), Text(layer.name)]
         for bits in (layer.w_bits, layer.a_bits):
-            cells.append(wording.width(bits))
+            cells.append(summary_text.width(bits))
             if not compact:
                 cells.append(_bar(bits, max(widest, _BAR)))
         if shares:
-            cells.append(wording.percent(layer.latency_share))
+            cells.append(summary_text.percent(layer.latency_share))
         table.add_row(*cells)
     return table
 

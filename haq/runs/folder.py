@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import yaml
 
 from haq.config import SearchConfig
-from haq.documents import read_yaml
 from haq.errors import ConfigError, HaqError
-from haq.files import write_text
+from haq.io.files import write_text
+from haq.io.safe_yaml import read_yaml
 from haq.layers import LayerSpec
 from haq.runs.identity import Identity, file_fingerprint
 from haq.runs.outcome import Baseline, BaselineName, Best

@@ -10,7 +10,7 @@ from typing import Any
 
 from haq.config import SearchConfig
 from haq.errors import ConfigError
-from haq.records import restored
+from haq.io.validation import restored
 
 __all__ = ["Identity", "file_fingerprint", "settings_of", "short"]
 
@@ -24,7 +24,7 @@ class Identity:
     """Fingerprints of what a search began with, `fingerprints.json`.
 
     Attributes:
-        weights: Of the float network; see `haq.fingerprints`.
+        weights: Of the float network; see `haq.runs.fingerprints`.
         outputs: Some of what it gives for one sample: its code. Empty for a network that gives something else each
             time.
         data: Of the samples and labels of all splits.

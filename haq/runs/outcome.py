@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from haq.io.validation import restored
 from haq.policy import BitPolicy, check_width
-from haq.records import restored
 from haq.runs.trial import Cost, finite
 from haq.scores import Score
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from haq.errors import ConfigError
+from haq.io.validation import restored
 from haq.policy import BitPolicy
-from haq.records import restored
 from haq.scores import RankBy, Score
 
 __all__ = ["Cost", "Trial", "finite", "ranked_by"]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from haq.hwmodels.bitserial import cpu_features
+from haq.hwmodels.kernels.bitserial import cpu_features
 from haq.hwmodels.measuring.gpu import describe_gpu
 
 __all__ = ["EnergyCounter", "describe_device", "one_core"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from haq.errors import HardwareError
-from haq.files import write_text
+from haq.io.files import write_text
 
 __all__ = ["Journal"]
 

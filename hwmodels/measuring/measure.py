@@ -13,17 +13,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from haq.hwmodels.deployment import BitSerialModule, deploy, random_module
-from haq.hwmodels.footprint import footprint
+from haq.hwmodels.accelerators.footprint import footprint
+from haq.hwmodels.kernels.deployment import BitSerialModule, deploy, random_module
+from haq.hwmodels.kernels.runtime import Runtime
+from haq.hwmodels.kernels.stopwatch import get_stopwatch
 from haq.hwmodels.liveness import plan_or_none
 from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
 from haq.hwmodels.measuring.gpu import GpuEnergyCounter
 from haq.hwmodels.measuring.journal import Journal
 from haq.hwmodels.measuring.monotone import monotone
 from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
-from haq.hwmodels.runtime import Runtime
-from haq.hwmodels.stopwatch import get_stopwatch
-from haq.hwmodels.table import CostTable
+from haq.hwmodels.tables.table import CostTable
 from haq.layers import LayerSpec, fresh
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.preparation import prepare

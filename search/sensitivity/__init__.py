@@ -1,6 +1,6 @@
 """How much one layer alone loses at each width: which layers need their bits."""
 
-from haq.fingerprints import fingerprint
+from haq.runs.fingerprints import fingerprint
 from haq.search.sensitivity.measure import measure_sensitivity
 from haq.search.sensitivity.result import MEASURES, Sensitivity, cached, load_sensitivity, save_sensitivity
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from haq.data import ImageData
-from haq.fingerprints import fingerprint
 from haq.quant.calibration import calibrate
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
+from haq.runs.fingerprints import fingerprint
 from haq.search.observer import Observer
 from haq.search.sensitivity.measure import measure_sensitivity
 from haq.search.sensitivity.result import Sensitivity, cached

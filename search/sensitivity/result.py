@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from haq.errors import ConfigError
-from haq.files import write_text
+from haq.io.files import write_text
 
 __all__ = ["MEASURES", "Sensitivity", "cached", "load_sensitivity", "save_sensitivity"]
 

@@ -22,8 +22,8 @@ from haq.data.digits import read_digits
 from haq.data.splitting import Splits
 from haq.errors import ModelError
 from haq.hwmodels.pricing import price
+from haq.io.user_code import call_named
 from haq.layers import trace
-from haq.loading import call_named
 from haq.models import registry
 from haq.models.resnet import SmallResNet
 from haq.runs import RunFolder

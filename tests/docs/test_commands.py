@@ -102,7 +102,7 @@ def save_weights(folder: Path) -> None:
     import torch
 
     from haq.errors import ModelError
-    from haq.loading import call_named
+    from haq.io.user_code import call_named
 
     torch.save(call_named(f"{folder / 'my_net.py'}:build", "model", ModelError).state_dict(), folder / "my_net.pt")
 

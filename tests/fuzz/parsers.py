@@ -18,19 +18,19 @@ import yaml
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import parse_constraint
 from haq.data import get_data
-from haq.documents import parse_yaml
 from haq.errors import HaqError
 from haq.hwmodels import CostTable, get_hardware
-from haq.hwmodels.tabular import load_table, save_table
+from haq.hwmodels.tables.formats import load_table, save_table
+from haq.io.prefixes import short_name, source_of
+from haq.io.safe_yaml import parse_yaml
+from haq.io.user_code import is_reference
 from haq.layers import LayerSpec
-from haq.loading import is_reference
 from haq.models import load_model
 from haq.models.registry import load_weights
 from haq.policy import BitPolicy
 from haq.quant.schemes import get_scheme
 from haq.runs import Baseline, Best, RunFolder, Trial
 from haq.scores import Score
-from haq.sources import short_name, source_of
 
 __all__ = ["PARSERS", "SEEDS", "check"]
 

@@ -11,24 +11,33 @@ from haq.hwmodels import list_hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Each place may import from itself and from places before it
-ORDER = ["foundation", "quant", "hwmodels", "envs", "search", "outlet", "cli"]
-OUTLETS = {"report", "exports"}
-FACES = {"cli", "doctor", "results", "testing", "__main__"}
-HANDING_OUT = {"haq.search.api", "haq.search.__init__"}  # a search returns results that export themselves
+# Rooms, the lowest first; each may import from itself and from rooms above it in this list
+ROOMS = (
+    ("__init__", "compiling", "errors", "names", "threads"),
+    ("io",),
+    ("registry",),
+    ("constraints", "policy", "scores"),
+    ("config",),
+    ("layers",),
+    ("data",),
+    ("models",),
+    ("runs",),
+    ("quant",),
+    ("hwmodels",),
+    ("envs",),
+    ("search",),
+    ("exports", "report"),
+    ("__main__", "cli", "doctor", "testing"),
+)
+RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 
-
-def place(module: str) -> str:
-    """Returns where a module such as `haq.quant.fake` stands in the order."""
-    if module in HANDING_OUT:
-        return "cli"
-    part = [*module.split("."), "", ""][1]
-    if part in OUTLETS:
-        return "outlet"
-    return "cli" if part in FACES else part if part in ORDER else "foundation"
+FULL = 16  # files in a folder
+ALTERNATIVES = {"haq/quant/schemes"}  # folders that list alternatives of one kind
+LONGEST = 400  # lines of a file
 
 
 def sources() -> list[tuple[str, Path]]:
+    """Returns the name and the file of every module."""
     found = [
         ("haq." + ".".join(p.relative_to(ROOT / "haq").with_suffix("").parts), p) for p in ROOT.glob("haq/**/*.py")
     ]
@@ -39,28 +48,47 @@ def sources() -> list[tuple[str, Path]]:
     return found
 
 
+def room(module: str) -> str:
+    """Returns the room of a module such as `haq.quant.fake`: `quant`."""
+    return [*module.split("."), "__init__"][1]
+
+
 def imported(path: Path) -> list[str]:
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     return names + [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
 
 
+def test_every_module_has_a_room() -> None:
+    assert {room(name) for name, _ in sources()} <= set(RANK)
+
+
 def test_imports_run_one_way() -> None:
     for name, path in sources():
         for target in imported(path):
             if target.startswith("haq."):
-                assert ORDER.index(place(target)) <= ORDER.index(place(name)), f"{name} imports {target}"
+                assert RANK[room(target)] <= RANK[room(name)], f"{name} imports {target}"
             assert target.split(".")[0] not in ("envs", "hwmodels", "search"), f"{name}: write haq.{target}"
+
+
+def test_rooms_stay_small() -> None:
+    folders: dict[Path, int] = {}
+    for name, path in sources():
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, f"{name} is long; split it"
+    for folder, count in folders.items():
+        place = folder.relative_to(ROOT).as_posix()
+        assert count <= FULL or place in ALTERNATIVES, f"{place} has {count} files; give some a room of their own"
 
 
 def test_heavy_packages_stay_where_they_belong() -> None:
     allowed = {
-        "ray": ("haq.search.", "haq.loading"),
-        "stable_baselines3": ("haq.search.agent", "haq.search.imagination"),
-        "pymoo": ("haq.search.evolution",),
+        "ray": ("haq.search.", "haq.io.user_code"),
+        "stable_baselines3": ("haq.search.agents.ddpg", "haq.search.agents.dreamer"),
+        "pymoo": ("haq.search.agents.evolution",),
         "plotly": ("haq.report.",),
-        "numba": ("haq.compiling", "haq.hwmodels.bitserial."),
-        "llvmlite": ("haq.hwmodels.bitserial.",),
+        "numba": ("haq.compiling", "haq.hwmodels.kernels.bitserial."),
+        "llvmlite": ("haq.hwmodels.kernels.bitserial.",),
         "onnx": ("haq.exports.",),
         "safetensors": ("haq.exports.",),
         "torchao": ("haq.exports.",),
@@ -83,9 +111,8 @@ def test_quick_commands_import_nothing_heavy(code: str) -> None:
 
 def test_what_searches_and_exports_imports_no_compiler_of_networks() -> None:
     """It takes two seconds and more, in every process of a search; PyTorch's optimizers import it when they step."""
-    code = (
-        "import sys; import haq.search.running, haq.search.trainable, haq.exports.formats; print(sorted(sys.modules))"
-    )
+    imported = "haq.search.running, haq.search.tune.trainable, haq.exports.formats"
+    code = f"import sys; import {imported}; print(sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"'torch._dynamo'", "'numba'"} & set(result.stdout.strip("[]\n").split(", "))
 

@@ -8,7 +8,7 @@ from haq.errors import HardwareError
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import LayerCost
 from haq.hwmodels.pricing import price
-from haq.hwmodels.tabular import write_csv
+from haq.hwmodels.tables.formats import write_csv
 from haq.policy import BitPolicy, LayerBits
 
 NAMES = ["conv1", "conv2.dw", "fc"]

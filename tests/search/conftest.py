@@ -7,9 +7,9 @@ from haq.config import SearchConfig
 from haq.constraints import Constraint
 from haq.envs import BitAllocationEnv, Budget
 from haq.policy import BitPolicy, LayerBits
-from haq.results import Result
 from haq.scores import Score
 from haq.search import Silent, run
+from haq.search.results import Result
 
 from ..envs.conftest import WIDTHS, make_layers, make_table
 from ..in_turn import searching_in_turn

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from haq.errors import ConstraintError, HaqError
-from haq.results import Result
 from haq.runs import RunFolder
 from haq.search import pick, resume
+from haq.search.results import Result
 
 from .conftest import Recorder
 

@@ -8,7 +8,7 @@ import yaml
 
 from haq.config import SearchConfig
 from haq.errors import ConfigError, ConstraintError
-from haq.hwmodels.tabular import load_table, save_table
+from haq.hwmodels.tables.formats import load_table, save_table
 from haq.runs import RunFolder
 from haq.search import Silent
 from haq.search.problem import pose

@@ -16,7 +16,7 @@ import torch
 
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import CostTable
-from haq.loading import call_named
+from haq.io.user_code import call_named
 from haq.quant.evaluation import evaluate
 from haq.quant.preparation import load_quantized
 from haq.runs import RunFolder

@@ -14,7 +14,7 @@ from haq.data import get_data
 from haq.models import open_model
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate
-from haq.quant.opening import open_quantized
+from haq.quant.run_network import open_quantized
 from haq.runs import RunFolder
 from haq.search.sensitivity import measure_sensitivity
 from haq.search.sensitivity.curvature import curvature

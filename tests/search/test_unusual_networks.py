@@ -112,7 +112,7 @@ from haq.data import get_data
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
 from haq.quant.modules import Quantized
-from haq.results import Result
+from haq.search.results import Result
 
 torch.set_num_threads(1)
 run, bits = Result.open(Path(sys.argv[1])), BitPolicy.load(Path(sys.argv[2]))

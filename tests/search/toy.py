@@ -10,7 +10,7 @@ from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.policy import BitPolicy
 from haq.scores import Score
-from haq.search.agents import Task, penalties_of
+from haq.search.agents.task import Task, penalties_of
 from haq.search.sensitivity import Sensitivity
 
 from ..envs.conftest import make_layers, make_table

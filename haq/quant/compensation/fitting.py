@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from haq.quant.compensation.rounding import Grid, descend, diffuse, output_error
-from haq.quant.functional import is_binary, mse_affine, mse_scale
-from haq.quant.quantizer import Quantizer
-from haq.quant.uniform import UniformQuantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.functional import is_binary, mse_affine, mse_scale
+from haq.quant.quantizers.uniform import UniformQuantizer
 
 __all__ = ["fit_grids"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from haq.quant.compensation.fitting import fit_grids
 from haq.quant.compensation.moments import Moments, takes_shift
 from haq.quant.compensation.rounding import Grid, as_columns, as_weight, damped, descend, diffuse
-from haq.quant.quantizer import Quantizer
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["Rounded", "compensated_target", "round_layer"]
 

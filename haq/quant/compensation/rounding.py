@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["Grid", "damped", "descend", "diffuse", "output_error"]
 

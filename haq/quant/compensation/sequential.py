@@ -21,7 +21,7 @@ from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 from haq.threads import in_threads, one_thread
 
 __all__ = ["compensate_in_sequence", "compensate_together"]

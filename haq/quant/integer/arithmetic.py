@@ -15,7 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from haq.quant.functional import Rounding, integer_range, is_binary, quantize_affine
+from haq.quant.quantizers.functional import Rounding, integer_range, is_binary, quantize_affine
 
 __all__ = ["PRODUCT_BITS", "Grid", "Rescale", "fixed_point", "matmul"]
 

@@ -19,13 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from haq.errors import ConfigError, DataError, ModelError
 from haq.layers import copied, fresh
 from haq.layers.own_forward import OwnForward, Substituted
-from haq.quant.functional import Rounding, symmetric_scale
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.functional import Rounding, symmetric_scale
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["RANGE", "ValueGraph", "argument", "grid_of", "insert_value_grids"]
 

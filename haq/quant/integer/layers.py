@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.quant.functional import quantize_affine
 from haq.quant.integer.arithmetic import PRODUCT_BITS, Grid, Rescale, matmul
 from haq.quant.integer.pooling import Window
+from haq.quant.quantizers.functional import quantize_affine
 
 __all__ = [
     "Dequantize",

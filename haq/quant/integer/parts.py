@@ -15,7 +15,7 @@ from haq.quant.integer.graph import RANGE, argument
 from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import QuantConv2d, Quantized
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["average_window", "integer_layer", "linear_parts", "max_window", "pad_widths", "terms_of"]
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from haq.errors import DataError, ModelError
 from haq.layers import copied, quantizable_layers
-from haq.quant.functional import is_binary
-from haq.quant.granularity import group, ungroup
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
 from haq.quant.ptq.blocks import chain_of_blocks
-from haq.quant.quantizer import Quantizer
-from haq.quant.uniform import UniformQuantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.functional import is_binary
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.uniform import UniformQuantizer
 
 __all__ = ["STEPS", "SoftRounding", "adaround"]
 

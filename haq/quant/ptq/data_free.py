@@ -13,7 +13,7 @@ from haq.quant.calibration import Calibration, LayerQuantizers
 from haq.quant.compensation import Rounded
 from haq.quant.folding import fold_batch_norm
 from haq.quant.ptq.statistics import ClippedNormal, input_statistics
-from haq.quant.ranges import batch_norm_range
+from haq.quant.quantizers.ranges import batch_norm_range
 from haq.quant.schemes import Scheme, get_scheme
 
 __all__ = ["calibrate_data_free", "data_free_inputs"]

@@ -21,8 +21,8 @@ from haq.quant.preparation import prepare
 from haq.quant.ptq.adaround import STEPS, adaround
 from haq.quant.ptq.bias_correction import correct_bias, correct_bias_analytic
 from haq.quant.ptq.equalization import equalize
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes import Scheme, get_scheme
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["PASSES", "REPORTED", "apply_passes", "check_applicable", "folds"]
 

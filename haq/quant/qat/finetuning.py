@@ -20,7 +20,7 @@ from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.qat.lessons import BATCH_SIZE, Lessons
 from haq.quant.qat.norms import norms_of, trainable
 from haq.quant.qat.rates import usual_rates
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["Finetuning", "finetune"]
 

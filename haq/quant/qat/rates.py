@@ -10,7 +10,7 @@ from torch import nn
 
 from haq.layers import quantizable_layers
 from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["Rates", "usual_rates"]
 

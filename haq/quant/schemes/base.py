@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, did_you_mean
+from haq.io.validation import conforms, described
 from haq.policy import check_width
-from haq.quant.quantizer import Quantizer
-from haq.quant.uniform import uniform
-from haq.records import conforms, described
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.uniform import uniform
 
 __all__ = ["ALL_WIDTHS", "Factory", "Scheme", "linear_inputs"]
 
@@ -43,8 +43,9 @@ class Scheme:
         input_widths: The same for activations.
         covers: What the paper is about; the rest is `linear`.
         trainable: What fine-tuning trains beside the weights.
-        kernels: What can run the result: `bit-serial` (`haq.hwmodels.deployment`), `integer` (`haq.quant.convert`),
-            kernels with a codebook (`lookup`) or of powers of two (`shift`), which others have, or only `float`.
+        kernels: What can run the result: `bit-serial` (`haq.hwmodels.kernels.deployment`), `integer`
+            (`haq.quant.convert`), kernels with a codebook (`lookup`) or of powers of two (`shift`), which others have,
+            or only `float`.
         options: What was set by `with_options`.
     """
 

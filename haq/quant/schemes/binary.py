@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer
-from haq.quant.tensor import QuantizedTensor
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["SignQuantizer", "sign", "sign_through"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.binary import SignQuantizer, sign, sign_through
 

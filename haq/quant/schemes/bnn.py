@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.granularity import ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.binary import SignQuantizer, sign, sign_through
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["BNN", "SignActivations", "SignWeights"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.binary import SignQuantizer, sign
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import UniformQuantizer, round_through, uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import UniformQuantizer, round_through, uniform
 
 __all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "dorefa_weights", "quantize_k"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.codebook import CodebookQuantizer
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.codebook import CodebookQuantizer
+from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.schemes.base import Scheme
 
 __all__ = ["INQ", "SCHEDULE", "INQQuantizer"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from haq.quant.codebook import CodebookQuantizer
-from haq.quant.granularity import group
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.codebook import CodebookQuantizer
+from haq.quant.quantizers.granularity import group
 from haq.quant.schemes.base import Scheme
 
 __all__ = ["KMEANS", "KMeansQuantizer"]
@@ -25,7 +25,7 @@ class KMeansQuantizer(CodebookQuantizer):
     """
 
     def __init__(self, values: Tensor, bits: int, reads: Tensor | None = None, *, granularity: str = "tensor") -> None:
-        from haq.quant.clustering import kmeans
+        from haq.quant.quantizers.clustering import kmeans
 
         super().__init__(bits, granularity, signed=True)
         values = check_values(values)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.uniform import uniform
 
 __all__ = ["ASYMMETRIC", "HYBRID", "LINEAR", "POWER_OF_TWO"]
 

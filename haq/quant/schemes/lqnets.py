@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.codebook import CodebookQuantizer, nearest_level
-from haq.quant.granularity import group
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.codebook import CodebookQuantizer, nearest_level
+from haq.quant.quantizers.granularity import group
+from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.uniform import uniform
 
 __all__ = ["LQNETS", "LQNetsQuantizer"]
 

@@ -6,12 +6,12 @@ import math
 
 from torch import Tensor, nn
 
-from haq.quant.fake import fake_quantize
-from haq.quant.functional import fill_empty, integer_range, is_binary, quantize_affine
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.fake import fake_quantize
+from haq.quant.quantizers.functional import fill_empty, integer_range, is_binary, quantize_affine
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["LSQ", "LSQQuantizer"]
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haq.quant.functional import FLOOR_SLACK, integer_range, mse_scale
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.functional import FLOOR_SLACK, integer_range, mse_scale
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["NESTED", "NestedScaleQuantizer", "ratio_gradient"]
 

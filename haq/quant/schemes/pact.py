@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haq.quant.functional import integer_range, quantize_affine
-from haq.quant.granularity import ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.functional import integer_range, quantize_affine
+from haq.quant.quantizers.granularity import ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.dorefa import dorefa_weights
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import uniform
 
 __all__ = ["PACT", "PACTQuantizer"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import round_through, uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import round_through, uniform
 
 __all__ = ["QIL", "QILQuantizer", "qil_inputs"]
 

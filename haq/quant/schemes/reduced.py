@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.granularity import ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["BF16", "FP16", "ReducedFloat"]
 

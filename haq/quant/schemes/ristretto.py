@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.functional import fill_empty
-from haq.quant.granularity import group
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.functional import fill_empty
+from haq.quant.quantizers.granularity import group
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.base import Scheme
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["RISTRETTO"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from haq.quant.granularity import group, ungroup
-from haq.quant.quantizer import Quantizer, check_values
+from haq.quant.quantizers.base import Quantizer, check_values
+from haq.quant.quantizers.granularity import group, ungroup
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
-from haq.quant.tensor import QuantizedTensor
 
 __all__ = ["TWN", "TWNQuantizer", "ternary_codes"]
 

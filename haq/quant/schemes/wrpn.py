@@ -8,12 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
 from haq.layers import copied, quantizable_layers, reachable, run_sample, trace
-from haq.quant.granularity import group
-from haq.quant.quantizer import check_values
+from haq.quant.quantizers.base import check_values
+from haq.quant.quantizers.granularity import group
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.dorefa import dorefa_inputs
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import UniformQuantizer
 
 __all__ = ["WRPN", "widen", "wrpn_weights"]
 

@@ -13,9 +13,9 @@ from haq.config import SearchConfig
 from haq.errors import ModelError
 from haq.exports.text import to_json
 from haq.hwmodels import CostTable, get_hardware
-from haq.hwmodels.tabular import save_table
+from haq.hwmodels.tables.formats import save_table
+from haq.io.user_code import call_named
 from haq.layers import LayerSpec, trace
-from haq.loading import call_named
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.preparation import prepare, save_quantized

@@ -13,8 +13,8 @@ from haq.config import SearchConfig
 from haq.data import Images, get_data
 from haq.errors import ModelError
 from haq.hwmodels import CostTable, get_hardware
+from haq.io.user_code import call_named
 from haq.layers import trace
-from haq.loading import call_named
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, get_scheme, prepare, save_quantized
 from haq.quant.evaluation import evaluate

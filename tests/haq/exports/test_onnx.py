@@ -17,11 +17,11 @@ from haq.errors import ConfigError, ModelError
 from haq.exports import export_run
 from haq.exports.formats import run_policy
 from haq.exports.onnx import to_onnx
-from haq.exports.opening import open_run
 from haq.exports.packing import coded_layers
+from haq.exports.run_network import open_run
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, get_scheme, prepare
-from haq.quant.uniform import uniform
+from haq.quant.quantizers.uniform import uniform
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, WIDTHS, Prepared, Side

@@ -19,20 +19,20 @@ from haq.errors import ConfigError, ModelError
 from haq.exports import export_run
 from haq.exports.folded import fold_norms
 from haq.exports.formats import run_policy
-from haq.exports.opening import open_run
 from haq.exports.packed import load_packed, save_packed
 from haq.exports.packing import coded_layers, pack, slope_and_shift, unpack
-from haq.hwmodels.footprint import size_bytes
+from haq.exports.run_network import open_run
+from haq.hwmodels.accelerators.footprint import size_bytes
+from haq.io.user_code import call_named
 from haq.layers import quantizable_layers, trace
-from haq.loading import call_named
 from haq.models import get_model
 from haq.models.registry import load_weights
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, list_schemes, prepare
 from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import UniformQuantizer, uniform
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import UniformQuantizer, uniform
 from haq.runs import RunFolder
 from tests.shared_data import RESNET20, needs_shared_data
 

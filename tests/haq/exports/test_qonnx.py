@@ -19,10 +19,10 @@ from haq.data import get_data
 from haq.errors import ConfigError
 from haq.exports import export_run
 from haq.exports.formats import run_policy
-from haq.exports.opening import open_run
 from haq.exports.qonnx import to_qonnx
+from haq.exports.run_network import open_run
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.uniform import uniform
+from haq.quant.quantizers.uniform import uniform
 from haq.runs import RunFolder
 
 from .conftest import GRIDS, IMAGES, Prepared, Side

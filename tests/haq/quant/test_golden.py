@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from haq.quant.api import quantize
-from haq.quant.ranges import aciq_clip
+from haq.quant.quantizers.ranges import aciq_clip
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes import get_scheme
 from haq.quant.schemes.bwn import BWNQuantizer
 from haq.quant.schemes.dorefa import DoReFaWeights, GradientQuantizer, dorefa_inputs, quantize_k
@@ -19,7 +20,6 @@ from haq.quant.schemes.pact import PACTQuantizer
 from haq.quant.schemes.qil import QILQuantizer
 from haq.quant.schemes.ttq import TTQQuantizer
 from haq.quant.schemes.xnor import xnor_dot
-from haq.quant.tensor import QuantizedTensor
 
 W = torch.tensor(
     [[2.09, -0.98, 1.48, 0.09], [0.05, -0.14, -1.08, 2.12], [-0.91, 1.92, 0.0, -1.03], [1.87, 0.0, 1.53, 1.49]]

@@ -22,11 +22,11 @@ from haq.quant.integer.check import Difference, compare
 from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import quantized_like
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
+from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.dorefa import DoReFaWeights
 from haq.quant.schemes.lsq import LSQQuantizer
-from haq.quant.tensor import QuantizedTensor
-from haq.quant.uniform import uniform
 
 Widths = tuple[int, int]
 

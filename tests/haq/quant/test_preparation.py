@@ -13,8 +13,8 @@ from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
 from haq.quant.modules import QuantConv2d, QuantLinear
 from haq.quant.preparation import load_quantized, load_state, prepare, save_quantized
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes import get_scheme, list_schemes
-from haq.quant.uniform import UniformQuantizer
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -19,7 +19,7 @@ from haq.layers import quantizable_layers, run_sample, watched
 from haq.policy import BitPolicy
 from haq.quant import calibrate, load_quantized, prepare, save_quantized
 from haq.quant.modules import Quantized
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 from haq.quant.reach import reached
 
 from ..networks import Halves, Padded, Standardised

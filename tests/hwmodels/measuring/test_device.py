@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from haq.hwmodels.bitserial import cpu_features
+from haq.hwmodels.kernels.bitserial import cpu_features
 from haq.hwmodels.measuring.device import EnergyCounter, describe_device, one_core
 
 RANGE = 262_143_328_850

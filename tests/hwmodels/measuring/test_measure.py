@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from haq.errors import HardwareError
 from haq.hwmodels import CostTable
-from haq.hwmodels.deployment import BitSerialModule, random_module
-from haq.hwmodels.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.kernels.deployment import BitSerialModule, random_module
 from haq.hwmodels.measuring import Plan, measure
-from haq.hwmodels.tabular import load_table, save_table
+from haq.hwmodels.tables.formats import load_table, save_table
 from haq.layers import trace
 from haq.policy import LayerBits
 

@@ -10,8 +10,8 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, get_scheme, list_schemes, prepare
 from haq.quant.calibration import Calibration, LayerQuantizers
 from haq.quant.compensation import Rounded, round_layer
+from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes import Scheme
-from haq.quant.uniform import UniformQuantizer
 from haq.threads import one_thread
 
 NOT_PROJECTIONS = {"abcnet", "dorefa", "pact", "qil", "twn"}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from haq.quant.compensation.rounding import Grid, as_columns, as_weight, damped, descend, diffuse, output_error
+from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes import get_scheme
-from haq.quant.tensor import QuantizedTensor
 
 GRIDS = [
     ("linear", 3, "channel"),

@@ -14,7 +14,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
 from haq.quant.compensation import compensate_in_sequence, compensate_together, sequential
 from haq.quant.modules import QuantConv2d, QuantLinear
-from haq.quant.quantizer import Quantizer
+from haq.quant.quantizers.base import Quantizer
 from haq.quant.reach import reached
 
 from ...networks import REACHED

@@ -6,7 +6,7 @@ from haq.errors import DataError, ModelError
 from haq.layers import quantizable_layers
 from haq.quant.ptq.adaround import SoftRounding, adaround
 from haq.quant.ptq.blocks import chain_of_blocks
-from haq.quant.uniform import UniformQuantizer, uniform
+from haq.quant.quantizers.uniform import UniformQuantizer, uniform
 from tests.haq.quant.ptq.networks import images, quantized_pair
 
 

@@ -6,7 +6,7 @@ from haq.errors import ModelError
 from haq.layers import quantizable_layers
 from haq.quant.ptq.data_free import calibrate_data_free, data_free_inputs
 from haq.quant.ptq.statistics import input_statistics
-from haq.quant.uniform import UniformQuantizer
+from haq.quant.quantizers.uniform import UniformQuantizer
 from tests.haq.quant.ptq.networks import Inverted, images, shaken
 
 

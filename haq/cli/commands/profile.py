@@ -1,0 +1,191 @@
+"""`haq profile`: what each layer costs, and what binds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from haq.cli.options import DEFAULTS, at_least, examples, network_options, open_untrained_network
+from haq.cli.output import Result, output_options
+from haq.cli.tables import columns
+from haq.cli.terminal import console
+from haq.constraints import METRICS, format_cost
+from haq.errors import ConfigError
+from haq.policy import LayerBits
+
+if TYPE_CHECKING:
+    from haq.hwmodels import Hardware, LayerCost
+    from haq.layers import LayerSpec
+
+__all__ = ["profile"]
+
+_ADDED = ("latency_ms", "energy_mj", "size_bytes", "bops")
+_DRAWING = 76
+
+
+@click.command(
+    epilog=examples(
+        "haq profile",
+        "haq profile --model resnet20 --data npz:cifar10 --hardware cloud -o roofline.png",
+        "haq profile --model my_net.py:build --data my_data.py:load --hardware my_board.yaml --bits 8/8,2/4",
+    )
+)
+@network_options
+@click.option(
+    "--hardware",
+    "device",
+    default=DEFAULTS.hardware,
+    show_default=True,
+    metavar="NAME",
+    help="Name as in haq hardware, or a YAML file.",
+)
+@click.option("--batch", type=int, help="Batch size that costs are for.  [default: the usual one of the hardware]")
+@click.option(
+    "--bits", default="8/8,4/4", show_default=True, metavar="PAIRS", help="Widths, weights/activations, to price at."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the roofline as PNG.")
+@output_options
+def profile(
+    model: str, weights: str | None, data: str, device: str, batch: int | None, bits: str, output: Path | None
+) -> Result:
+    """Print what each layer costs and what binds it, and draw the roofline.
+
+    Only shapes matter: a built-in model needs no weights here. Rows are in order of execution; shares are of latency.
+    With --quiet only the tables are printed.
+    """
+    from haq.hwmodels import get_hardware
+    from haq.hwmodels.liveness import plan_or_none
+    from haq.hwmodels.pricing import default_batch, excess, is_table
+    from haq.hwmodels.roofline import check_png, draw, roofline, write_png
+    from haq.quant.reach import reached
+
+    if is_table(device):
+        raise ConfigError(f"--hardware {device}: a cost table does not say what binds a layer; see haq table {device}")
+    if output is not None:
+        check_png(output)
+    chosen = get_hardware(device)
+    batch = default_batch(device) if batch is None else batch
+    at_least({"--batch": (batch, 1)})
+    pairs, left_out = _legal(_parsed_pairs(bits), chosen)
+    network, sample = open_untrained_network(model, weights, data)
+    network, layers = reached(network, sample)
+    priced = {pair: [chosen.cost(layer, pair, batch) for layer in layers] for pair in pairs}
+    rooflines = [roofline(chosen, layers, costs, pair, batch) for pair, costs in priced.items()]
+    title = f"{model} on {chosen.name}, batch {batch}"
+    if output is not None:
+        write_png(rooflines, title, output)
+
+    console.print(Text(title, style="bold"))
+    if left_out:
+        console.print(Text(left_out, style="dim"))
+    memory = plan_or_none(network, sample)
+    excesses = {pair: excess(chosen, layers, pair, batch, memory) for pair in pairs}
+    tables = {pair: _costs_table(pair, layers, costs) for pair, costs in priced.items()}
+    for pair, shown in tables.items():
+        console.print()
+        console.print(shown)
+        if too_much := _too_much(chosen, excesses[pair]):
+            console.print(Text(f"does not fit: {too_much}", style="yellow"))
+    console.print()
+    drawing = draw(rooflines, width=max(40, min(_DRAWING, console.width)))
+    console.print(Text(drawing), soft_wrap=True)
+    if output is not None:
+        console.print(Text(f"\nroofline: {output}"), soft_wrap=True)
+
+    def document() -> dict[str, Any]:
+        return {
+            "model": model,
+            "hardware": chosen.name,
+            "batch": batch,
+            "limits": {METRICS[metric].field: limit for metric, limit in chosen.limits.items()},
+            "pairs": [_priced(pair, layers, costs, excesses[pair]) for pair, costs in priced.items()],
+            "file": output,
+        }
+
+    return Result(document, tuple(tables.values()))
+
+
+def _parsed_pairs(text: str) -> list[LayerBits]:
+    """Reads pairs such as `8/8,4/4`."""
+    pairs: dict[LayerBits, None] = {}
+    for part in text.split(","):
+        w_bits, slash, a_bits = (side.strip() for side in part.partition("/"))
+        if not (slash and w_bits.isdecimal() and a_bits.isdecimal()):
+            raise ConfigError(f"--bits {text}: cannot read {part!r}; write pairs, weights/activations, like 8/8,4/4")
+        try:
+            pairs[LayerBits(int(w_bits), int(a_bits))] = None
+        except ConfigError as error:
+            raise ConfigError(f"--bits {text}: {error}") from None
+    return list(pairs)
+
+
+def _legal(pairs: Sequence[LayerBits], chosen: Hardware) -> tuple[list[LayerBits], str]:
+    """Returns the pairs that the hardware runs, and a sentence on the others, empty where there are none."""
+    from haq.hwmodels.hardware import listed_pairs
+
+    legal = [pair for pair in pairs if pair in chosen.pairs]
+    runs = f"hardware {chosen.name!r} runs {listed_pairs(chosen.pairs)} bits (weights/activations)"
+    if not legal:
+        raise ConfigError(f"--bits {', '.join(map(_shown, pairs))}: {runs}; give pairs of these")
+    others = ", ".join(_shown(pair) for pair in pairs if pair not in legal)
+    return legal, f"left out: {others}; {runs}" if others else ""
+
+
+def _shown(pair: LayerBits) -> str:
+    return f"{pair.w_bits}/{pair.a_bits}"
+
+
+def _priced(
+    pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost], excess: Mapping[str, float]
+) -> dict[str, Any]:
+    rows = [
+        {"layer": layer.name, "kind": layer.kind, "macs": layer.macs, "params": layer.params, **asdict(cost),
+         "bound": cost.bound}
+        for layer, cost in zip(layers, costs, strict=True)
+    ]  # fmt: skip
+    totals = {field: sum(getattr(cost, field) for cost in costs) for field in _ADDED}
+    return {**asdict(pair), **totals, "exceeded": excess, "layers": rows}
+
+
+# What is shown
+
+
+def _too_much(chosen: Hardware, excess: Mapping[str, float]) -> str:
+    """Says what the network takes beyond what the hardware holds; empty where it fits."""
+    limits = {METRICS[metric].field: (metric, limit) for metric, limit in chosen.limits.items()}
+    return ", ".join(
+        f"{limits[field][0]} {format_cost(field, cost)}, and {chosen.name} holds {format_cost(field, limits[field][1])}"
+        for field, cost in excess.items()
+    )
+
+
+def _costs_table(pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost]) -> Table:
+    bound = sum(cost.bound == "memory" for cost in costs)
+    numbers = "MACs", "params", "latency", "share", "energy"
+    table = columns(
+        "layer", "kind", *numbers, "bound",
+        right=numbers, title=f"{_shown(pair)} bits: memory binds {bound} of {len(layers)} layers",
+    )  # fmt: skip
+    latency, energy = sum(cost.latency_ms for cost in costs), sum(cost.energy_mj for cost in costs)
+    for layer, cost in zip(layers, costs, strict=True):
+        share = f"{cost.latency_ms / latency:.1%}" if latency else "–"
+        prices = (format_cost("latency_ms", cost.latency_ms), share, format_cost("energy_mj", cost.energy_mj))
+        table.add_row(Text(layer.name), layer.kind, _count(layer.macs), _count(layer.params), *prices, cost.bound)
+    table.add_section()
+    table.add_row(
+        f"all {len(layers)}", "", _count(sum(layer.macs for layer in layers)),
+        _count(sum(layer.params for layer in layers)), format_cost("latency_ms", latency), "",
+        format_cost("energy_mj", energy), "",
+    )  # fmt: skip
+    return table
+
+
+def _count(number: int) -> str:
+    """Writes a count of MACs or weights as bit operations are written, without name and space."""
+    return format_cost("bops", number).removesuffix("bops").replace(" ", "")

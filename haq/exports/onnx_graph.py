@@ -1,0 +1,219 @@
+"""A quantized network as an ONNX graph whose quantizers are marks, which a format then replaces by its own nodes.
+
+PyTorch's exporter traces the network with `haq::Mark` nodes where weights and inputs are quantized. It sees no
+quantization, so it cannot fold, share or approximate any of it; the nodes that take the marks' places are built here
+with `onnx.helper` from the quantizers' own codes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from haq import __version__
+from haq.errors import ConfigError, ModelError
+from haq.exports.grids import InputGrid, input_grid, weight_codes
+from haq.exports.packing import coded_layers
+from haq.exports.run_network import quiet, require
+from haq.layers import copied, replace_modules
+from haq.layers.own_forward import Substituted
+from haq.quant.modules import Quantized, quantized_like
+from haq.quant.quantizers.tensor import QuantizedTensor
+
+__all__ = ["Nodes", "Writer"]
+
+_DOMAIN, _OPSET = "haq", 21  # the first opset with 4-bit integers
+
+
+class _Mark(nn.Module):
+    """Stands for a quantizer in the traced graph."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def forward(self, x: Tensor) -> Tensor:
+        mark = f"{_DOMAIN}::Mark"
+        return torch.onnx.ops.symbolic(mark, (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape, version=1)
+
+
+class _AddBias(nn.Module):
+    """A layer's bias as an addition behind the layer."""
+
+    def __init__(self, layer: Quantized, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = bias.reshape(-1, *(1,) * (layer.weight.dim() - 2))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return y + self.bias
+
+
+class Nodes:
+    """Collects the nodes and constants that take the place of one mark; names start with the layer's."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, what: str, values: npt.ArrayLike, kind: int) -> str:
+        """Adds values of an ONNX type and returns their name."""
+        from onnx import helper
+
+        array, name = np.asarray(values), f"{self.key}_{what}"
+        self.constants.append(helper.make_tensor(name, kind, array.shape, _raw(array, kind), raw=True))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        """Adds a node and returns its output, which has a name of its own unless one is given."""
+        from onnx import helper
+
+        output = output or f"{self.key}_{op}"
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{self.key}/{op}", **attributes))
+        return output
+
+
+def _raw(array: npt.NDArray[Any], kind: int) -> bytes:
+    """Returns values as ONNX stores them; of two 4-bit ones in a byte, the first has the low half."""
+    from onnx import TensorProto, helper
+
+    if kind not in (TensorProto.INT4, TensorProto.UINT4):
+        return array.astype(helper.tensor_dtype_to_np_dtype(kind)).tobytes()
+    halves = array.flatten().astype(np.int8).view(np.uint8) & 0xF
+    halves = np.pad(halves, (0, len(halves) % 2))
+    return (halves[::2] | halves[1::2] << 4).tobytes()
+
+
+class Writer(ABC):
+    """Exports a network with the nodes of one format.
+
+    Attributes:
+        extra: Of the installation, which the format needs.
+        domains: Operator sets beside ONNX's own, name → version.
+        batch: Name of the batch axis; `None` fixes it at one.
+        bias_apart: Whether the bias of a layer with quantized weights is an addition behind it.
+    """
+
+    extra: str
+    domains: dict[str, int]
+    batch: str | None
+    bias_apart = False
+
+    @abstractmethod
+    def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
+        """Adds nodes that give a layer's weights."""
+
+    @abstractmethod
+    def input(self, nodes: Nodes, grid: InputGrid, x: str, output: str) -> None:
+        """Adds nodes that quantize a layer's input."""
+
+    def write(self, network: nn.Module, sample: Tensor, scheme: str) -> bytes:
+        """Returns the ONNX file of a prepared network.
+
+        Args:
+            network: In evaluation mode.
+            sample: One input.
+            scheme: Of its quantizers, for messages.
+
+        Raises:
+            ConfigError: The format cannot express a quantizer, or a package is missing.
+            ModelError: PyTorch cannot export the network.
+        """
+        onnx = require("onnx", self.extra)
+        require("onnxscript", self.extra)
+        if not hasattr(torch.onnx, "ops"):
+            raise ConfigError(f"--format {self.extra} needs torch 2.8 or newer, not {torch.__version__}; upgrade torch")
+        weights, inputs = {}, {}
+        places: dict[nn.Module, nn.Module] = {}
+        marked = copied(network).eval().requires_grad_(False)
+        for name, layer in list(coded_layers(marked)):
+            w_key, a_key = f"{name}.weight", f"{name}.input"
+            stored, grid = weight_codes(name, layer, scheme), input_grid(name, layer, scheme)
+            w_mark, a_mark = (
+                nn.Identity() if what is None else _Mark(key) for what, key in ((stored, w_key), (grid, a_key))
+            )
+            if stored is not None:
+                weights[w_key] = stored
+            if grid is not None:
+                inputs[a_key] = grid
+            new = quantized_like(layer, w_mark, a_mark)
+            if self.bias_apart and layer.bias is not None and w_key in weights and not isinstance(layer, Substituted):
+                new.bias, new.gradient_quantizer = None, _AddBias(layer, layer.bias.detach())
+            places[layer] = new
+        marked = replace_modules(marked, places)
+        graph = self._traced(marked, sample)
+        marks = [node for node in graph.graph.node if node.domain == _DOMAIN]
+        uses: Counter[str] = Counter()
+        for mark in marks:
+            key = mark.attribute[0].s.decode()
+            uses[key] += 1  # a layer that is called twice has two marks
+            nodes = Nodes(key if uses[key] == 1 else f"{key}_{uses[key]}")
+            output = f"{nodes.key}_quantized"
+            _rename(graph.graph, mark.output[0], output)
+            if key in weights:
+                self.weight(nodes, weights[key], output)
+            else:
+                self.input(nodes, inputs[key], mark.input[0], output)
+            _replace(graph.graph, mark, nodes)
+        self._finish(graph)
+        content: bytes = onnx.shape_inference.infer_shapes(graph).SerializeToString()
+        return content
+
+    def _traced(self, marked: nn.Module, sample: Tensor) -> Any:
+        """Runs PyTorch's exporter."""
+        example, dims = sample[:1], None
+        if self.batch is not None:  # of more than one, which would be taken for a constant
+            example, dims = torch.cat([sample[:1]] * 2), ({0: torch.export.Dim(self.batch)},)
+        try:
+            with quiet():
+                program = torch.onnx.export(
+                    marked, (example,), dynamo=True, dynamic_shapes=dims, opset_version=_OPSET, verbose=False,
+                    input_names=["input"], output_names=["output"], external_data=False,
+                )  # fmt: skip
+        except Exception as error:  # the model is the user's code, and the exporter raises many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"PyTorch cannot export {type(marked).__name__} to ONNX: {reason}") from None
+        assert program is not None
+        return program.model_proto
+
+    def _finish(self, model: Any) -> None:
+        """Removes what is not used and what the exporter notes of the machine; sets versions."""
+        from onnx import helper
+
+        graph = model.graph
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        for unused in [constant for constant in graph.initializer if constant.name not in used]:
+            graph.initializer.remove(unused)
+        for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+            del noted.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+        del model.functions[:]
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(*pair) for pair in {"": _OPSET, **self.domains}.items())
+        model.producer_name, model.producer_version = "haq", __version__
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+    for value in (*graph.value_info, *graph.output):
+        if value.name == old:
+            value.name = new
+
+
+def _replace(graph: Any, old: Any, nodes: Nodes) -> None:
+    place = list(graph.node).index(old)
+    graph.node.remove(old)
+    for offset, node in enumerate(nodes.nodes):
+        graph.node.insert(place + offset, node)
+    graph.initializer.extend(nodes.constants)

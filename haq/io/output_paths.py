@@ -1,0 +1,57 @@
+"""Where results may be written: found out before hours of work, not after."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from haq.errors import ConfigError
+from haq.io.files import is_stream, writable
+
+__all__ = ["check_file", "check_folder", "free_folder", "free_path"]
+
+
+def check_folder(path: Path, resume: str | None = None) -> None:
+    """Raises `ConfigError` unless a run folder can be made there.
+
+    Args:
+        path: The folder; it must not exist.
+        resume: Command that goes on with one that does.
+    """
+    if os.path.lexists(path):
+        mend = f"go on with `{resume} --resume {path}`, or give another --out" if resume else "give another --out"
+        raise ConfigError(f"{str(path)!r} exists; {mend}")
+    _check_parent("--out", path)
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raises `ConfigError` unless a file can be written there; one that exists is replaced."""
+    if os.path.isdir(path):
+        raise ConfigError(f"{option} {path}: it is a folder; give the name of a file")
+    if not is_stream(path):
+        _check_parent(option, path)
+
+
+def _check_parent(option: str, path: Path) -> None:
+    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not writable(parent):
+        raise ConfigError(f"{option} {path}: {str(parent)!r} is no folder that can be written; give another {option}")
+
+
+def free_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """Returns `PARENT/NAME`, with a number behind it when that exists; characters that paths trouble with are replaced.
+
+    Args:
+        name: Such as `SearchConfig.run_name`.
+        parent: The folder of run folders.
+    """
+    return free_path(parent / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name))
+
+
+def free_path(base: Path) -> Path:
+    """Returns the path, with a number behind it when that exists."""
+    path, number = base, 1
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path

@@ -1,0 +1,161 @@
+"""Where models and data come from: prefixes such as `hf:`, and the optional packages behind them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from haq.errors import HaqError
+from haq.io.files import writable
+
+__all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of", "split_path"]
+
+MODEL_SOURCES = ("hf", "timm", "torchvision")
+"""Prefixes of models that other packages bring."""
+
+_HUB = "huggingface.co"
+_OFFLINE = "HF_HUB_OFFLINE"
+
+
+def source_of(spec: str) -> tuple[str, str]:
+    """Splits `hf:NAME` into the prefix and the rest; the prefix is empty where there is none, as in `file.py:function`.
+
+    Examples:
+        >>> source_of("hf:microsoft/resnet-50")
+        ('hf', 'microsoft/resnet-50')
+        >>> source_of("my_net.py:build")
+        ('', 'my_net.py:build')
+    """
+    prefix, colon, name = spec.partition(":")
+    known = colon and prefix in (*MODEL_SOURCES, "imagefolder", "npz", "text")
+    return (prefix, os.path.expanduser(name)) if known else ("", spec)
+
+
+def split_path(text: str) -> tuple[str, str, str]:
+    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
+    prefix, path = source_of(text)
+    if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and (os.path.isdir(path) or os.path.isabs(path))):
+        return prefix + ":", path, ""
+    if prefix:
+        return text, "", ""
+    if text.lower().endswith((".yaml", ".yml", ".parquet", ".csv")):
+        return "", text, ""
+    if match := re.fullmatch(r"(.+\.py)(:\w+)", text):
+        return "", match[1], match[2]
+    return text, "", ""
+
+
+def short_name(spec: str) -> str:
+    """Returns what to call files of a model.
+
+    Examples:
+        >>> short_name("hf:microsoft/resnet-50"), short_name("nets/my_net.py:build"), short_name("resnet20")
+        ('resnet-50', 'my_net', 'resnet20')
+    """
+    prefix, name = source_of(spec)
+    return Path(name).name if prefix else Path(name.partition(":")[0]).stem
+
+
+def need(package: str, extra: str, asked: str, error: type[HaqError]) -> Any:
+    """Imports a package that not everyone has.
+
+    Args:
+        package: Its name.
+        extra: The optional dependency of haq that installs it.
+        asked: What needs it, for the message.
+        error: Raised where it is missing, or does not load.
+    """
+    try:
+        return importlib.import_module(package)
+    except Exception as failure:  # one that was built for another PyTorch raises other kinds
+        missing = isinstance(failure, ModuleNotFoundError) and failure.name == package
+        state = "is not installed" if missing else f"does not load ({one_line(failure)})"
+        raise error(f"{asked} needs {package}, which {state}; pip install 'haq[{extra}]'") from None
+
+
+@contextmanager
+def hugging_face(package: str, asked: str, name: str, error: type[HaqError], mend: str) -> Iterator[Any]:
+    """Gives `transformers` or `datasets`, and turns what they raise inside the block into one line.
+
+    Args:
+        package: Its name.
+        asked: What needs it, for messages, such as `model 'hf:resnet'`.
+        name: A folder, or a name on the hub.
+        error: Raised for anything that goes wrong.
+        mend: What to do about it where the name is a folder.
+    """
+    online = os.path.isdir(name) or _reachable()
+    with nullcontext() if online else _cache_only():
+        library = need(package, "hf", asked, error)
+        # Bars and warnings would run into ours
+        library.utils.logging.set_verbosity_error()
+        (library.utils.logging.disable_progress_bar if package == "transformers" else library.disable_progress_bars)()
+        try:
+            yield library
+        except HaqError:
+            raise
+        except Exception as failure:  # they raise whatever their own dependencies do
+            reason = one_line(failure)
+            if "trust_remote_code" in str(failure):
+                reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
+            elif isinstance(failure, OSError) and not writable(cache := _hub_cache()):
+                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a folder that can"
+            elif not online:
+                reason = f"{name!r} is no folder and not in the cache, and {_HUB} cannot be reached"
+                mend = "give a folder, or go online once, which fills the cache"
+            raise error(f"cannot load {asked}: {reason}; {mend}") from None
+
+
+def one_line(failure: BaseException) -> str:
+    """Returns what a failure says, in at most 200 characters, without the full stop."""
+    return " ".join(str(failure).split())[:200].rstrip(". ") or type(failure).__name__
+
+
+def _hub_cache() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or f"{cache}/huggingface").expanduser()
+
+
+def _reachable() -> bool:
+    """Whether the hub may be asked: the network knows it, or a proxy, which does not let that be seen."""
+    from urllib.request import getproxies
+
+    if _forbidden():
+        return False
+    try:
+        return bool(getproxies() or socket.getaddrinfo(_HUB, 443))
+    except OSError:
+        return False
+
+
+def _forbidden() -> bool:
+    return os.environ.get(_OFFLINE, "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+@contextmanager
+def _cache_only() -> Iterator[None]:
+    """Has only the cache asked: else each file would be looked for online during half a minute."""
+    before = os.environ.get(_OFFLINE)
+    os.environ[_OFFLINE] = "1"
+    _tell(True)
+    try:
+        yield
+    finally:
+        os.environ.pop(_OFFLINE)
+        if before is not None:
+            os.environ[_OFFLINE] = before
+        _tell(_forbidden())
+
+
+def _tell(offline: bool) -> None:
+    """The variable is read when these modules are imported, which may have happened before."""
+    for module in ("huggingface_hub.constants", "datasets.config"):
+        if module in sys.modules:
+            setattr(sys.modules[module], _OFFLINE, offline)

@@ -1,0 +1,1 @@
+"""Quantizers of one tensor, a ladder: pure functions, straight-through gradients, modules."""

@@ -1,0 +1,157 @@
+"""Opening a network with the data that it is for, and refusing those that a run does not belong to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from haq.config import SearchConfig
+from haq.data import ImageData, get_data
+from haq.errors import DataError, HaqError, ModelError
+from haq.io.files import replacing
+from haq.io.user_code import is_reference
+from haq.models import open_model, open_untrained
+from haq.runs import Identity, RunFolder
+from haq.runs.fingerprints import data_fingerprint, same_numbers, sample_outputs, weights_fingerprint
+from haq.runs.identity import settings_of, short
+from haq.threads import one_thread
+
+__all__ = ["Project", "keep_float", "open_network", "open_project"]
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Is told epochs done, and in all, where the built-in network has to be trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """What a search is about.
+
+    Attributes:
+        model: The float network as the user's code gives it, in evaluation mode.
+        data: All splits.
+        identity: Fingerprints of both, and the options.
+    """
+
+    model: nn.Module
+    data: ImageData
+    identity: Identity
+
+
+def open_network(
+    model: str,
+    weights: str | None,
+    data: str,
+    val_images: int,
+    seed: int,
+    progress: Progress = lambda done, total: None,
+    *,
+    trained: bool = True,
+) -> tuple[nn.Module, ImageData]:
+    """Opens a network and the data for it, which is prepared as the network asks: by its tokenizer or preprocessing.
+
+    Args:
+        model: As in `haq.models.open_model`.
+        weights: State dict to load.
+        data: As in `haq.data.get_data`.
+        val_images: To hold out, about.
+        seed: Decides which.
+        progress: Is told when the built-in network is trained.
+        trained: Whether weights matter; a built-in network has random ones otherwise.
+
+    Raises:
+        DataError: The data cannot be read, or does not go with the model.
+        ModelError: The model or its weights cannot be loaded.
+    """
+    with one_thread():  # a user's function may train its network, and gives the same weights on any machine so
+        images = get_data(data, val_images, seed, model)
+        opened = open_model(model, weights, images, progress) if trained else open_untrained(model, weights, images)
+    return opened, images
+
+
+def open_project(config: SearchConfig, progress: Progress, run: RunFolder | None = None) -> Project:
+    """Opens what a search is about.
+
+    Args:
+        config: With absolute paths.
+        progress: Is told when the built-in network is trained.
+        run: The run that goes on, or that is used: what it does not belong to is refused. One that an older haq wrote
+            tells no fingerprints, and is taken as it is.
+
+    Raises:
+        ConfigError: Options or files of the run were changed.
+        DataError: The data cannot be read, does not go with the model, or is not the run's.
+        ModelError: The model or its weights cannot be loaded, or are not the run's.
+    """
+    known = None
+    if run is not None:
+        run.check()
+        known = run.read_identity()
+        if known is None:
+            logger.info("%s keeps no fingerprints: an older haq wrote it", run.path)
+    kept = run.float if run is not None and _is_built_in(config) and run.float.is_file() else None
+    weights = str(kept) if kept is not None else config.weights
+    arguments = config.model, weights, config.data, config.val_images, config.seed
+    model, data = open_network(*arguments, progress)
+    found = Identity(
+        weights_fingerprint(model), sample_outputs(model, data), data_fingerprint(data), settings=settings_of(config)
+    )
+    if run is not None and known is not None and (error := _difference(config, known, found, run.path)) is not None:
+        if isinstance(error, ModelError) and _is_random(config, model, progress):
+            error = ModelError(
+                f"model {config.model!r} has other weights at each call, so no run belongs to it; seed it in its "
+                "function, or save the weights and give --weights FILE"
+            )
+        raise error
+    return Project(model, data, found)
+
+
+def keep_float(run: RunFolder, config: SearchConfig, model: nn.Module) -> None:
+    """Writes the weights of the built-in network into a run folder: trained on another machine, it may get others."""
+    if _is_built_in(config):
+        with replacing(run.float) as temporary:
+            torch.save(model.state_dict(), temporary)
+
+
+def _is_built_in(config: SearchConfig) -> bool:
+    """Whether the network is the one that is trained on first use."""
+    return (config.model, config.data, config.weights) == ("digits-resnet", "digits", None)
+
+
+def _difference(config: SearchConfig, known: Identity, found: Identity, run: Path) -> HaqError | None:
+    """Says what has changed; outputs are compared last, because weights and data decide them, too."""
+
+    def prints(one: str, other: str) -> str:
+        return f"run {str(run)!r} has the fingerprint {short(one)}, and {short(other)} was found"
+
+    if known.data != found.data:
+        return DataError(
+            f"data {config.data!r} has changed: {prints(known.data, found.data)}; restore its samples and labels, give "
+            "the right ones with --data, or start a new search"
+        )
+    if known.weights != found.weights:
+        what = f"--weights {config.weights}" if config.weights is not None else f"model {config.model!r}"
+        return ModelError(
+            f"the weights of {what} have changed: {prints(known.weights, found.weights)}; restore them, give the right "
+            "ones with --weights or --model, or start a new search"
+        )
+    if known.outputs and not same_numbers(known.outputs, found.outputs):
+        return ModelError(
+            f"model {config.model!r} has the weights of run {str(run)!r}, but computes something else: its code has "
+            "changed; restore it, give the right one with --model, or start a new search"
+        )
+    return None
+
+
+def _is_random(config: SearchConfig, model: nn.Module, progress: Progress) -> bool:
+    """Whether the user's function makes other weights whenever it is called."""
+    if not is_reference(config.model) or config.weights is not None:
+        return False
+    again, _ = open_network(config.model, None, config.data, config.val_images, config.seed, progress)
+    return weights_fingerprint(again) != weights_fingerprint(model)

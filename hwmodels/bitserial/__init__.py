@@ -1,6 +1,0 @@
-"""Bit-serial kernels for CPUs, compiled when they are first used; importing this package imports numba."""
-
-from haq.hwmodels.bitserial.cpu import backends, cpu_features
-from haq.hwmodels.bitserial.layer import BitSerialLayer
-
-__all__ = ["BitSerialLayer", "backends", "cpu_features"]

@@ -1,0 +1,175 @@
+"""Quantized layers computed bit-serially in PyTorch: bit planes on the int8 matrix units of a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from haq.hwmodels.kernels.bitserial.definition import Definition
+from haq.quant.integer.pooling import Window
+from haq.quant.quantizers.functional import quantize_affine
+
+__all__ = ["PlaneLayer"]
+
+_MULTIPLE = 16  # bytes to which cuBLAS wants the rows of its matrices aligned; PyTorch refuses all but multiples of 8
+_LEAST_ROWS = 32  # PyTorch refuses 16 and fewer
+_FLOAT32_EXACT = 2**24
+
+
+class PlaneLayer(nn.Module):
+    """One layer with integer weights and activations of 1 to 8 bits each, on whatever device the module is.
+
+    It computes what `BitSerialLayer` does, to the bit, and takes and gives the same shapes. Codes are split into bit
+    planes, one byte a bit, and windows are gathered from them (im2col). One product of int8 matrices
+    (`torch._int_mm`) then holds every pair of a weight plane and an activation plane: its work grows with
+    w_bits · a_bits, as on hardware for single bits. A GPU that has units for int8 gains nothing by that; a product of
+    the codes themselves would cost the same at all widths.
+
+    Grouped convolutions, whose products are too small for matrix units, are multiplied directly, in floating point
+    that is wide enough to be exact; their time depends on the widths little, or not at all.
+
+    Args:
+        definition: What to compute, from `define`.
+        weights: `(M, C / groups, kh, kw)`, likewise.
+
+    Examples:
+        >>> from haq.hwmodels.kernels.bitserial.definition import define
+        >>> layer = PlaneLayer(*define([[1, -2, 3], [-4, 0, 2]], w_bits=3, a_bits=2, a_scale=0.5))
+        >>> layer(torch.tensor([[1.5, -1.0, 0.25]]))
+        tensor([[  3., -12.]])
+    """
+
+    scale: Tensor
+    bias: Tensor
+
+    def __init__(self, definition: Definition, weights: NDArray[np.int64]) -> None:
+        super().__init__()
+        self._definition = definition
+        kind = _Planes if definition.layout.groups == 1 else _Direct
+        self.product = kind(definition, weights)
+        self.register_buffer("scale", torch.from_numpy(definition.scale))
+        self.register_buffer("bias", torch.from_numpy(definition.bias))
+        # Numbers that stay on the CPU: every operation on the device would be a kernel to launch
+        self._a_scale = torch.tensor(float(definition.a_scale), dtype=torch.float32)
+        self._zero_point = torch.tensor(definition.a_zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantizes, multiplies and requantizes.
+
+        Args:
+            x: `(N, H, W, C)` or `(N, K)`, float32.
+
+        Returns:
+            `(N, OH, OW, M)` or `(N, M)`.
+
+        Raises:
+            HardwareError: `x` has the wrong shape, or the bit planes do not fit into the device's memory.
+        """
+        bits = self._definition.a_bits
+        sums = self.accumulate(quantize_affine(x, self._a_scale, bits, False, self._zero_point).to(torch.uint8))
+        return sums.to(torch.float32).mul_(self.scale).add_(self.bias)  # rounded twice, as on the CPU
+
+    def accumulate(self, codes: Tensor) -> Tensor:
+        """Returns the accumulators of activation codes, int32; shapes and errors as of `forward`.
+
+        Args:
+            codes: uint8, each at most 2^a_bits − 1.
+        """
+        definition = self._definition
+        size = definition.out_size(tuple(codes.shape))
+        maps = codes[:, :, None, None] if definition.linear else codes.permute(0, 3, 1, 2)
+        try:
+            sums: Tensor = self.product(maps)
+        except torch.OutOfMemoryError:
+            raise definition.error(
+                f"the bit planes of an input of shape {tuple(codes.shape)} do not fit into the memory of "
+                f"{codes.device}; use a smaller batch"
+            ) from None
+        return sums if definition.linear else sums.view(len(codes), *size, -1)
+
+
+class _Planes(nn.Module):
+    """All pairs of bit planes in one product.
+
+    One signed bit has a plane of −1 and +1; other signed weights are two's complement, whose highest bit counts
+    negative. Zero points multiply the sum of a window's codes, which a row of ones beside the planes gives. Sums may
+    wrap around in int32 on their way: what they end in fits, and arithmetic modulo 2^32 is exact.
+    """
+
+    weights: Tensor
+    shifts: Tensor
+    factors: Tensor
+    constant: Tensor
+    zero_points: Tensor | None
+    places: Tensor
+
+    def __init__(self, definition: Definition, weights: NDArray[np.int64]) -> None:
+        super().__init__()
+        w_bits, a_bits = definition.w_bits, definition.a_bits
+        self._window, self._zero = _window(definition), definition.a_zero_point
+        matrix = torch.from_numpy(weights).permute(0, 2, 3, 1).flatten(1)  # (M, K)
+        planes, w_factors, grid = matrix[None], torch.ones(1, dtype=torch.int32), definition.grid
+        zeros = None if grid.zero_points is None else torch.from_numpy(grid.zero_points)
+        if grid.step == 1:
+            codes = matrix if zeros is None else matrix + zeros[:, None]
+            planes = (codes >> torch.arange(w_bits)[:, None, None]) & 1
+            w_factors = 2 ** torch.arange(w_bits, dtype=torch.int32)
+            w_factors[-1] *= -1 if grid.offset else 1
+        a_factors = 2 ** torch.arange(a_bits, dtype=torch.int32)
+        rows = planes.flatten(0, 1).to(torch.int8)
+        self.register_buffer("weights", _aligned(rows if zeros is None else F.pad(rows, (0, 0, 0, 1), value=1)))
+        self.register_buffer("shifts", torch.arange(a_bits, dtype=torch.uint8)[:, None, None, None, None])
+        self.register_buffer("factors", a_factors[:, None, None, None] * w_factors[:, None])
+        self.register_buffer("constant", (matrix.sum(1) * definition.a_zero_point).to(torch.int32))
+        self.register_buffer("zero_points", None if zeros is None else zeros.to(torch.int32))
+        self.register_buffer("places", a_factors[:, None])
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Returns accumulators, `(N · OH · OW, M)`, of codes, `(N, C, H, W)`."""
+        planes = ((self._window.pad(codes, self._zero) >> self.shifts) & 1).view(torch.int8)
+        windows = self._window.of(planes.flatten(0, 1)).flatten(3).flatten(0, 2)  # (a · N · OH · OW, K)
+        products = torch._int_mm(_aligned(windows, _LEAST_ROWS), self.weights.t())  # transposed, as cuBLAS wants it
+        a_bits, _, w_bits, channels = *self.factors.shape[:3], len(self.constant)
+        pairs = products[: len(windows), : w_bits * channels].view(a_bits, -1, w_bits, channels)
+        sums: Tensor = pairs.mul_(self.factors).sum((0, 2), dtype=torch.int32).sub_(self.constant)
+        if self.zero_points is not None:
+            ones = products[: len(windows), w_bits * channels].view(a_bits, -1)
+            totals = (ones * self.places).sum(0, dtype=torch.int32)
+            sums.sub_(totals[:, None] * self.zero_points)
+        return sums
+
+
+class _Direct(nn.Module):
+    """A product of the codes themselves for every group; whole numbers in floating point, none of them rounded."""
+
+    weights: Tensor
+
+    def __init__(self, definition: Definition, weights: NDArray[np.int64]) -> None:
+        super().__init__()
+        self._window, self._zero = _window(definition), definition.a_zero_point
+        matrices = torch.from_numpy(weights).permute(0, 2, 3, 1).reshape(definition.layout.groups, -1, weights[0].size)
+        dtype = torch.float32 if definition.largest <= _FLOAT32_EXACT else torch.float64
+        self.register_buffer("weights", matrices.transpose(1, 2).contiguous().to(dtype))  # (groups, K, M / groups)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Returns accumulators, `(N · OH · OW, M)`, of codes, `(N, C, H, W)`."""
+        values = self._window.pad(codes, self._zero).to(self.weights.dtype) - self._zero
+        windows = self._window.of(values)
+        windows = windows.view(*windows.shape[:5], len(self.weights), -1).movedim(5, 0)
+        sums = torch.bmm(windows.flatten(4).flatten(1, 3), self.weights)  # (groups, N · OH · OW, M / groups)
+        return sums.transpose(0, 1).to(torch.int32, memory_format=torch.contiguous_format).flatten(1)
+
+
+def _window(definition: Definition) -> Window:
+    layout, (top, left) = definition.layout, definition.layout.padding
+    return Window(layout.kernel, layout.stride, layout.dilation, (left, left, top, top))
+
+
+def _aligned(matrix: Tensor, least_rows: int = 0) -> Tensor:
+    """Returns a contiguous matrix, filled up with zeros until both sizes are multiples of `_MULTIPLE`."""
+    rows, columns = matrix.shape
+    missing = (0, -columns % _MULTIPLE, 0, max(rows + -rows % _MULTIPLE, least_rows) - rows)
+    return F.pad(matrix, missing) if any(missing) else matrix.contiguous()

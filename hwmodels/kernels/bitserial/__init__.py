@@ -1,0 +1,6 @@
+"""Bit-serial kernels for CPUs, compiled when they are first used; importing this package imports numba."""
+
+from haq.hwmodels.kernels.bitserial.cpu import backends, cpu_features
+from haq.hwmodels.kernels.bitserial.layer import BitSerialLayer
+
+__all__ = ["BitSerialLayer", "backends", "cpu_features"]

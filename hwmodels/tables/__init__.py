@@ -1,0 +1,1 @@
+"""Tables of costs, their files, and working memory."""

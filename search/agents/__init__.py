@@ -1,0 +1,1 @@
+"""Agents: who proposes the policies of a search. Nothing here imports Ray."""

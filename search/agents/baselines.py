@@ -1,0 +1,110 @@
+"""What a search must beat: uniform widths, random policies, and the integer programme alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haq.envs import Budget
+from haq.io.files import write_text
+from haq.policy import BitPolicy, LayerBits
+from haq.search.agents.agent_state import read_json
+from haq.search.agents.lattice import Lattice
+from haq.search.agents.programme import Penalties, allocate
+
+__all__ = ["Listed", "Programme", "Random", "uniform_policies"]
+
+_DRAWS = 400
+
+
+def uniform_policies(budget: Budget) -> list[BitPolicy]:
+    """Returns every policy with the same pair of widths in all free layers that fits, the widest first."""
+
+    def width(pair: LayerBits) -> tuple[int, int]:
+        return (pair.w_bits or 0) + (pair.a_bits or 0), min(pair.w_bits or 0, pair.a_bits or 0)
+
+    policies = (
+        BitPolicy({name: budget.pinned.get(name, pair) for name in budget.table.layers}, budget.scheme)
+        for pair in sorted(budget.pairs, key=width, reverse=True)
+    )
+    return [policy for policy in policies if budget.allows(policy)]
+
+
+class Stateless:
+    """Part of an agent whose proposals follow from its seed and from outcomes: it has no state to write but `extra`."""
+
+    def learn(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """See `Agent`."""
+        write_text(path, json.dumps(extra))
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """See `Agent`."""
+        extra: dict[str, Any] = read_json(path)
+        return extra
+
+
+class Listed(Stateless):
+    """Proposes the policies of a list and stops.
+
+    Args:
+        origin: Under which they are reported.
+        policies: In this order.
+    """
+
+    def __init__(self, origin: str, policies: Sequence[BitPolicy]) -> None:
+        self._origin, self._policies = origin, policies
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`."""
+        return next(((self._origin, policy) for policy in self._policies if policy not in seen), None)
+
+
+class Programme(Stateless):
+    """Proposes the solutions of the integer programme, the next best one each time.
+
+    Args:
+        budget: Candidates, pinned layers and limits.
+        penalties: Of every free layer and candidate pair.
+    """
+
+    def __init__(self, budget: Budget, penalties: Penalties) -> None:
+        self._budget, self._penalties = budget, penalties
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`."""
+        policy = allocate(self._budget, self._penalties, seen)
+        return ("programme", policy) if policy is not None and policy not in seen else None
+
+
+class Random(Stateless):
+    """Proposes random policies, fitted to the budget by random steps.
+
+    Args:
+        lattice: Of the budget.
+        seed: Of the draws; the draws for the n-th proposal do not depend on those before.
+    """
+
+    def __init__(self, lattice: Lattice, seed: int) -> None:
+        self._lattice, self._seed = lattice, seed
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`."""
+        drawn = (policy for policy in self._draws(len(seen)) if policy not in seen)
+        policy = next(drawn, None)
+        return ("random", policy) if policy is not None else None
+
+    def _draws(self, number: int) -> Iterator[BitPolicy]:
+        rng = np.random.default_rng([self._seed, 5, number])
+        for draw in range(_DRAWS):
+            spend = draw < _DRAWS // 2  # small problems have few policies that leave nothing to spend
+            yield self._lattice.wandered(self._lattice.random(rng)[0], rng, spend)

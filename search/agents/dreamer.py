@@ -1,0 +1,164 @@
+"""The agent past HAQ: DDPG that learns in imagination which widths to move, beside the guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import DDPG
+from stable_baselines3.common.logger import Logger
+
+from haq.layers import LayerSpec
+from haq.search.agents.guided import Guide
+from haq.search.agents.lattice import Floats, Indices
+from haq.search.agents.predictor import Predictor
+from haq.search.agents.projection import Projection
+
+__all__ = ["Dreamer"]
+
+_EPISODES, _ROUNDS = 32, 2  # imagined at a time, and how often before each proposal
+_GRADIENT_STEPS = 12
+_REACH = 2  # candidates that an action may move a width by
+_NOISE, _NOISE_DECAY, _LEAST_NOISE = 0.6, 0.97, 0.15  # of actions; it falls with every proposal
+_KEPT = 4096  # episodes
+
+
+Singles = NDArray[np.float32]
+
+
+class Dreamer(Guide):
+    """Adds an agent's proposals to the guide's candidates; the prediction decides between them.
+
+    The agent walks the layers and moves each width of a base policy, the best so far, by up to two candidates; the
+    result is fitted to the budget both ways. Before each proposal it walks episodes that the prediction rewards, which
+    cost no trial (Dyna, Sutton 1991; MBPO, Janner et al. 2019, arXiv:1906.08253). The reward is by how much the hope is
+    lower than the base's, in units of its spread over the episodes. It sees each layer's shape, scaled in a way of its
+    own (HAQ's is in `haq.envs`), and what a step of its widths gains and costs. Every decision is rewarded with the
+    episode's outcome, so nothing is bootstrapped.
+
+    Args:
+        projection: Onto the budget.
+        layers: Of the network, all of them.
+        seed: Of moves, initial weights and exploration.
+    """
+
+    def __init__(self, projection: Projection, layers: Sequence[LayerSpec], seed: int) -> None:
+        super().__init__(projection, seed)
+        self._widths = _width_numbers(projection)
+        self._shapes = _shapes(projection, layers)
+        spaces = _Spaces(self._seen(np.zeros(len(projection.free), np.intp)).shape[1] + 2, 2)
+        self._ddpg = DDPG(
+            "MlpPolicy",
+            spaces,
+            gamma=0.0,
+            tau=0.01,
+            batch_size=256,
+            buffer_size=_KEPT * len(projection.free),
+            policy_kwargs={"net_arch": [64, 64]},
+            seed=seed,
+            device="cpu",
+        )
+        self._ddpg.set_logger(Logger(folder=None, output_formats=[]))  # `configure` would make a folder
+        self._proposals = 0
+
+    def inspired(self, base: Indices, predictor: Predictor) -> Indices:
+        """Learns in imagination, and returns what the agent would do, with little exploration and with none."""
+        noise = max(_NOISE * _NOISE_DECAY**self._proposals, _LEAST_NOISE)
+        self._proposals += 1
+        for _ in range(_ROUNDS):
+            observations, actions, policies = self._walk(base, _EPISODES, noise)
+            hopes = predictor.hope(policies)
+            spread = max(float(hopes.std()), 1e-6)
+            self._keep(observations, actions, np.clip((float(predictor.hope(base[None])[0]) - hopes) / spread, -3, 3))
+            self._ddpg.train(gradient_steps=_GRADIENT_STEPS, batch_size=self._ddpg.batch_size)
+        policies = self._walk(base, _EPISODES, _LEAST_NOISE)[2]
+        return np.unique(policies, axis=0)
+
+    def _walk(self, base: Indices, episodes: int, noise: float) -> tuple[Singles, Singles, Indices]:
+        """Returns what the agent saw and did, `(F, episodes, n)`, and the policies that came of it."""
+        seen = self._seen(base)
+        actions = np.zeros((len(base), episodes, 2), np.float32)
+        observations = np.zeros((len(base), episodes, seen.shape[1] + 2), np.float32)
+        previous = np.zeros((episodes, 2), np.float32)
+        policies = np.repeat(base[None], episodes, axis=0)
+        for row in range(len(base)):
+            observations[row] = np.concatenate([np.repeat(seen[row : row + 1], episodes, axis=0), previous], axis=1)
+            with torch.no_grad():
+                mean = self._ddpg.actor(torch.from_numpy(observations[row])).numpy()
+            drawn = mean + noise * self._rng.standard_normal(mean.shape)
+            drawn[0] = mean[0]
+            actions[row] = previous = np.clip(drawn, -1, 1).astype(np.float32)
+            policies[:, row] = self._stepped(policies[:, row], np.rint(_REACH * actions[row]).astype(np.intp))
+        return observations, actions, self.projection.fit_all(policies)
+
+    def _stepped(self, indices: Indices, moves: Indices) -> Indices:
+        """Moves the widths of pairs, `(P,)`, by so many candidates, `(P, 2)`; of weights alone, by the first."""
+        steps = self.projection.steps
+        for field in range(steps.shape[1]):
+            for move in range(_REACH):
+                for up, wanted in ((0, moves[:, field] < -move), (1, moves[:, field] > move)):
+                    indices = np.where(wanted, steps[up, field, indices], indices)
+        return indices
+
+    def _keep(self, observations: Singles, actions: Singles, rewards: Floats) -> None:
+        buffer = self._ddpg.replay_buffer
+        assert buffer is not None
+        for observed, acted in zip(observations, actions, strict=True):
+            for episode, reward in enumerate(rewards):
+                buffer.add(
+                    observed[episode],
+                    observed[episode],
+                    acted[episode],
+                    np.array([reward], np.float32),
+                    np.ones(1, np.float32),
+                    [{}],
+                )
+
+    def _seen(self, base: Indices) -> Singles:
+        """Returns what the agent is shown of each layer, `(F, n)`."""
+        projection, rows = self.projection, np.arange(len(base))
+        parts = [self._shapes, self._widths[base]]
+        scale = projection.penalties[rows, base].mean() + 1e-9
+        spread = projection.costs.mean(axis=(1, 2), keepdims=True) + 1e-9
+        for steps in projection.steps.reshape(-1, len(projection.pairs)):
+            moved = steps[base]
+            change = projection.penalties[rows, moved] - projection.penalties[rows, base]
+            parts.append(np.tanh(change / scale)[:, None])
+            spent = (projection.costs[:, rows, moved] - projection.costs[:, rows, base]) / spread[:, :, 0]
+            parts.append(np.tanh(spent.T))
+        return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class _Spaces(gymnasium.Env[Singles, Singles]):
+    """The spaces alone: episodes are walked many at a time, which no environment does."""
+
+    def __init__(self, observation: int, action: int) -> None:
+        self.observation_space: gymnasium.spaces.Space[Singles] = gymnasium.spaces.Box(
+            -np.inf, np.inf, (observation,), np.float32
+        )
+        self.action_space: gymnasium.spaces.Space[Singles] = gymnasium.spaces.Box(-1.0, 1.0, (action,), np.float32)
+
+
+def _width_numbers(projection: Projection) -> Floats:
+    """Returns the widths of each pair, scaled to [0, 1], `(pairs, 2)`."""
+    return np.array([[(pair.w_bits or 0) / 8, (pair.a_bits or 0) / 8] for pair in projection.pairs])
+
+
+def _shapes(projection: Projection, layers: Sequence[LayerSpec]) -> Floats:
+    """Returns depth, channels, kernel, stride, size of the input, weights and kind of each free layer, `(F, 8)`."""
+    number = {layer.name: row for row, layer in enumerate(layers)}
+    rows = np.array(
+        [
+            [
+                row, np.log2(layer.in_channels), np.log2(layer.out_channels), max(layer.kernel), max(layer.stride),
+                max(layer.in_size), np.log2(layer.params), layer.kind == "depthwise",
+            ]
+            for row, layer in enumerate(layers)
+        ],
+        np.float64,
+    )  # fmt: skip
+    scaled: Floats = rows / np.maximum(rows.max(axis=0), 1.0)
+    return scaled[[number[name] for name in projection.free]]

@@ -1,0 +1,69 @@
+"""HAQ's way of proposing: an agent walks the environment, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from haq.envs import BitAllocationEnv
+from haq.policy import BitPolicy
+from haq.search.agents.ddpg import DDPGAgent
+
+__all__ = ["Walker"]
+
+_AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # how often a proposal that was made before is drawn again
+
+
+class Walker:
+    """Proposes what the agent's actions, fitted to the budget, come to; rewards it with the outcome.
+
+    Differs from HAQ's public code, which scores whatever an episode ends in: no policy is scored twice. An episode that
+    ends in one which was scored before is answered from the archive: the agent learns from it again, at no trial's
+    cost, and walks once more. Where it only repeats itself, actions are random.
+
+    Args:
+        env: Walked once for a proposal; it scores nothing itself.
+        ddpg: Chooses actions and learns.
+    """
+
+    def __init__(self, env: BitAllocationEnv, ddpg: DDPGAgent) -> None:
+        self._env, self.ddpg = env, ddpg
+        self._archive: dict[BitPolicy, float] = {}
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`; random actions are taken in the warm-up, and where the agent only repeats itself."""
+        random = self.ddpg.warming_up
+        for draw in range(_AGENT_DRAWS + _RANDOM_DRAWS):
+            random = random or draw >= _AGENT_DRAWS
+            policy = self._walk(random)
+            if policy not in seen:
+                return "random" if random else "agent", policy
+            if not random and policy in self._archive:
+                self.learn(policy, self._archive[policy])
+        return None
+
+    def _walk(self, random: bool) -> BitPolicy:
+        observation, _ = self._env.reset()
+        terminated = False
+        while not terminated:
+            observation, _, terminated, _, info = self._env.step(self.ddpg.act(observation, random))
+        policy: BitPolicy = info["policy"]
+        return policy
+
+    def learn(self, policy: BitPolicy, objective: float) -> None:
+        """Stores and rewards the episode that ends in `policy`."""
+        self._archive[policy] = objective
+        self.ddpg.observe(self._env.transitions(policy), self._env.reward(objective))
+
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`; the replay buffer has the episode."""
+        self._archive[policy] = objective
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """See `Agent`."""
+        self.ddpg.save(path, extra)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """See `Agent`."""
+        return self.ddpg.load(path)

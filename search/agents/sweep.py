@@ -1,0 +1,112 @@
+"""Several budgets in one run: an agent for each, and every evaluation shared between them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haq.constraints import Constraint
+from haq.envs import Budget
+from haq.errors import ConstraintError
+from haq.io.files import write_text
+from haq.policy import BitPolicy
+from haq.search.agents.agent_state import read_json, reading
+from haq.search.agents.protocol import Agent
+from haq.search.agents.task import First, Task, make_agent
+
+__all__ = ["Sweep", "make_sweep", "swept_budgets"]
+
+_LEVELS = {1: 6, 2: 4}  # of each metric, by the number of metrics
+_FEWEST_LEVELS = 3
+_SLACK = 1.05  # the tightest budget, in units of the smallest reachable cost, where there is nothing left to choose
+
+
+class Sweep:
+    """Lets agents propose in turn, one for each budget, and tells all of them every outcome.
+
+    Args:
+        agents: One for each budget.
+    """
+
+    def __init__(self, agents: Sequence[Agent]) -> None:
+        self._agents, self._turn = list(agents), 0
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`; an agent that has nothing left to propose passes its turn on."""
+        for _ in self._agents:
+            agent = self._agents[self._turn % len(self._agents)]
+            self._turn += 1
+            if (proposal := agent.propose(seen)) is not None:
+                return proposal
+        return None
+
+    def learn(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        for agent in self._agents:
+            agent.learn(policy, objective)
+
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        for agent in self._agents:
+            agent.recall(policy, objective)
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """See `Agent`; each agent has a file of its own beside this one."""
+        for number, agent in enumerate(self._agents):
+            agent.save(_beside(path, number), {})
+        write_text(path, json.dumps({"turn": self._turn, "extra": extra}))
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """See `Agent`."""
+        content = read_json(path)
+        for number, agent in enumerate(self._agents):
+            agent.load(_beside(path, number))
+        with reading(path):
+            self._turn = int(content["turn"])
+            extra: dict[str, Any] = content["extra"]
+        return extra
+
+
+def make_sweep(name: str, task: Task, metrics: Sequence[str]) -> tuple[Sweep, First]:
+    """Returns agents for all budgets, and what each of them would have scored first.
+
+    Args:
+        name: Of the agents.
+        task: With the widest budget.
+        metrics: Swept.
+    """
+    made = [make_agent(name, replace(task, budget=budget)) for budget in swept_budgets(task.budget, metrics)]
+    return Sweep([agent for agent, _ in made]), [proposal for _, first in made for proposal in first[:1]]
+
+
+def swept_budgets(widest: Budget, metrics: Sequence[str]) -> list[Budget]:
+    """Returns budgets from the widest down to a little over the smallest reachable cost, in equal ratios.
+
+    Each level of a metric is combined with each of the others; what no policy meets is left out.
+
+    Args:
+        widest: No budget is wider. A metric that it does not limit goes up to the uniform 8-bit network's cost.
+        metrics: Keys of `METRICS`.
+    """
+    count = _LEVELS.get(len(metrics), _FEWEST_LEVELS)
+    levels = []
+    for metric in metrics:
+        least, most = widest.reachable(metric) * _SLACK, widest.limit(metric)
+        levels.append([Constraint(metric, float(limit)) for limit in np.geomspace(max(most, least), least, count)])
+    budgets = []
+    for limits in itertools.product(*levels):
+        try:
+            budgets.append(widest.tightened(limits))
+        except ConstraintError:
+            continue
+    return budgets or [widest]
+
+
+def _beside(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number}{path.suffix}")

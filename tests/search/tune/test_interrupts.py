@@ -1,0 +1,19 @@
+import os
+import signal
+
+import pytest
+
+from haq.search.tune.interrupts import stopping
+
+
+def test_the_first_press_is_asked_for_and_the_second_stops_now() -> None:
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+    with stopping(said.append) as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(said) == 1
