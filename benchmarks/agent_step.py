@@ -19,8 +19,9 @@ from haq.envs import Budget
 from haq.hwmodels import CostTable, get_hardware
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy
+from haq.registry import AGENTS
 from haq.scores import Score
-from haq.search.agents.task import Task, make_agent
+from haq.search.agents.task import Task
 from haq.search.sensitivity import Sensitivity
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
@@ -58,7 +59,7 @@ def make_task(count: int) -> Task:
 
 def time_agent(name: str, task: Task) -> float:
     """Returns the median seconds of a proposal; learning from its outcome is network training and not counted."""
-    agent, first = make_agent(name, task)
+    agent, first = AGENTS[name].agent_for(task)
     seen: dict[BitPolicy, float] = {}
     seconds = []
     waiting = [policy for _, policy in first]

@@ -10,7 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from haq.config import SearchConfig
 from haq.search import run
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     for seed in parser.parse_args().seeds:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            found = run(SearchConfig(("latency=10ms",), seed=seed), Path(folder) / "run")
+            found = run(constraints="latency=10ms", seed=seed, out=Path(folder) / "run")
             seconds = time.perf_counter() - start
             best, trials = found.read_best(), found.read_trials()
         origin = next((trial.origin for trial in trials if trial.policy == best.policy), "uniform")

@@ -25,9 +25,10 @@ from haq.hwmodels import CostTable, get_hardware
 from haq.layers import trace
 from haq.models.resnet import cifar_resnet
 from haq.policy import BitPolicy
+from haq.registry import AGENTS
 from haq.runs import RunFolder
 from haq.scores import Score
-from haq.search.agents.task import Task, make_agent
+from haq.search.agents.task import Task
 from haq.search.problem import pinned_ends
 from haq.search.sensitivity import Sensitivity
 from haq.search.tune.cluster import ray_workers
@@ -94,7 +95,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for workers in options.workers:
         task = make_task(options.trials)
-        agent, first = make_agent(options.agent, task)
+        agent, first = AGENTS[options.agent].agent_for(task)
         slept: list[float] = []
         waited: list[float] = []
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from haq.data import Samples
+from haq.progress import Silent
 from haq.quant.divergence import Reference, mixed
 from haq.quant.evaluation import logits_of
 from haq.quant.preparation import prepare
 from haq.runs import RunFolder
-from haq.search.observer import Silent
 from haq.search.problem import pose
 from haq.search.workload import calibrated
 

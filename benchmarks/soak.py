@@ -54,7 +54,7 @@ def main() -> None:
         finetune_steps=0, pin_ends=False, agent=options.agent, workers=options.workers, seed=options.seed,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        run(config, Path(folder) / "run", gauge)
+        run(**config.options(), out=Path(folder) / "run", observer=gauge)
     number, when, driver, worker, processes, files = np.array(gauge.rows).T
     settled = number > number[-1] / 5  # imports and caches fill in the first fifth
     for name, values in (("driver", driver), ("worker", worker)):

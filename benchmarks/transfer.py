@@ -15,7 +15,7 @@ from pathlib import Path
 
 from haq.config import SearchConfig
 from haq.hwmodels import CostTable
-from haq.hwmodels.pricing import default_batch, price
+from haq.hwmodels.pricing import open_hardware
 from haq.policy import BitPolicy, LayerBits
 from haq.runs import Best, RunFolder
 from haq.search import run
@@ -52,14 +52,15 @@ def main() -> None:
     found: dict[str, Best] = {}
     for name in hardware:
         config = SearchConfig(
-            (f"latency={options.share}%",), "resnet20", options.weights, options.data, name, default_batch(name),
+            (f"latency={options.share}%",), "resnet20", options.weights, options.data, name, open_hardware(name).batch,
             trials=options.trials, qat_steps=0, finetune_steps=options.finetune_steps, seed=options.seed,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            result: RunFolder = run(config, Path(folder) / "run")
+            result: RunFolder = run(**config.options(), out=Path(folder) / "run")
             found[name], layers = result.read_best(), result.read_layers()
 
-    tables = {name: price(name, layers, WIDTHS, default_batch(name)).table for name in hardware}
+    pricings = {name: open_hardware(name) for name in hardware}
+    tables = {name: pricing.price(layers, WIDTHS, pricing.batch) for name, pricing in pricings.items()}
     shown = {name: Path(name).stem for name in hardware}
     print(f"| searched for | {' | '.join(f'latency on {name}' for name in shown.values())} | size | test top-1 |")
     print("|---" * (len(hardware) + 3) + "|")

@@ -6,21 +6,32 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from haq.constraints import METRICS, Constraint, parse_constraint
-from haq.errors import ConfigError, did_you_mean
+from haq.errors import ConfigError, HaqError, did_you_mean
 from haq.io.prefixes import short_name, split_path
-from haq.io.validation import check_fields, restored
-from haq.names import AUTO_PASSES, PASSES
-from haq.policy import WIDTHS
+from haq.io.safe_yaml import read_yaml
+from haq.io.validation import check_fields, check_names, restored
+from haq.policy import WIDTHS, BitPolicy
+from haq.registry import AGENTS
 
 __all__ = ["SearchConfig", "check_range", "checked_passes", "parse_bits", "parse_passes"]
 
+PATHS = ("model", "data", "hardware", "agent", "scheme")
+"""Options that may name a file."""
+
+DEFAULT_WORKERS = os.cpu_count() or 1
+
 RankByOption = Literal["auto", "top1", "loss", "kl"]
-AgentOption = Literal["predictor", "ddpg", "haq", "evolution", "ilp", "random", "uniform"]
+
+PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
+"""Post-training passes, in the order in which they run; see `haq.quant.ptq.apply_passes`."""
+
+AUTO_PASSES = ("sequential", "adaround")
+"""Those of `--ptq auto`; none of them needs labels."""
 
 
 def parse_bits(text: str) -> tuple[int, ...]:
@@ -120,15 +131,16 @@ class SearchConfig:
     val_images: int = 1000
     pin_ends: bool = True
     rank_by: RankByOption = "auto"
-    agent: AgentOption = "predictor"
+    agent: str = "predictor"
     scheme: str = "linear"
     weights_only: bool = False
-    workers: int = os.cpu_count() or 1
+    workers: int = DEFAULT_WORKERS
     address: str | None = None
     gpus_per_trial: float = 0.0
     trial_timeout: float | None = None
     pareto: tuple[str, ...] = ()
     seed: int = 0
+    start: BitPolicy | None = None
 
     def __post_init__(self) -> None:
         self._read_text()
@@ -136,7 +148,7 @@ class SearchConfig:
         self._sort_widths()
         if not self.constraints and not self.pareto:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
-        for name in ("model", "weights", "data", "hardware", "address"):
+        for name in ("model", "weights", "data", "hardware", "address", "agent", "scheme"):
             if "\0" in (getattr(self, name) or ""):
                 raise ConfigError(f"--{name} {getattr(self, name)!r}: no name has a NUL character; remove it")
         for metric in self.pareto:
@@ -158,9 +170,8 @@ class SearchConfig:
             raise ConfigError(f"--trial-timeout {self.trial_timeout:g}: must be more than 0 seconds, such as 600")
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
-        if self.agent not in get_args(AgentOption):
-            known = get_args(AgentOption)
-            raise ConfigError(f"--agent {self.agent}{did_you_mean(self.agent, known)}: use {', '.join(known)}")
+        if not self.agent.startswith("object:"):
+            AGENTS.check(self.agent, "--agent")
 
     def _read_text(self) -> None:
         """Takes widths and lists as the command line writes them, too."""
@@ -211,9 +222,17 @@ class SearchConfig:
         limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in self.constraints]
         return "-".join([short_name(self.model), Path(self.hardware).stem, *limits])
 
+    def options(self) -> dict[str, Any]:
+        """Returns the options by name, as `haq.search.run` takes them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain YAML types."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        content = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
+        if self.start is None:  # run folders of before have no such option
+            del content["start"]
+            return content
+        return {**content, "start": self.start.widths()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchConfig:
@@ -222,19 +241,51 @@ class SearchConfig:
         Raises:
             ConfigError: A key is unknown or missing, or a value is wrong.
         """
+        if isinstance(data, Mapping) and isinstance(data.get("start"), Mapping):
+            data = {**data, "start": BitPolicy.from_dict(data["start"])}
         return restored(cls, data)
 
-    def with_absolute_paths(self) -> SearchConfig:
-        """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere."""
+    @classmethod
+    def load(cls, path: Path, changes: Mapping[str, Any] | None = None) -> SearchConfig:
+        """Reads options from YAML: a run folder's `config.yaml`, or a mapping of options alone.
+
+        Args:
+            path: The file. What it names relatively lies beside it.
+            changes: Options that replace those of the file.
+
+        Raises:
+            ConfigError: The file cannot be read, or an option is unknown or wrong.
+            ConstraintError: A constraint cannot be read.
+        """
+        content = read_yaml(path, f"config file {str(path)!r}", ConfigError)
+        options = content.get("search", content) if isinstance(content, Mapping) else content
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"{path}: must be a mapping of options, such as `trials: 100`, or a run's config.yaml")
+        try:
+            check_names(cls, options)
+            named = {name: options[name] for name in (*PATHS, "weights") if isinstance(options.get(name), str)}
+            absolute = cls(("latency=100%",), **named).with_absolute_paths(path.resolve().parent)
+            here = {name: getattr(absolute, name) for name in named}
+            values = {**options, **here, **(changes or {})}
+            start = values.get("start")
+            return cls(**{**values, "start": BitPolicy.from_dict(start) if isinstance(start, Mapping) else start})
+        except HaqError as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    def with_absolute_paths(self, base: Path | None = None) -> SearchConfig:
+        """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere.
+
+        Args:
+            base: Where relative paths start; by default the current directory.
+        """
 
         def absolute(text: str) -> str:
             prefix, path, suffix = split_path(text)
-            return prefix + _absolute(path) + suffix if path else text
+            return prefix + _absolute(path, base) + suffix if path else text
 
-        paths = {name: absolute(getattr(self, name)) for name in ("model", "data", "hardware")}
-        weights = _absolute(self.weights) if self.weights is not None else None
-        return SearchConfig(**{**asdict(self), **paths, "weights": weights})
+        paths: dict[str, Any] = {name: absolute(getattr(self, name)) for name in PATHS}
+        return replace(self, **paths, weights=_absolute(self.weights, base) if self.weights is not None else None)
 
 
-def _absolute(path: str) -> str:
-    return str(Path(os.path.expanduser(path)).resolve())
+def _absolute(path: str, base: Path | None) -> str:
+    return str((base or Path()).joinpath(os.path.expanduser(path)).resolve())

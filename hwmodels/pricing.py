@@ -1,4 +1,4 @@
-"""Pricing a network: by a cost model, or by a table that was measured or brought along."""
+"""What `--hardware` names: a cost model, or a cost table that was measured or brought along."""
 
 from __future__ import annotations
 
@@ -15,28 +15,69 @@ from haq.hwmodels.accelerators.footprint import footprint
 from haq.hwmodels.hardware import Hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.hwmodels.tables.table import CostTable
+from haq.io.user_code import is_reference, load_named
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy, LayerBits
 
-__all__ = ["TABLE_SUFFIXES", "Prices", "default_batch", "excess", "is_table", "limits_of", "price"]
+__all__ = ["TABLE_SUFFIXES", "Pricing", "excess", "is_table", "open_hardware"]
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
+_NEEDED = ("name", "pairs", "limits", "cost")  # of a cost model of the user's own; rooflines need the rest
+
 
 @dataclass(frozen=True)
-class Prices:
-    """What the layers of a network cost on some hardware, and what it holds.
+class Pricing:
+    """Prices layers by a cost model or by a table.
 
     Attributes:
-        table: Prices of every layer.
+        named: What the user gave, for messages.
+        source: The cost model or the table.
+        batch: Samples at once, unless a user says otherwise.
     """
 
-    table: CostTable
+    named: str
+    source: Hardware | CostTable
+    batch: int
 
     @property
     def limits(self) -> Mapping[str, float]:
-        """As in `Hardware`; a table carries those of the hardware that it was built from."""
-        return self.table.limits or {}
+        """What the device holds, as in `Hardware`; a table has those of the hardware that it was built from."""
+        return self.source.limits or {}
+
+    @property
+    def pairs(self) -> tuple[LayerBits, ...]:
+        """Legal pairs of widths."""
+        return self.source.pairs
+
+    def price(
+        self, layers: Sequence[LayerSpec], bits: Sequence[int], batch: int, memory: MemoryPlan | None = None
+    ) -> CostTable:
+        """Prices `layers` at the legal ones of all pairs of `bits`.
+
+        Args:
+            layers: Of the network.
+            bits: Widths of weights and activations to price; a table is taken as it is.
+            batch: Samples at once; must be the table's.
+            memory: Which activations are alive at once, where that is known.
+
+        Raises:
+            HardwareError: The hardware runs none of the widths, or the table is not for these layers.
+        """
+        if not isinstance(self.source, CostTable):
+            return CostTable.build(self.source, layers, bits, bits, batch, memory)
+        table = self.source
+        try:
+            counted = _footprint(table, layers)
+            if table.batch != batch:
+                raise HardwareError(
+                    f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}"
+                )
+        except HardwareError as error:
+            raise HardwareError(f"{self.named}: {error}") from None
+        average = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
+        metrics = {**counted, **table.metrics, average: counted[average]}
+        return replace(table, metrics=metrics, memory=table.memory or memory)
 
 
 def is_table(name: str) -> bool:
@@ -44,53 +85,51 @@ def is_table(name: str) -> bool:
     return Path(name).suffix.lower() in TABLE_SUFFIXES
 
 
-def default_batch(name: str) -> int:
-    """Returns the batch that a table is for, or that is usual on the hardware; raises like `price`."""
-    if not is_table(name):
-        return describe_hardware(name).batch
-    from haq.hwmodels.tables.formats import load_table
-
-    return load_table(Path(name)).batch
-
-
-def limits_of(name: str) -> Mapping[str, float]:
-    """Returns what the hardware holds, as in `Hardware`, also where a table says it; raises like `price`."""
-    if not is_table(name):
-        return get_hardware(name).limits
-    from haq.hwmodels.tables.formats import load_table
-
-    return load_table(Path(name)).limits or {}
-
-
-def price(
-    name: str, layers: Sequence[LayerSpec], bits: Sequence[int], batch: int, memory: MemoryPlan | None = None
-) -> Prices:
-    """Prices `layers` at the legal ones of all pairs of `bits`.
+def open_hardware(named: str | Path | Hardware | CostTable) -> Pricing:
+    """Opens hardware by its name or file, or takes a cost model or a table as it is.
 
     Args:
-        name: Of hardware that ships with the package, or the path of a hardware file or of a cost table.
-        layers: Of the network.
-        bits: Widths of weights and activations to price; a table is taken as it is.
-        batch: Samples at once; must be the table's.
-        memory: Which activations are alive at once, where that is known.
+        named: The name of hardware that ships with the package; the path of a `.yaml` file or of a cost table; or
+            `file.py:name`, whose code is run: a cost model, a table, or a class or function that makes one.
 
     Raises:
-        HardwareError: There is no such hardware, it runs none of the widths, or the table is not for these layers.
+        HardwareError: There is no such hardware, or the file is wrong.
     """
+    if not isinstance(named, str | Path):
+        return _own(named, type(named).__name__)
+    name = str(named)
+    if name.startswith("object:"):
+        raise HardwareError(
+            f"hardware {name.removeprefix('object:')} was given as an object; give it again with "
+            "named=Named(hardware=...), or name a file with --hardware"
+        )
+    if is_reference(name):
+        found = load_named(name, "hardware", HardwareError)
+        if isinstance(found, type) or (callable(found) and not hasattr(found, "cost")):
+            try:
+                found = found()
+            except Exception as failure:  # the user's code may raise anything
+                reason = " ".join(str(failure).split())[:300]
+                raise HardwareError(f"hardware {name!r} raised {type(failure).__name__}: {reason}") from failure
+        return _own(found, name)
     if not is_table(name):
-        return Prices(CostTable.build(get_hardware(name), layers, bits, bits, batch, memory))
+        return Pricing(name, get_hardware(name), describe_hardware(name).batch)
     from haq.hwmodels.tables.formats import load_table
 
     table = load_table(Path(name))
-    try:
-        counted = _footprint(table, layers)
-        if table.batch != batch:
-            raise HardwareError(f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}")
-    except HardwareError as error:
-        raise HardwareError(f"{name}: {error}") from None
-    average = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
-    metrics = {**counted, **table.metrics, average: counted[average]}
-    return Prices(replace(table, metrics=metrics, memory=table.memory or memory))
+    return Pricing(name, table, table.batch)
+
+
+def _own(found: object, named: str) -> Pricing:
+    """Takes a cost model or a table that a user made."""
+    if isinstance(found, CostTable):
+        return Pricing(named, found, found.batch)
+    if missing := [name for name in _NEEDED if not hasattr(found, name)]:
+        raise HardwareError(
+            f"hardware {named!r} is {type(found).__name__}, which has no {missing[0]}; give a haq.hwmodels.Hardware or "
+            "a CostTable"
+        )
+    return Pricing(named, found, getattr(found, "batch", 1))  # type: ignore[arg-type]  # what it lacks is refused above
 
 
 def excess(
@@ -117,12 +156,12 @@ def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.nd
     Raises:
         HardwareError: The table is of another network: of other layers, or of others of the same name.
     """
-    mend = "measure or build the table for this network"
+    fix = "measure or build the table for this network"
     specs = {layer.name: layer for layer in layers}
     if missing := [name for name in specs if name not in table.layers]:
-        raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {mend}")
+        raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {fix}")
     if foreign := [name for name in table.layers if name not in specs]:
-        raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {mend}")
+        raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {fix}")
     counted = footprint([specs[name] for name in table.layers], table.w_bits, table.a_bits)
     pair = table.pairs[0]
     w, a = table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
@@ -131,7 +170,7 @@ def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.nd
         for row in np.flatnonzero(found != expected):
             raise HardwareError(
                 f"{metric} of layer {table.layers[row]!r} is {found[row]:g} in the cost table, but "
-                f"{expected[row]:g} in the network: the layer has another shape; {mend}"
+                f"{expected[row]:g} in the network: the layer has another shape; {fix}"
             )
     legal = np.isfinite(next(iter(table.metrics.values())))
     return {metric: np.where(legal, costs, np.inf) for metric, costs in counted.items()}

@@ -4,8 +4,8 @@ from haq.search import run
 result = run(["latency=10ms"])
 """
 
+from haq.progress import Observer, Silent
 from haq.runs.relocation import Named
 from haq.search.api import finetune, pick, resume, resume_finetune, run
-from haq.search.observer import Observer, Silent
 
 __all__ = ["Named", "Observer", "Silent", "finetune", "pick", "resume", "resume_finetune", "run"]

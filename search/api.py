@@ -1,23 +1,31 @@
-"""Searching from Python: the same options as on the command line.
+"""Searching from Python: the options of the command line, each a name or an object.
 
 Ray's workers import this package, too, and need none of what the functions here import when they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from haq.config import SearchConfig
+from haq.config import DEFAULT_WORKERS, RankByOption, SearchConfig
 from haq.io.output_paths import free_folder, free_path
 from haq.io.validation import check_names
 from haq.policy import BitPolicy
+from haq.progress import Observer
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
-from haq.search.observer import Observer
 from haq.search.results import Result
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from haq.data import ImageData
+    from haq.hwmodels import CostTable, Hardware
+    from haq.quant.schemes import Scheme
+    from haq.search.agents.protocol import Agent, AgentKind
+    from haq.search.agents.task import Task
 
 __all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
 
@@ -26,20 +34,73 @@ Folder = RunFolder | Path | str
 
 
 def run(
-    constraints: SearchConfig | str | Sequence[str] = (),
+    model: str | nn.Module = "digits-resnet",
+    data: str | ImageData | Sequence[Any] = "digits",
+    hardware: str | Hardware | CostTable = "edge",
+    constraints: str | Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+    agent: str | Agent | AgentKind | Callable[[Task], Agent] = "predictor",
+    scheme: str | Scheme = "linear",
+    start: BitPolicy | None = None,
+    batch: int | None = None,
+    bits: str | Sequence[int] = (2, 3, 4, 5, 6, 7, 8),
+    a_bits: str | Sequence[int] | None = None,
+    weights_only: bool = False,
+    pin_ends: bool = True,
+    trials: int = 60,
+    qat_steps: int = 24,
+    finetune_steps: int = 200,
+    ptq: str | Sequence[str] = ("sequential",),
+    val_images: int = 1000,
+    rank_by: RankByOption = "auto",
+    pareto: str | Sequence[str] = (),
+    workers: int = DEFAULT_WORKERS,
+    address: str | None = None,
+    gpus_per_trial: float = 0.0,
+    trial_timeout: float | None = None,
+    seed: int = 0,
     out: Path | str | None = None,
     observer: Observer | None = None,
-    **options: Any,
 ) -> Result:
     """Searches, fine-tunes the winner, tests it, and writes a run folder, as `haq search` does.
 
-    Everything in the options is checked before the folder is made. Ctrl-C ends the search with what was found.
+    Everything in the options is checked before the folder is made. Ctrl-C ends the search with what was found. Objects
+    are not written into the run folder: give them again with `Named` to resume the run, or to export it later.
 
     Args:
-        constraints: Such as `["latency=10ms", "size=60%"]`; or all options as one object.
+        model: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; `file.py:function`, which is run; or
+            the network itself, which is not changed.
+        data: `digits`, a prefix and a path such as `npz:cifar10`, or `file.py:function`, which is run; or the data:
+            `((x_train, y_train), (x_test, y_test))` in arrays or tensors, a pair of `torch.utils.data.Dataset`, or
+            `haq.data.ImageData`.
+        hardware: A name that `haq hardware` lists, a `.yaml` file, a cost table, or `file.py:name`, which is run; or
+            the cost model or table itself.
+        constraints: Upper limits, such as `"latency=10ms"` or `["latency=60%", "size=100kB"]`.
+        weights: State dict to load into the model.
+        agent: Who proposes policies: a name in `haq.registry.AGENTS`, `file.py:name`, which is run, or what
+            `AgentKind.of` takes.
+        scheme: What realises the widths: a name that `haq schemes` lists, `file.py:NAME`, which is run, or a scheme.
+        start: Widths to score first; they are lowered where they exceed the budget.
+        batch: Samples at once that costs are for; by default the usual number of the hardware.
+        bits: Candidate widths, such as `"2-8"`.
+        a_bits: Candidate widths of activations; by default those of weights.
+        weights_only: Whether activations stay in floating point.
+        pin_ends: Whether the first and the last layer stay at 8 bits.
+        trials: Policies to score.
+        qat_steps: Fine-tuning steps that a promising trial earns.
+        finetune_steps: Fine-tuning steps of the finalists.
+        ptq: Post-training passes of the finalists, `"auto"` or `"none"`.
+        val_images: Training samples held out to score policies on.
+        rank_by: What policies are ranked by.
+        pareto: Metrics to sweep budgets of.
+        workers: Trials at a time, by default one for each core.
+        address: Head of a Ray cluster.
+        gpus_per_trial: GPUs that each trial takes.
+        trial_timeout: Seconds after which a trial counts as failed.
+        seed: Of everything random.
         out: The run folder, which must not exist; by default `runs/MODEL-HARDWARE-CONSTRAINT`.
-        observer: Receives progress; `haq.cli.terminal.TerminalObserver()` draws it.
-        options: Fields of `SearchConfig`, such as `model="my_net.py:build"`, `trials=100` or `bits="2-8"`.
+        observer: Receives progress; `haq.progress.ProgressBars()` draws it.
 
     Raises:
         HaqError: Anything wrong with the options.
@@ -48,36 +109,57 @@ def run(
         ```python
         from haq.search import run
 
-        result = run(["latency=60%"], model="resnet20", weights="resnet20.pt", data="npz:cifar10")
+        result = run("resnet20", "npz:cifar10", "edge", ["latency=60%"], weights="resnet20.pt")
         result.best.test_top1, result.best.cost["latency_ms"]
         result.export("onnx", "net.onnx")
         ```
     """
+    named = Named(model=model, data=data, hardware=hardware, agent=agent, scheme=scheme)
+    options: dict[str, Any] = {
+        **named.texts(),
+        "constraints": constraints,
+        "weights": None if weights is None else str(weights),
+        "start": start,
+        "batch": batch,
+        "bits": bits,
+        "a_bits": a_bits,
+        "weights_only": weights_only,
+        "pin_ends": pin_ends,
+        "trials": trials,
+        "qat_steps": qat_steps,
+        "finetune_steps": finetune_steps,
+        "ptq": ptq,
+        "val_images": val_images,
+        "rank_by": rank_by,
+        "pareto": pareto,
+        "workers": workers,
+        "address": address,
+        "gpus_per_trial": gpus_per_trial,
+        "trial_timeout": trial_timeout,
+        "seed": seed,
+    }
+    config = SearchConfig(**options)
+    folder = Path(out) if out is not None else free_folder(config.run_name)
     from haq.search import running
 
-    check_names(SearchConfig, options)
-    if isinstance(constraints, SearchConfig):
-        config = replace(constraints, **options)
-    else:
-        config = SearchConfig(constraints, **options)  # type: ignore[arg-type]  # it reads text as well
-    folder = Path(out) if out is not None else free_folder(config.run_name)
-    return Result(running.run(config, folder, observer).path)
+    return Result(running.run(config, folder, observer, named).path, named)
 
 
 def resume(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
-    """Goes on with a search that was interrupted; no finished trial is lost or run twice.
+    """Resumes a search that was interrupted; no finished trial is lost or run twice.
 
     Args:
         path: The run.
         observer: Receives progress.
-        named: Where its model, weights, data or hardware are now, if not where they were.
+        named: Where its model, weights, data or hardware are now, if not where they were; and what was given as an
+            object.
 
     Raises:
         HaqError: `path` is not a run folder, or what it names is no longer there or has changed.
     """
     from haq.search import running
 
-    return Result(running.resume(_opened(path).path, observer, named).path)
+    return Result(running.resume(_opened(path).path, observer, named).path, named)
 
 
 def pick(
@@ -108,7 +190,9 @@ def pick(
     folder = _opened(source)
     config = picking.picked(folder, constraints, finetune_steps, named, ptq)
     place = Path(out) if out is not None else free_folder(config.run_name, folder.path.parent)
-    return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named, config.ptq).path)
+    return Result(
+        picking.pick(folder, config.constraints, place, finetune_steps, observer, named, config.ptq).path, named
+    )
 
 
 def finetune(
@@ -120,7 +204,7 @@ def finetune(
     named: Named | None = None,
     **options: Any,
 ) -> Result:
-    """Trains the network of a run on; see `haq.search.finetuning.finetune`.
+    """Trains the network of a run further; see `haq.search.finetuning.finetune`.
 
     Args:
         source: A search that has ended.
@@ -141,11 +225,11 @@ def finetune(
     training = finetuning.Training(epochs, **options)
     widths = BitPolicy.load(Path(policy)) if isinstance(policy, Path | str) else policy
     place = Path(out) if out is not None else free_path(folder.path.with_name(folder.path.name + "-finetuned"))
-    return Result(finetuning.finetune(folder, place, training, widths, observer, named).path)
+    return Result(finetuning.finetune(folder, place, training, widths, observer, named).path, named)
 
 
 def resume_finetune(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
-    """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
+    """Resumes a fine-tuning that was interrupted; it ends with the weights of one that never was.
 
     Args:
         path: Its folder.
@@ -157,7 +241,7 @@ def resume_finetune(path: Folder, observer: Observer | None = None, named: Named
     """
     from haq.search import finetuning
 
-    return Result(finetuning.resume_finetune(_opened(path).path, observer, named).path)
+    return Result(finetuning.resume_finetune(_opened(path).path, observer, named).path, named)
 
 
 def _opened(run: Folder) -> RunFolder:

@@ -2,60 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 from haq.hwmodels import size_bytes
-from haq.policy import BitPolicy
-from haq.runs import Baseline
+from haq.policy import BitPolicy, LayerBits
+from haq.runs import Baseline, BaselineName
 from haq.scores import Score
 from haq.search.agents.baselines import uniform_policies
 from haq.search.problem import Problem
 from haq.search.workload import Workload
 from haq.threads import cores
 
-__all__ = ["references", "uniform_rivals"]
+__all__ = ["Baselines", "score_baselines"]
 
 
-def uniform_rivals(problem: Problem, workload: Workload) -> list[tuple[BitPolicy, Baseline]]:
-    """Returns the uniform policies that fit the budget, the best after calibration first.
+@dataclass(frozen=True)
+class Baselines:
+    """Networks to compare with, scored on the validation images after calibration.
 
-    Weights and activations may have different widths. A pair that another fitting pair is at least as wide as in both
-    is left out.
+    Attributes:
+        float: In floating point.
+        uniform8: All free layers at 8 bits.
+        rivals: Uniform networks inside the budget, the best first. Weights and activations may have different widths;
+            a pair is left out where another one that fits is at least as wide in both.
     """
+
+    float: Baseline
+    uniform8: Baseline
+    rivals: tuple[Baseline, ...]
+
+    def named(self, rival: Baseline | None = None) -> dict[BaselineName, Baseline | None]:
+        """Returns them as run folders hold them.
+
+        Args:
+            rival: The uniform network inside the budget to name; by default the best after calibration.
+        """
+        best = self.rivals[0] if self.rivals else None
+        return {"float": self.float, "uniform8": self.uniform8, "uniform_same_budget": rival or best}
+
+
+def score_baselines(problem: Problem, workload: Workload, float_score: Score) -> Baselines:
+    """Scores the networks to compare with.
+
+    Args:
+        problem: Layers, prices and budget.
+        workload: Calibration and validation images.
+        float_score: Of the float network.
+    """
+    rivals = sorted(
+        (_scored(policy, pair, problem, workload) for pair, policy in _widest_uniform(problem).items()),
+        key=lambda rival: -rival.score.objective(workload.rank_by),
+    )
+    layers = [layer.name for layer in problem.layers]
+    float_policy = BitPolicy.uniform(layers, None)
+    float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers)
+    return Baselines(
+        float=Baseline(None, float_score, {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}),
+        uniform8=_scored(problem.budget.uniform(8), problem.budget.uniform_pair(8), problem, workload),
+        rivals=tuple(rivals),
+    )
+
+
+def _widest_uniform(problem: Problem) -> dict[LayerBits, BitPolicy]:
+    """Returns the uniform policies that fit, without those that are at most as wide as another one in both widths."""
     free = next(layer.name for layer in problem.layers if layer.name not in problem.budget.pinned)
     fitting = {policy[free]: policy for policy in uniform_policies(problem.budget)}
-    widest = [
-        policy
-        for pair, policy in fitting.items()
-        if not any(
-            other != pair and (other.w_bits or 0) >= (pair.w_bits or 0) and (other.a_bits or 0) >= (pair.a_bits or 0)
-            for other in fitting
-        )
-    ]
-    rivals = [
-        (policy, _scored(policy, policy[free].w_bits, policy[free].a_bits, problem, workload)) for policy in widest
-    ]
-    return sorted(rivals, key=lambda rival: -rival[1].score.objective(workload.rank_by))
 
+    def covers(other: LayerBits, pair: LayerBits) -> bool:
+        return (other.w_bits or 0) >= (pair.w_bits or 0) and (other.a_bits or 0) >= (pair.a_bits or 0)
 
-def references(
-    problem: Problem, workload: Workload, float_score: Score, rivals: list[tuple[BitPolicy, Baseline]]
-) -> dict[Any, Baseline | None]:
-    """Scores the networks to compare with, on the validation images and without fine-tuning."""
-    uniform8 = problem.budget.uniform(8)
-    pair = problem.budget.uniform_pair(8)
-    float_policy = BitPolicy.uniform([layer.name for layer in problem.layers], None)
-    float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers)
-    float_cost = {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}
     return {
-        "float": Baseline(None, float_score, float_cost),
-        "uniform8": _scored(uniform8, pair.w_bits, pair.a_bits, problem, workload),
-        "uniform_same_budget": rivals[0][1] if rivals else None,
+        pair: policy
+        for pair, policy in fitting.items()
+        if not any(other != pair and covers(other, pair) for other in fitting)
     }
 
 
-def _scored(
-    policy: BitPolicy, w_bits: int | None, a_bits: int | None, problem: Problem, workload: Workload
-) -> Baseline:
+def _scored(policy: BitPolicy, pair: LayerBits, problem: Problem, workload: Workload) -> Baseline:
     score = workload.score(workload.quantized(policy), "ptq", threads=cores())
-    return Baseline(w_bits, score, problem.table.cost(policy), a_bits, policy)
+    return Baseline(pair.w_bits, score, problem.table.cost(policy), pair.a_bits, policy)

@@ -14,8 +14,7 @@ from haq.hwmodels.kernels.deployment import deploy
 from haq.hwmodels.measuring import Plan, measure
 from haq.hwmodels.measuring.bench import Bench, bench, int8_network
 from haq.hwmodels.measuring.device import describe_device
-from haq.hwmodels.pricing import price
-from haq.hwmodels.tables.formats import load_table
+from haq.hwmodels.pricing import open_hardware
 from haq.hwmodels.tables.table import CostTable
 from haq.io.files import write_text
 from haq.layers import trace
@@ -117,7 +116,8 @@ def _costs(
 ) -> CostTable:
     """The table that predicts: the one given, the run's own if measured, or one that is measured now."""
     if table is not None:
-        return price(str(table), trace(model, sample), (), load_table(table).batch).table
+        pricing = open_hardware(table)
+        return pricing.price(trace(model, sample), (), pricing.batch)
     if folder.costs.is_file() and (own := CostTable.load(folder.costs)).origin == "measured":
         if own.hardware == describe_device()["device"]:
             return own

@@ -17,11 +17,13 @@ from haq.config import SearchConfig
 from haq.envs import Budget
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy
+from haq.progress import Observer
 from haq.quant.evaluation import evaluate
+from haq.registry import AGENTS
 from haq.scores import RankBy, Score
-from haq.search.agents.task import INFORMED, SEEDLESS, Task, make_agent
+from haq.search.agents.protocol import AgentKind
+from haq.search.agents.task import Task
 from haq.search.finals import test_all
-from haq.search.observer import Observer
 from haq.search.problem import pose
 from haq.search.scoring import choose_rank_by
 from haq.search.sensitivity import Sensitivity
@@ -39,7 +41,7 @@ class Course:
     """What one agent proposed with one seed, in order.
 
     Attributes:
-        agent: Key of `haq.search.agents.task.AGENTS`.
+        agent: Its name, as in `haq.registry.AGENTS`.
         seed: Of the agent.
         policies: What it proposed.
         origins: Who in it proposed them.
@@ -73,7 +75,7 @@ class Standing:
     """How one agent did.
 
     Attributes:
-        agent: Key of `haq.search.agents.task.AGENTS`.
+        agent: Its name, as in `haq.registry.AGENTS`.
         runs: Its courses.
         best: Mean over the runs of the best top-1 or loss, whichever policies were ranked by.
         best_std: Standard deviation of the same.
@@ -166,7 +168,7 @@ def compare_agents(
 
     Args:
         config: Options of the search that is posed; its agent and seed are not used.
-        agents: Keys of `AGENTS`.
+        agents: Names in `haq.registry.AGENTS`, or agents of a user's file, `file.py:name`.
         seeds: Of the agents; calibration and validation images are the same for all.
         folder: Keeps the sensitivities.
         observer: Receives progress.
@@ -180,13 +182,16 @@ def compare_agents(
             config, problem, choose_rank_by(config, problem.data, float_score, observer, config.tuned), observer
         )
         measured = None
-        if set(agents) & INFORMED:
+        kinds = {name: AgentKind.of(AGENTS.resolve(name), name) for name in agents}
+        if any(kind.informed for kind in kinds.values()):
             measured = sensitivity_of(problem, workload, folder / "sensitivity.json", observer)
         archive, shared = ray.remote(num_cpus=0)(_Archive).remote(), ray.put(workload)
         setting: Any = ray.put((problem.layers, problem.budget, measured, float_score, config.trials))
         run = ray.remote(num_cpus=1, num_returns="streaming")(_course)
-        keys = [(agent, seed) for agent in agents for seed in (seeds[:1] if agent in SEEDLESS else seeds)]
-        streams = {run.remote(agent, seed, setting, shared, archive): (agent, seed) for agent, seed in keys}
+        keys = [(agent, seed) for agent in agents for seed in (seeds if kinds[agent].random else seeds[:1])]
+        streams = {
+            run.remote(agent, kinds[agent], seed, setting, shared, archive): (agent, seed) for agent, seed in keys
+        }
         total = config.trials * len(keys)
         observer.progress("compare", 0, total)
         found = gather(streams, lambda taken: observer.progress("compare", sum(taken.values()), total))
@@ -216,6 +221,7 @@ class _Archive:
 
 def _course(
     agent: str,
+    kind: AgentKind,
     seed: int,
     setting: tuple[Sequence[LayerSpec], Budget, Sensitivity | None, Score, int],
     workload: Workload,
@@ -228,7 +234,7 @@ def _course(
     layers, budget, measured, float_score, evaluations = setting
     deciding = -time.perf_counter()
     task = Task(layers, budget, measured, float_score, workload.rank_by, evaluations, seed)
-    proposer, first = make_agent(agent, task)
+    proposer, first = kind.agent_for(task)
     waiting = list(first)
     seen: dict[BitPolicy, float] = {}
     origins: list[str] = []

@@ -2,77 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from haq.errors import HaqError
 from haq.policy import BitPolicy
 from haq.quant.preparation import save_quantized
-from haq.runs import Baseline, Best, Cost, RunFolder, Trial
+from haq.runs import Baseline, BaselineName, Best, Cost, Trial
 from haq.search.finals import Finalist, finetune_all, test_all
-from haq.search.observer import Observer
 from haq.search.problem import Problem
-from haq.search.workload import Workload
+from haq.search.study import Study
 
-__all__ = ["FINALISTS", "conclude", "reported", "untested"]
+__all__ = ["FINALISTS", "conclude", "reported", "write_untested"]
 
 FINALISTS = 2
 """So many of the search, and so many uniform networks, are fine-tuned to the end; after AdaRound, one of each."""
 
 
-def conclude(
-    problem: Problem,
-    workload: Workload,
-    ranked: list[Trial],
-    baselines: dict[Any, Baseline | None],
-    rivals: list[tuple[BitPolicy, Baseline]],
-    folder: RunFolder,
-    observer: Observer,
-) -> None:
-    """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time."""
-    count = 1 if "adaround" in workload.passes else FINALISTS  # which takes minutes for each
-    policies = {f"uniform {number}": policy for number, (policy, _) in enumerate(rivals[:count])}
-    searched = [trial.policy for trial in ranked if trial.policy not in policies.values()]
-    policies |= {f"finalist {number}": policy for number, policy in enumerate(searched[:count], 1)}
-    losses: list[str] = []
-    steps = problem.config.finetune_steps
+@dataclass(frozen=True)
+class _Entry:
+    """A policy in the finals.
 
-    def lost(name: str, error: Exception) -> None:
-        losses.append(f"{type(getattr(error, 'cause', error)).__name__}: {' '.join(str(error).split())[-200:]}")
-        observer.say(f"note: {name} could not be fine-tuned and is left out; {losses[-1]}")
+    Attributes:
+        name: For messages, such as `finalist 1`.
+        policy: Its widths.
+        rival: The uniform network that it is, `None` for what the search found.
+    """
 
-    finalists = finetune_all(
-        workload,
-        policies,
-        steps,
-        lambda done, total: observer.progress("fine-tune" if steps else "finalists", done, total),
-        problem.config.gpus_per_trial,
-        lost,
-    )
-    if not finalists:
-        raise HaqError(
-            f"no finalist could be fine-tuned ({losses[0]}); the search is kept: try again with `haq search --resume "
-            f"{folder.path}`, perhaps with fewer workers"
-        )
+    name: str
+    policy: BitPolicy
+    rival: Baseline | None = None
 
-    def objective(finalist: Finalist) -> float:
-        return finalist.score.objective(workload.rank_by)
 
-    chosen = max(finalists.values(), key=objective)
-    if steps and not chosen.score.steps:
+def conclude(study: Study, ranked: Sequence[Trial]) -> None:
+    """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time.
+
+    Args:
+        study: The search.
+        ranked: Trials inside the budget, the best first.
+
+    Raises:
+        HaqError: No finalist could be fine-tuned.
+    """
+    problem, workload, folder, observer = study.problem, study.workload, study.folder, study.observer
+    entries = _entries(study, ranked)
+    finalists = _finetuned(study, entries)
+
+    def objective(entry: _Entry) -> float:
+        return finalists[entry.name].score.objective(workload.rank_by)
+
+    there = [entry for entry in entries if entry.name in finalists]
+    chosen = finalists[max(there, key=objective).name]
+    if problem.config.finetune_steps and not chosen.score.steps:
         observer.say(
-            f"note: {steps} steps of fine-tuning brought the chosen network no closer; it stays as it was rounded "
-            "(--finetune-steps 0 saves the time, more steps may go further)"
+            f"note: {problem.config.finetune_steps} steps of fine-tuning brought the chosen network no closer; it "
+            "stays as it was rounded (--finetune-steps 0 saves the time, more steps may go further)"
         )
     networks = {
         "float": problem.model,
         "uniform8": workload.quantized(problem.budget.uniform(8)),
         "ours": chosen.network(workload),
     }
-    tuned = [number for number in range(FINALISTS) if f"uniform {number}" in finalists]
-    if tuned:
-        strongest = max(tuned, key=lambda number: objective(finalists[f"uniform {number}"]))
-        networks["uniform_same_budget"] = finalists[f"uniform {strongest}"].network(workload)
-        baselines["uniform_same_budget"] = rivals[strongest][1]
+    strongest = max((entry for entry in there if entry.rival), key=objective, default=None)
+    baselines = study.baselines.named(strongest.rival if strongest else None)
+    if strongest:
+        networks["uniform_same_budget"] = finalists[strongest.name].network(workload)
         folder.write_baselines(baselines)
     top1 = test_all(networks, problem.data.test, lambda done, total: observer.progress("test", done, total))
     save_quantized(folder.model, networks["ours"], chosen.policy, problem.sample, workload.folded)
@@ -90,31 +85,73 @@ def conclude(
     )
 
 
-def untested(problem: Problem, trial: Trial, baselines: dict[Any, Baseline | None]) -> Best:
-    """The best trial of an interrupted search: not fine-tuned to the end, and the test images are still unseen."""
+def write_untested(study: Study, trial: Trial) -> None:
+    """Writes the best trial of an interrupted search: not fine-tuned to the end, the test images still unseen."""
     assert trial.score is not None
-    return Best(
-        policy=trial.policy,
-        top1=trial.score.top1,
-        loss=trial.score.loss,
-        test_top1=None,
-        cost=reported(problem, trial.cost),
-        constraints=_limits(problem),
-        baselines=_tested(problem, baselines, {}),
+    study.folder.write_best(
+        Best(
+            policy=trial.policy,
+            top1=trial.score.top1,
+            loss=trial.score.loss,
+            test_top1=None,
+            cost=reported(study.problem, trial.cost),
+            constraints=_limits(study.problem),
+            baselines=_tested(study.problem, study.baselines.named(), {}),
+        )
     )
 
 
-def _tested(problem: Problem, baselines: dict[Any, Baseline | None], top1: dict[str, float]) -> dict[Any, Any]:
+def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
+    """Returns the costs that every result names, and those that this search was held to."""
+    fields = dict.fromkeys(("latency_ms", "energy_mj", "size_bytes", *_limits(problem)))
+    return {field: cost.get(field) for field in fields}
+
+
+def _entries(study: Study, ranked: Sequence[Trial]) -> list[_Entry]:
+    """Returns who meets in the finals: uniform rivals, then what the search found beside them."""
+    count = 1 if "adaround" in study.workload.passes else FINALISTS  # AdaRound takes minutes for each
+    uniform = [
+        _Entry(f"uniform {number}", rival.policy, rival)
+        for number, rival in enumerate(study.baselines.rivals[:count])
+        if rival.policy is not None
+    ]
+    taken = {entry.policy for entry in uniform}
+    searched = [trial.policy for trial in ranked if trial.policy not in taken][:count]
+    return [*uniform, *(_Entry(f"finalist {number}", policy) for number, policy in enumerate(searched, 1))]
+
+
+def _finetuned(study: Study, entries: Sequence[_Entry]) -> dict[str, Finalist]:
+    """Fine-tunes all; what fails is reported and left out."""
+    config, observer = study.problem.config, study.observer
+    reasons: list[str] = []
+
+    def lost(name: str, error: Exception) -> None:
+        reasons.append(f"{type(getattr(error, 'cause', error)).__name__}: {' '.join(str(error).split())[-200:]}")
+        observer.say(f"note: {name} could not be fine-tuned and is left out; {reasons[-1]}")
+
+    finalists = finetune_all(
+        study.workload,
+        {entry.name: entry.policy for entry in entries},
+        config.finetune_steps,
+        lambda done, total: observer.progress("fine-tune" if config.finetune_steps else "finalists", done, total),
+        config.gpus_per_trial,
+        lost,
+    )
+    if not finalists:
+        raise HaqError(
+            f"no finalist could be fine-tuned ({reasons[0]}); the search is kept: try again with `haq search --resume "
+            f"{study.folder.path}`, perhaps with fewer workers"
+        )
+    return finalists
+
+
+def _tested(
+    problem: Problem, baselines: Mapping[BaselineName, Baseline | None], top1: Mapping[str, float]
+) -> dict[BaselineName, Mapping[str, Any] | None]:
     return {
         name: {"test_top1": top1.get(name), "cost": reported(problem, baseline.cost)} if baseline else None
         for name, baseline in baselines.items()
     }
-
-
-def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
-    """Returns the costs that every result tells, and those that this search was held to."""
-    fields = dict.fromkeys(("latency_ms", "energy_mj", "size_bytes", *_limits(problem)))
-    return {field: cost.get(field) for field in fields}
 
 
 def _limits(problem: Problem) -> dict[str, float]:

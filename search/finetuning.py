@@ -25,6 +25,7 @@ from haq.io.tensors import read_tensors
 from haq.io.validation import check_fields, restored
 from haq.layers import copied
 from haq.policy import BitPolicy
+from haq.progress import Observer, Silent
 from haq.quant.evaluation import evaluate
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
@@ -33,7 +34,6 @@ from haq.runs import Best, RunFolder, Trial
 from haq.runs.relocation import Named, config_of
 from haq.scores import Score
 from haq.search.conclusion import reported
-from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.resume_checks import check_belonging
 from haq.search.scoring import choose_rank_by, reference_of, scored
@@ -119,12 +119,12 @@ def finetune(
     """
     check_folder(out, "haq finetune")
     best, observer = source.read_best(), observer or Silent()
-    problem = pose(config_of(source, named), observer, source)
+    problem = pose(config_of(source, named), observer, source, named)
     check_belonging(source, problem)
     config = problem.config
     start: nn.Module | None = None
     if policy is not None:
-        start = _calibrated(problem, _checked(policy, problem, config), config.scheme, observer)
+        start = _calibrated(problem, _checked(policy, problem, config), observer)
     else:  # a damaged file is known before the folder is made
         check_widths(source, best.policy, load_quantized(source.network_file(), problem.model))
     with making(out) as path:
@@ -164,7 +164,7 @@ def resume_finetune(path: Path, observer: Observer | None = None, named: Named |
     if folder.finished:
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
-    problem = pose(config_of(folder, named), observer, folder)
+    problem = pose(config_of(folder, named), observer, folder, named)
     check_belonging(folder, problem)
     folder.check_file(folder.start)
     with folder.locked():
@@ -184,10 +184,10 @@ def _checked(policy: BitPolicy, problem: Problem, config: SearchConfig) -> BitPo
     return policy.with_scheme(config.scheme)
 
 
-def _calibrated(problem: Problem, policy: BitPolicy, scheme: str, observer: Observer) -> nn.Module:
+def _calibrated(problem: Problem, policy: BitPolicy, observer: Observer) -> nn.Module:
     observer.progress("calibrate", 0, 1)
     widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
-    network = prepare(problem.model, policy, calibration=calibrated(problem, widths, scheme))
+    network = prepare(problem.model, policy, problem.scheme, calibrated(problem, widths))
     observer.progress("calibrate", 1, 1)
     return network
 

@@ -11,12 +11,12 @@ from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
 from haq.io.files import making
 from haq.io.output_paths import check_folder
+from haq.progress import Observer, Silent
 from haq.runs import RunFolder, Trial
 from haq.runs.relocation import Named, config_of
-from haq.search.observer import Observer, Silent
 from haq.search.problem import Problem, pose
 from haq.search.resume_checks import check_belonging
-from haq.search.running import complete
+from haq.search.running import finish
 from haq.search.tune.cluster import ray_workers
 from haq.threads import one_thread
 
@@ -38,7 +38,7 @@ def picked(
     config = config_of(source, named)
     trials = len(source.read_trials())
     if not trials:
-        raise ConfigError(f"{source.path} has no trial to pick; go on with `haq search --resume {source.path}`")
+        raise ConfigError(f"{source.path} has no trial to pick; resume it with `haq search --resume {source.path}`")
     steps = config.finetune_steps if finetune_steps is None else finetune_steps
     passes = config.ptq if ptq is None else parse_passes(ptq) if isinstance(ptq, str) else tuple(ptq)
     return replace(config, constraints=_listed(constraints), pareto=(), trials=trials, finetune_steps=steps, ptq=passes)
@@ -56,7 +56,7 @@ def pick(
     """Takes the best policies of a run that meet a budget, and does with them what ends a search.
 
     They and the best uniform networks of this budget are fine-tuned alike and tested. The new folder is like that of a
-    search under this budget; one that was interrupted is gone on with by `resume`.
+    search under this budget; `resume` resumes one that was interrupted.
 
     Args:
         source: A search with trials, whether it has ended or not.
@@ -74,7 +74,7 @@ def pick(
     config = picked(source, constraints, finetune_steps, named, ptq)
     observer = observer or Silent()
     with one_thread():
-        problem = pose(config, observer, source)
+        problem = pose(config, observer, source, named)
         check_belonging(source, problem)
         trials = [trial for trial in source.read_trials() if trial.error is None]
         fitting = sum(problem.budget.allows(trial.policy) for trial in trials)
@@ -89,7 +89,7 @@ def pick(
                     made.write_identity(problem.identity)
             folder = RunFolder(out)
             with folder.locked():
-                complete(problem, folder, observer)
+                finish(problem, folder, observer)
     return folder
 
 
@@ -98,11 +98,11 @@ def _listed(constraints: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _unmet(problem: Problem, trials: list[Trial], source: RunFolder) -> str:
-    mend = "raise the budget, or search under it with haq search"
+    fix = "raise the budget, or search under it with haq search"
     for constraint in problem.budget.constraints:
         least = min((problem.table.cost(trial.policy)[constraint.field] for trial in trials), default=None)
         if least is not None and least > constraint.limit:
             cost = format_cost(constraint.field, least)
-            return f"no policy of {source.path} meets {constraint}: the least is {cost}; {mend}"
+            return f"no policy of {source.path} meets {constraint}: the least is {cost}; {fix}"
     shown = " and ".join(map(str, problem.budget.constraints))
-    return f"no policy of {source.path} meets {shown} at once; {mend}"
+    return f"no policy of {source.path} meets {shown} at once; {fix}"

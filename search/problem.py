@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,18 +12,21 @@ from haq.constraints import METRICS, Constraint
 from haq.data import ImageData
 from haq.envs import Budget
 from haq.errors import ConfigError, ConstraintError, ModelError
-from haq.hwmodels import CostTable, get_hardware
+from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
-from haq.hwmodels.pricing import Prices, default_batch, is_table, limits_of, price
+from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.layers import LayerSpec, ends
-from haq.policy import LayerBits
+from haq.policy import BitPolicy, LayerBits
+from haq.progress import Observer
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
-from haq.quant.schemes import Scheme, get_scheme
+from haq.quant.schemes import Scheme, resolve_scheme
+from haq.registry import AGENTS
 from haq.runs import Identity, RunFolder
 from haq.runs.project import open_project
-from haq.search.observer import Observer
+from haq.runs.relocation import Named
+from haq.search.agents.protocol import AgentKind
 from haq.search.resume_checks import rounding
 
 __all__ = ["Problem", "pinned_ends", "pose"]
@@ -42,6 +44,9 @@ class Problem:
         layers: In the order of their first call.
         table: Prices every layer at every width that may occur.
         budget: Candidate widths, pinned layers and limits.
+        scheme: What realises the widths.
+        agent: Who proposes.
+        start: Widths to score first, inside the budget.
         identity: Fingerprints of the network, the data and all else that scores depend on.
     """
 
@@ -52,6 +57,9 @@ class Problem:
     layers: list[LayerSpec]
     table: CostTable
     budget: Budget
+    scheme: Scheme
+    agent: AgentKind
+    start: BitPolicy | None
     identity: Identity
 
 
@@ -60,7 +68,7 @@ def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
     return dict.fromkeys(ends(layers), LayerBits(8, 8))
 
 
-def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None) -> Problem:
+def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None, named: Named | None = None) -> Problem:
     """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
 
     Args:
@@ -68,6 +76,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
         observer: Receives progress.
         run: A search that is resumed or used: its prices and limits hold, even where the hardware's file has changed,
             and what it does not belong to is refused.
+        named: Holds what was given as an object.
 
     Raises:
         ConfigError: No width is supported by the hardware, or the run was searched with other options.
@@ -77,23 +86,28 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
         ModelError: The model or its weights are wrong.
     """
     config = config.with_absolute_paths()
-    batch = config.batch or default_batch(config.hardware)  # a wrong name is known before the data is read
+    named = named or Named()
+    if run is not None:
+        run.check()
+    hardware = _hardware(config, named, run)  # a wrong name is known before the data is read
+    batch = config.batch or hardware.batch
     config = replace(config, batch=batch)
-    scheme = _scheme(config, observer)
-    project = open_project(config, lambda done, total: observer.progress("train float", done, total), run)
+    agent, scheme = _agent(config, named), _scheme(config, named, observer)
+    project = open_project(config, lambda done, total: observer.progress("train float", done, total), run, named)
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)
     check_applicable(config.ptq, scheme, model)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
-    prices = (
-        Prices(CostTable.footprint(layers, widths))
+    table = (
+        CostTable.footprint(layers, widths)
         if weights_only
-        else price(str(run.costs if run else config.hardware), layers, widths, batch, _memory(config, model, sample))
+        else hardware.price(layers, widths, batch, _memory(config, hardware, model, sample))
     )
-    table = prices.table
-    limits = _limits(config, table, run, weights_only)
+    limits = dict(hardware.limits)
+    if weights_only:  # of weights alone only some of what the device holds is priced
+        limits = {key: limit for key, limit in limits.items() if METRICS[key].field in table.fields}
     table = replace(table, limits=limits)  # which the run keeps
     device = Path(config.hardware).stem if weights_only else table.hardware
     held = (Constraint(key, limit, origin=f"{device} holds no more") for key, limit in limits.items())
@@ -103,15 +117,14 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
     for constraint in constraints:
         if constraint.field not in table.fields:
             known = " or ".join(name for name, metric in METRICS.items() if metric.field in table.fields)
-            mend = "constrain" if not weights_only else "quantize activations too, or constrain"
-            raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {mend} {known}")
+            fix = "constrain" if not weights_only else "quantize activations too, or constrain"
+            raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {fix} {known}")
     inputs = {None, *(config.bits if config.a_bits is None else config.a_bits)}
     if not any(pair.w_bits in {None, *config.bits} and pair.a_bits in inputs for pair in table.pairs):
         given = f"--bits {_listed(config.bits)}" + (f" --a-bits {_listed(config.a_bits)}" if config.a_bits else "")
-        legal = table.pairs if is_table(config.hardware) else get_hardware(config.hardware).pairs
         raise ConfigError(
             f"{given} with --hardware {config.hardware}: it runs "
-            f"{listed_pairs(legal)} bits (weights/activations); give --bits of these"
+            f"{listed_pairs(hardware.pairs)} bits (weights/activations); give --bits of these"
         )
     left_out = sorted(
         {*config.bits, *(config.a_bits or ())} - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)}
@@ -122,40 +135,76 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None)
             f"{', '.join(map(str, left_out))} left out"
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
-    budget = Budget(table, constraints, config.bits, pinned, scheme.name, weights_only, config.a_bits)
+    budget = Budget(table, constraints, config.bits, pinned, config.scheme, weights_only, config.a_bits)
+    start = None if config.start is None else _fitted(config.start.with_scheme(config.scheme), budget)
     identity = replace(project.identity, rounding=rounding(scheme, config))
-    return Problem(config, model, data, sample, layers, table, budget, identity)
+    return Problem(config, model, data, sample, layers, table, budget, scheme, agent, start, identity)
 
 
 def _listed(bits: tuple[int, ...]) -> str:
     return ",".join(map(str, bits))
 
 
-def _limits(config: SearchConfig, table: CostTable, run: RunFolder | None, weights_only: bool) -> Mapping[str, float]:
-    """What the device holds, or held when the run started; of weights alone only some of it is priced."""
-    if weights_only:
-        known = limits_of(str(run.costs if run else config.hardware))
-        return {metric: limit for metric, limit in known.items() if METRICS[metric].field in table.fields}
-    # They are missing in runs from before tables had limits
-    return limits_of(config.hardware) if table.limits is None else table.limits
+def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pricing:
+    """Returns what prices the layers: of a run, the table that it began with."""
+    given = named.object("hardware")
+    if run is None:
+        return open_hardware(config.hardware if given is None else given)
+    kept = open_hardware(run.costs)
+    assert isinstance(kept.source, CostTable)
+    if kept.source.limits is not None:
+        return kept
+    limits = open_hardware(config.hardware if given is None else given).limits  # runs from before tables had limits
+    return replace(kept, source=replace(kept.source, limits=limits))
 
 
-def _memory(config: SearchConfig, model: nn.Module, sample: Tensor) -> MemoryPlan | None:
+def _agent(config: SearchConfig, named: Named) -> AgentKind:
+    """Returns who proposes, by name, from a user's file, or as it was given."""
+    given = named.object("agent")
+    if given is None and config.agent.startswith("object:"):
+        raise ConfigError(
+            f"agent {config.agent.removeprefix('object:')!r} was given as an object; give it again with "
+            "named=Named(agent=...)"
+        )
+    return AgentKind.of(AGENTS.resolve(config.agent) if given is None else given, config.agent)
+
+
+def _fitted(start: BitPolicy, budget: Budget) -> BitPolicy:
+    """Returns widths to start with, lowered to the budget where they exceed it.
+
+    Raises:
+        ConfigError: They are of other layers, or a width is no candidate.
+    """
+    if odd := sorted(set(start) ^ set(budget.table.layers)):
+        raise ConfigError(
+            f"start: layer {odd[0]!r} is not in both the policy and the network; give a policy of this network"
+        )
+    for name, bits in start.items():
+        legal = (budget.pinned[name],) if name in budget.pinned else budget.pairs
+        if bits not in legal:
+            raise ConfigError(
+                f"start: layer {name!r} has {listed_pairs((bits,))} bits (weights/activations), but the search takes "
+                f"{listed_pairs(tuple(legal))}; change the policy, or --bits, --a-bits or --free-ends"
+            )
+    return start if budget.allows(start) else budget.decrease(start)
+
+
+def _memory(config: SearchConfig, hardware: Pricing, model: nn.Module, sample: Tensor) -> MemoryPlan | None:
     """Which activations are alive at once; a network that cannot be traced has no plan, and no RAM to constrain."""
     from haq.hwmodels.liveness import plan_memory
 
     try:
         return plan_memory(model, sample)
     except ModelError:
-        limited = not is_table(config.hardware) and "ram" in get_hardware(config.hardware).limits
+        limited = not isinstance(hardware.source, CostTable) and "ram" in hardware.limits
         if limited or any(constraint.metric == "ram" for constraint in config.parsed_constraints()):
             raise
         return None
 
 
-def _scheme(config: SearchConfig, observer: Observer) -> Scheme:
+def _scheme(config: SearchConfig, named: Named, observer: Observer) -> Scheme:
     """Checks that the scheme has every candidate width, and says when the hardware's kernels cannot run it."""
-    scheme = get_scheme(config.scheme)
+    scheme = resolve_scheme(config.scheme, named.object("scheme"))
     both = config.weights_only or scheme.inputs is None
     inputs = () if both else config.bits if config.a_bits is None else config.a_bits
     for width in sorted({*config.bits, *inputs}):
@@ -163,8 +212,8 @@ def _scheme(config: SearchConfig, observer: Observer) -> Scheme:
             width in inputs and width not in scheme.input_widths
         ):
             known = ", ".join(map(str, scheme.widths))
-            mend = "give --bits of these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
-            raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {mend}")
+            fix = "give --bits of these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
+            raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {fix}")
     if not config.weights_only and "bit-serial" not in scheme.kernels:
         kinds = ", ".join(scheme.kernels)
         observer.say(f"note: no bit-serial kernel runs {scheme.name} ({kinds}); costs are those of linear widths")

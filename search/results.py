@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from haq.policy import BitPolicy
+from haq.registry import EXPORTS, REPORTS
 from haq.runs import Best, RunFolder, Trial
 from haq.runs.archive import absolute_limits, best_of, pareto_front, within
 from haq.runs.relocation import Named
@@ -22,6 +23,10 @@ __all__ = ["Result"]
 class Result(RunFolder):
     """The run folder of a search.
 
+    Args:
+        path: The folder.
+        named: What the run does not hold: objects that it was given, and what lies elsewhere now.
+
     Examples:
         ```python
         result = Result.open(Path("runs/digits-resnet-edge-latency-10ms"))
@@ -30,6 +35,10 @@ class Result(RunFolder):
         result.export("onnx", "net.onnx")
         ```
     """
+
+    def __init__(self, path: Path, named: Named | None = None) -> None:
+        super().__init__(path)
+        self._named = named
 
     @property
     def best(self) -> Best:
@@ -69,7 +78,7 @@ class Result(RunFolder):
         return best.policy if best else None
 
     def export(self, format: str, path: str | Path | None = None, named: Named | None = None) -> str | Path:
-        """Writes the result for another program; see `haq.exports.export_run`.
+        """Writes the result for another program; see `haq.exports.Format.export`.
 
         Args:
             format: Such as `json`, `csv`, `onnx`, `qonnx` or `packed`.
@@ -79,17 +88,14 @@ class Result(RunFolder):
         Returns:
             The text, or the file when one was written.
         """
-        from haq.exports import export_run
-
-        return export_run(self, format, Path(path) if path is not None else None, named=named)
+        form = EXPORTS.resolve(format)
+        written: str | Path = form.export(self, Path(path) if path is not None else None, named=named or self._named)
+        return written
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the HTML page, by default `report.html` in the run folder, and returns where."""
-        from haq.io.files import write_text
-        from haq.report import detail, render_html, summarize
-
         page = Path(path) if path is not None else self.page
-        write_text(page, render_html(summarize(self), detail(self)))
+        REPORTS["html"](self, page)
         return page
 
     def network(self, named: Named | None = None) -> nn.Module:
@@ -101,9 +107,9 @@ class Result(RunFolder):
         Raises:
             HaqError: The search has not ended, or what it names is no longer there or has changed.
         """
-        from haq.exports.run_network import open_run
+        from haq.quant.run_network import open_quantized
 
-        return open_run(self, self.best.policy, lambda task, done, total: None, named).network
+        return open_quantized(self, self.best.policy, lambda done, total: None, named or self._named).network
 
 
 def _row(trial: Trial, front: set[int], chosen: BitPolicy | None) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from torch import nn
 from haq.config import SearchConfig
 from haq.data import ImageData, Samples, Tokens
 from haq.errors import ConfigError
+from haq.progress import Observer
 from haq.quant.divergence import Reference, mixed
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.scores import Fidelity, RankBy, Score
-from haq.search.observer import Observer
 
 __all__ = ["choose_rank_by", "reference_of", "scored"]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from haq.config import SearchConfig
 from haq.data import Samples
 from haq.policy import BitPolicy
+from haq.progress import Observer
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.compensation import compensate_together
 from haq.quant.divergence import Reference
@@ -19,9 +20,8 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import REPORTED, apply_passes, folds
 from haq.quant.qat import Finetuning, Lessons
-from haq.quant.schemes import get_scheme
+from haq.quant.schemes import Scheme
 from haq.scores import Fidelity, RankBy, Score
-from haq.search.observer import Observer
 from haq.search.problem import Problem
 from haq.search.scoring import reference_of, scored
 
@@ -37,6 +37,7 @@ class Workload:
 
     Attributes:
         model: The float network; batch norms stay, because fine-tuning trains them.
+        scheme: What realises widths.
         calibration: Scales for every candidate width.
         lessons: Of fine-tuning, on the training samples.
         val: Samples to score on.
@@ -47,6 +48,7 @@ class Workload:
     """
 
     model: nn.Module
+    scheme: Scheme
     calibration: Calibration
     lessons: Lessons
     val: Samples
@@ -62,7 +64,7 @@ class Workload:
 
     def quantized(self, policy: BitPolicy) -> nn.Module:
         """Returns the calibrated network."""
-        return prepare(self.model, policy, calibration=self.calibration)
+        return prepare(self.model, policy, self.scheme, self.calibration)
 
     def score(self, model: nn.Module, fidelity: Fidelity, steps: int = 0, threads: int | None = None) -> Score:
         """Scores a network on the validation samples, and compares it with the float network.
@@ -108,7 +110,7 @@ class Workload:
             progress((over + done / total) / len(long))
             over += done == total
 
-        return apply_passes(self.model, policy, None, shown, self.passes, self.seed, told)
+        return apply_passes(self.model, policy, self.scheme, shown, self.passes, self.seed, told)
 
     @property
     def folded(self) -> bool:
@@ -118,7 +120,7 @@ class Workload:
     def restored(self, policy: BitPolicy, state: Mapping[str, Any]) -> nn.Module:
         """Returns a finalist's network from its state."""
         model = fold_batch_norm(self.model, self.train.batch([0])[0]) if self.folded else self.model
-        model = prepare(model, policy)
+        model = prepare(model, policy, self.scheme)
         load_state(model, state)
         return model.eval()
 
@@ -140,18 +142,20 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
     """Calibrates every candidate width and computes what the float network answers."""
     observer.progress("calibrate", 0, 2)
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
-    calibration = calibrated(problem, widths, config.scheme)
+    calibration = calibrated(problem, widths)
     observer.progress("calibrate", 1, 2)
     lessons = Lessons(problem.data.train, problem.model, config.seed).prepared(config.qat_steps)
     observer.progress("calibrate", 2, 2)
     val = problem.data.val
     reference = reference_of(problem.model, val, config.seed, config.workers) if rank_by == "kl" else None
-    return Workload(problem.model, calibration, lessons, val, reference, config.ptq, rank_by, config.seed)
+    return Workload(
+        problem.model, problem.scheme, calibration, lessons, val, reference, config.ptq, rank_by, config.seed
+    )
 
 
-def calibrated(problem: Problem, widths: Iterable[int], scheme: str) -> Calibration:
+def calibrated(problem: Problem, widths: Iterable[int]) -> Calibration:
     """Sets up the quantizers of these widths on the first training samples."""
-    return calibrate(problem.model, _shown(problem.data.train, _CALIBRATION_IMAGES), widths, get_scheme(scheme))
+    return calibrate(problem.model, _shown(problem.data.train, _CALIBRATION_IMAGES), widths, problem.scheme)
 
 
 def _shown(train: Samples, count: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from haq.config import SearchConfig, check_range
+from haq.registry import SCHEMES, Registry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,10 +20,16 @@ __all__ = [
     "naming_options",
     "network_options",
     "open_untrained_network",
+    "plugins_of",
     "search_options",
 ]
 
 DEFAULTS = SearchConfig(constraints=("latency=10ms",))
+
+
+def plugins_of(registry: Registry[Any]) -> str:
+    """Returns what plugins brought, to be added to a list of names; empty where they brought nothing."""
+    return "".join(f", {name} (of {package})" for name, package in registry.plugins.items())
 
 
 def examples(*lines: str) -> str:
@@ -113,7 +120,8 @@ _PROBLEM = (
         default=DEFAULTS.hardware,
         show_default=True,
         metavar="NAME",
-        help="What prices the layers: a name that haq hardware lists, a .yaml file, or a cost table, .parquet or .csv.",
+        help="What prices the layers: a name that haq hardware lists, a .yaml file, a cost table, .parquet or .csv, or "
+        "file.py:NAME, a cost model of your own, whose code is run.",
     ),
     click.option(
         "--batch",
@@ -135,7 +143,9 @@ _PROBLEM = (
         default=DEFAULTS.scheme,
         show_default=True,
         metavar="NAME",
-        help="What realises the widths; haq schemes lists them.",
+        help="What realises the widths: a name that haq schemes lists"
+        + plugins_of(SCHEMES)
+        + ", or file.py:NAME, a scheme of your own, whose code is run.",
     ),
     click.option(
         "--weights-only", is_flag=True, help="Search weights alone, for size budgets; activations stay float."

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from haq.data.samples import Images
 from haq.data.splitting import Splits
@@ -15,7 +16,7 @@ from haq.errors import DataError
 from haq.io.prefixes import source_of
 from haq.io.user_code import call_named
 
-__all__ = ["checked_images", "default_statistics", "read_function", "read_npz"]
+__all__ = ["checked_images", "default_statistics", "read_function", "read_npz", "taken"]
 
 # Of ImageNet's training images, as torchvision's pretrained models use them
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,16 +39,40 @@ def read_npz(spec: str) -> Splits:
 
 def read_function(spec: str) -> Splits:
     """Runs `file.py:function`, which returns `((x_train, y_train), (x_test, y_test))`."""
-    result = call_named(spec, "data", DataError)
+    return taken(call_named(spec, "data", DataError), spec)
+
+
+def taken(data: Any, named: str = "data") -> Splits:
+    """Takes data that a user's code made.
+
+    Args:
+        data: `((x_train, y_train), (x_test, y_test))` in arrays or tensors, or a pair of `torch.utils.data.Dataset`
+            whose items are `(x, label)`; x as in `checked_images`.
+        named: What it is called, for messages.
+
+    Raises:
+        DataError: It is neither, or its images or labels cannot be used.
+    """
     try:
-        (x_train, y_train), (x_test, y_test) = result
+        (x_train, y_train), (x_test, y_test) = map(_stacked, data)
     except (TypeError, ValueError):
-        raise DataError(f"data function {spec!r} must return ((x_train, y_train), (x_test, y_test))") from None
+        raise DataError(
+            f"{named} must be ((x_train, y_train), (x_test, y_test)), or a pair of data sets of (x, label)"
+        ) from None
     return _splits(
-        spec,
-        checked_images(x_train, y_train, None, None, f"{spec} (train)"),
-        checked_images(x_test, y_test, None, None, f"{spec} (test)"),
+        named,
+        checked_images(x_train, y_train, None, None, f"{named} (train)"),
+        checked_images(x_test, y_test, None, None, f"{named} (test)"),
     )
+
+
+def _stacked(split: Any) -> tuple[Any, Any]:
+    """Returns images and labels of one split, `(N, ...)` and `(N,)`."""
+    if isinstance(split, Dataset):
+        items = [split[index] for index in range(len(split))]  # type: ignore[arg-type]  # TypeError for a stream
+        return np.stack([np.asarray(x) for x, _ in items]), np.array([int(y) for _, y in items])
+    x, y = split
+    return x, y
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from haq.data.arrays import read_function, read_npz
+from typing import Any
+
+from haq.data.arrays import read_function, read_npz, taken
 from haq.data.digits import read_digits
 from haq.data.pictures import read_pictures
 from haq.data.samples import ImageData
@@ -15,28 +17,34 @@ from haq.io.user_code import is_reference
 __all__ = ["get_data"]
 
 
-def get_data(spec: str, val_images: int, seed: int, model: str | None = None) -> ImageData:
+def get_data(spec: Any, val_images: int, seed: int, model: Any = None) -> ImageData:
     """Loads a data set and holds out its validation samples.
 
     Args:
         spec: `digits`; `npz:FOLDER` with `train.npz` and `test.npz` (`x`, `y`, and optionally `mean` and `std` in
             `train.npz`); `file.py:function`, which is run and returns `((x_train, y_train), (x_test, y_test))`;
-            `imagefolder:DIR` or `hf:NAME_OR_FOLDER`, see `read_pictures`; or `text:FILE`, see `read_text`.
+            `imagefolder:DIR` or `hf:NAME_OR_FOLDER`, see `read_pictures`; or `text:FILE`, see `read_text`. Or the data
+            itself: what such a function returns, a pair of `torch.utils.data.Dataset`, or `ImageData` as it is.
         val_images: About how many training samples to hold out; a fifth at most, of every class, but at least one image
             of each class that has several.
         seed: Decides which; `digits` has a fixed split, because its float network must not have seen them.
-        model: What the data is for, as in `haq.models.load_model`; its preprocessing or tokenizer is used.
+        model: What the data is for, as in `haq.models.load_model`; the preprocessing or tokenizer of a name is used.
 
     Raises:
         DataError: The data is missing or malformed; nothing is ever unpickled.
     """
-    splits = _splits(spec, val_images, seed, model)
+    if isinstance(spec, ImageData):
+        return spec
+    if isinstance(spec, str):
+        splits, name = _splits(spec, val_images, seed, model if isinstance(model, str) else None), spec
+    else:
+        splits, name = taken(spec), "the data given as an object"
     train, val = splits.train, splits.val
     if val is None:
         train, val = hold_out(train, min(val_images, max(1, int(VAL_SHARE * len(train)))), seed)
     if not len(val):
-        raise DataError(f"{spec}: no class has two training images, so none can be held out for validation; add some")
-    return ImageData(spec, train, val, splits.test, splits.num_classes)
+        raise DataError(f"{name}: no class has two training images, so none can be held out for validation; add some")
+    return ImageData(name, train, val, splits.test, splits.num_classes)
 
 
 def _splits(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
@@ -51,6 +59,11 @@ def _splits(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
         return read_pictures(spec, val_images, seed, model)
     if not source and is_reference(spec):
         return read_function(spec)
+    if source == "object":
+        raise DataError(
+            "the data of this run was given as an object; give it again with named=Named(data=...), or name a function "
+            "that returns it with --data file.py:function"
+        )
     raise DataError(
         f"unknown data {spec!r}{did_you_mean(spec, ['digits'])}; use digits, npz:FOLDER, imagefolder:DIR, "
         "hf:NAME_OR_FOLDER, text:FILE or file.py:function"

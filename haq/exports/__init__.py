@@ -1,9 +1,9 @@
 """The result of a search for other programs: widths as text, and networks as files that their consumers open.
 
-from haq.exports import FORMATS, export_run
+from haq.exports import export_run
 from haq.exports.packed import load_packed
 """
 
-from haq.exports.formats import FORMATS, Format, export_run
+from haq.exports.formats import Format, export_run, open_format
 
-__all__ = ["FORMATS", "Format", "export_run"]
+__all__ = ["Format", "export_run", "open_format"]

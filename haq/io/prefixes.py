@@ -34,7 +34,7 @@ def source_of(spec: str) -> tuple[str, str]:
         ('', 'my_net.py:build')
     """
     prefix, colon, name = spec.partition(":")
-    known = colon and prefix in (*MODEL_SOURCES, "imagefolder", "npz", "text")
+    known = colon and prefix in (*MODEL_SOURCES, "imagefolder", "npz", "object", "text")
     return (prefix, os.path.expanduser(name)) if known else ("", spec)
 
 

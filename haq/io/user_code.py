@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 
 from haq.errors import HaqError, did_you_mean
 
-__all__ = ["call_named", "is_reference"]
+__all__ = ["call_named", "is_reference", "load_named"]
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 
@@ -25,26 +25,43 @@ def is_reference(text: str) -> bool:
 
 
 def call_named(text: str, what: str, error: type[HaqError]) -> Any:
-    """Imports the module that `text` names and returns what its function returns.
+    """Runs the module that `text` names and returns what its function returns.
 
     Args:
         text: `file.py:function` or `package.module:function`; the function takes no arguments.
         what: The kind of thing it makes, for messages.
         error: Raised, with one line, for anything that goes wrong.
     """
-    match = _REFERENCE.fullmatch(text)
-    assert match is not None, "callers ask is_reference first"
-    source = match["module"]
-    folder = Path(source).resolve().parent if source.endswith(".py") else Path.cwd().resolve()
-    with _importable(folder):
-        function = _function(source, match["function"], what, error)
+    with _importable(_folder(text)):
+        function = _attribute(text, what, error)
+        if not callable(function):
+            raise error(f"{what} {text!r} is {type(function).__name__}, not a function; name a function")
         try:
             return function()
         except (Exception, SystemExit) as failure:  # the user's code may raise anything
             raise error(f"{what} function {text!r} raised {type(failure).__name__}: {_line(failure)}") from failure
 
 
-def _function(source: str, name: str, what: str, error: type[HaqError]) -> Callable[[], Any]:
+def load_named(text: str, what: str, error: type[HaqError]) -> Any:
+    """Runs the module that `text` names and returns what has that name in it; takes what `call_named` does."""
+    with _importable(_folder(text)):
+        return _attribute(text, what, error)
+
+
+def _folder(text: str) -> Path:
+    """Returns where the module of a reference may import from."""
+    source = _parts(text)[0]
+    return Path(source).resolve().parent if source.endswith(".py") else Path.cwd().resolve()
+
+
+def _parts(text: str) -> tuple[str, str]:
+    match = _REFERENCE.fullmatch(text)
+    assert match is not None, "callers ask is_reference first"
+    return match["module"], match["function"]
+
+
+def _attribute(text: str, what: str, error: type[HaqError]) -> Any:
+    source, name = _parts(text)
     if source.endswith(".py") and not Path(source).is_file():
         raise error(f"{what} file {source!r} does not exist; give an existing file.py:function")
     try:
@@ -52,16 +69,14 @@ def _function(source: str, name: str, what: str, error: type[HaqError]) -> Calla
     except (Exception, SystemExit) as failure:  # likewise
         if isinstance(failure, ModuleNotFoundError) and failure.name == source:
             raise error(
-                f"{what} {source + ':' + name!r}: {source!r} is no known prefix, and no module that can be imported; "
+                f"{what} {text!r}: {source!r} is no known prefix, and no module that can be imported; "
                 f"haq search --help says what --{what} takes"
             ) from None
         raise error(f"cannot import {what} {source!r}: {type(failure).__name__}: {_line(failure)}") from failure
-    function = getattr(module, name, None)
-    if not callable(function):
+    if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if callable(value)]
         raise error(f"{what} {source!r} has no function {name!r}{did_you_mean(name, known)}")
-    found: Callable[[], Any] = function
-    return found
+    return getattr(module, name)
 
 
 def _file_module(path: Path) -> ModuleType:

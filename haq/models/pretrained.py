@@ -57,7 +57,7 @@ def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
     return model
 
 
-def open_model(spec: str, weights: str | None, data: ImageData, progress: Progress) -> nn.Module:
+def open_model(spec: str | nn.Module, weights: str | None, data: ImageData, progress: Progress) -> nn.Module:
     """Returns the float network for a data set, in evaluation mode.
 
     Args:
@@ -70,7 +70,7 @@ def open_model(spec: str, weights: str | None, data: ImageData, progress: Progre
         DataError: The model's outputs do not go with the labels.
         ModelError: The model or its weights cannot be loaded, or it fails on the data.
     """
-    if (spec, data.name, weights) == ("digits-resnet", "digits", None):
+    if isinstance(spec, str) and (spec, data.name, weights) == ("digits-resnet", "digits", None):
         return pretrained_digits(data.train, progress)
     model = load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
     _check_outputs(model, data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,21 +14,12 @@ from haq.errors import ModelError, did_you_mean
 from haq.io.prefixes import MODEL_SOURCES, one_line, source_of
 from haq.io.tensors import read_tensors
 from haq.io.user_code import call_named, is_reference
+from haq.layers import copied
 from haq.models.huggingface import load_transformers
-from haq.models.mobilenet import MobileNetV1, MobileNetV2
-from haq.models.resnet import cifar_resnet, digits_resnet
 from haq.models.zoos import load_timm, load_torchvision
+from haq.registry import MODELS
 
 __all__ = ["get_model", "list_models", "load_model", "load_weights"]
-
-_MODELS: dict[str, Callable[..., nn.Module]] = {
-    "digits-resnet": digits_resnet,
-    "mobilenet-v1": MobileNetV1,
-    "mobilenet-v2": MobileNetV2,
-    "resnet20": partial(cifar_resnet, 20),
-    "resnet32": partial(cifar_resnet, 32),
-    "resnet56": partial(cifar_resnet, 56),
-}
 
 _SOURCES: dict[str, Callable[[str], nn.Module]] = dict(
     zip(MODEL_SOURCES, (load_transformers, load_timm, load_torchvision), strict=True)
@@ -40,7 +30,7 @@ _SHOWN = 3  # names in a message about weights that do not fit
 
 def list_models() -> list[str]:
     """Returns the names that `get_model` knows."""
-    return sorted(_MODELS)
+    return sorted(MODELS)
 
 
 def get_model(name: str, num_classes: int | None = None, in_channels: int | None = None) -> nn.Module:
@@ -54,21 +44,22 @@ def get_model(name: str, num_classes: int | None = None, in_channels: int | None
     Raises:
         ModelError: The name is unknown.
     """
-    if name not in _MODELS:
+    if name not in MODELS:
         known = ", ".join([*list_models(), *(f"{source}:NAME" for source in MODEL_SOURCES)])
         raise ModelError(
-            f"unknown model {name!r}{did_you_mean(name, _MODELS)}; use {known}, file.py:function or module:function"
+            f"unknown model {name!r}{did_you_mean(name, MODELS)}; use {known}, file.py:function or module:function"
         )
     options = {"num_classes": num_classes, "in_channels": in_channels}
-    return _MODELS[name](**{key: value for key, value in options.items() if value is not None})
+    network: nn.Module = MODELS[name](**{key: value for key, value in options.items() if value is not None})
+    return network
 
 
-def load_model(spec: str, weights: str | None, num_classes: int, in_channels: int) -> nn.Module:
+def load_model(spec: str | nn.Module, weights: str | None, num_classes: int, in_channels: int) -> nn.Module:
     """Returns a network in evaluation mode and float32, whatever its weights came in.
 
     Args:
-        spec: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; or `file.py:function` or
-            `package.module:function`, whose code is run.
+        spec: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; `file.py:function` or
+            `package.module:function`, whose code is run; or the network itself, which is copied.
         weights: A state dict to load; a built-in network needs one.
         num_classes: Outputs of a built-in network.
         in_channels: Image channels of a built-in network.
@@ -76,19 +67,31 @@ def load_model(spec: str, weights: str | None, num_classes: int, in_channels: in
     Raises:
         ModelError: The model or its weights cannot be loaded, or hold NaN or infinite values.
     """
+    if isinstance(spec, nn.Module):
+        return _ready(copied(spec), type(spec).__name__, weights)
     source, name = source_of(spec)
     if source in _SOURCES:
         model = _SOURCES[source](name)
+    elif source == "object":
+        raise ModelError(
+            f"the network {name} was given as an object; give it again with named=Named(model=...), or name a function "
+            "that returns it with --model file.py:function"
+        )
     elif is_reference(spec):
         model = call_named(spec, "model", ModelError)
         if not isinstance(model, nn.Module):
             raise ModelError(f"model function {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
-        if lazy := [name for name, values in model.state_dict().items() if is_lazy(values)]:
-            raise ModelError(f"weight {lazy[0]!r} of {spec!r} has no shape yet; run the model once in its function")
     else:
         model = get_model(spec, num_classes, in_channels)
         if weights is None:
             raise ModelError(f"model {spec!r} has no weights yet; give --weights FILE")
+    return _ready(model, spec, weights)
+
+
+def _ready(model: nn.Module, spec: str, weights: str | None) -> nn.Module:
+    """Loads weights, and refuses those that nothing can be computed with."""
+    if lazy := [name for name, values in model.state_dict().items() if is_lazy(values)]:
+        raise ModelError(f"weight {lazy[0]!r} of {spec!r} has no shape yet; run the model once before it is used")
     if weights is not None:
         load_weights(model, Path(os.path.expanduser(weights)))
     for key, values in model.state_dict().items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SmallResNet", "cifar_resnet", "digits_resnet"]
+__all__ = ["SmallResNet", "cifar_resnet", "digits_resnet", "resnet20", "resnet32", "resnet56"]
 
 
 class BasicBlock(nn.Module):
@@ -81,6 +82,9 @@ def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> Sma
     """Returns ResNet-20, -32, -56, …: depth = 6n + 2, n blocks in each of three stages."""
     count = (depth - 2) // 6
     return SmallResNet((16, 32, 64), (count,) * 3, (1, 2, 2), num_classes, in_channels)
+
+
+resnet20, resnet32, resnet56 = (partial(cifar_resnet, depth) for depth in (20, 32, 56))
 
 
 def digits_resnet(num_classes: int = 10, in_channels: int = 1) -> SmallResNet:

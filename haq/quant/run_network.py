@@ -13,6 +13,7 @@ from haq.policy import BitPolicy
 from haq.quant.modules import Quantized
 from haq.quant.preparation import load_quantized
 from haq.quant.reach import reached
+from haq.quant.schemes import resolve_scheme
 from haq.runs import RunFolder
 from haq.runs.project import open_project
 from haq.runs.relocation import Named, config_of
@@ -52,7 +53,9 @@ def open_quantized(
         DataError: The data cannot be read, or is not the run's.
     """
     file = run.network_file()
-    project = open_project(config_of(run, named), progress, run)
+    config = config_of(run, named)
+    resolve_scheme(config.scheme, named.object("scheme") if named else None)
+    project = open_project(config, progress, run, named)
     model, _ = reached(project.model, project.data.train.batch([0])[0])
     network = load_quantized(file, model)
     check_widths(run, policy, network)

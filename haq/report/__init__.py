@@ -25,6 +25,7 @@ __all__ = [
     "render_overlay",
     "summarize",
     "write_overlay",
+    "write_page",
     "write_report",
 ]
 
@@ -45,6 +46,11 @@ def write_report(run: RunFolder, console: Console, path: Path | None = None) -> 
     render(summary, console, details)
     _write(path, render_html(summary, details), console)
     return path
+
+
+def write_page(run: RunFolder, path: Path) -> None:
+    """Writes the page of a run, and prints nothing; raises what `write_report` does."""
+    write_text(path, render_html(summarize(run), detail(run)))
 
 
 def write_overlay(runs: Sequence[RunFolder], console: Console, path: Path | None = None) -> Path:

@@ -71,7 +71,10 @@ class Identity:
 
 def settings_of(config: SearchConfig) -> dict[str, Any]:
     """Returns the options that decide what a score of the search means, as JSON gives them back."""
-    return {name: value for name, value in config.to_dict().items() if name not in _FREE | _PLACES}
+    settings = {name: value for name, value in config.to_dict().items() if name not in _FREE | _PLACES}
+    for name in ("agent", "scheme"):  # of a user's file, wherever it lies now
+        settings[name] = Path(settings[name]).name
+    return settings
 
 
 def file_fingerprint(path: Path) -> str:

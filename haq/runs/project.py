@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from haq.models import open_model, open_untrained
 from haq.runs import Identity, RunFolder
 from haq.runs.fingerprints import data_fingerprint, same_numbers, sample_outputs, weights_fingerprint
 from haq.runs.identity import settings_of, short
+from haq.runs.relocation import Named
 from haq.threads import one_thread
 
 __all__ = ["Project", "keep_float", "open_network", "open_project"]
@@ -45,9 +47,9 @@ class Project:
 
 
 def open_network(
-    model: str,
+    model: str | nn.Module,
     weights: str | None,
-    data: str,
+    data: Any,
     val_images: int,
     seed: int,
     progress: Progress = lambda done, total: None,
@@ -71,11 +73,15 @@ def open_network(
     """
     with one_thread():  # a user's function may train its network, and gives the same weights on any machine so
         images = get_data(data, val_images, seed, model)
-        opened = open_model(model, weights, images, progress) if trained else open_untrained(model, weights, images)
+        if trained or isinstance(model, nn.Module):
+            return open_model(model, weights, images, progress), images
+        opened = open_untrained(model, weights, images)
     return opened, images
 
 
-def open_project(config: SearchConfig, progress: Progress, run: RunFolder | None = None) -> Project:
+def open_project(
+    config: SearchConfig, progress: Progress, run: RunFolder | None = None, named: Named | None = None
+) -> Project:
     """Opens what a search is about.
 
     Args:
@@ -83,6 +89,7 @@ def open_project(config: SearchConfig, progress: Progress, run: RunFolder | None
         progress: Is told when the built-in network is trained.
         run: The run that goes on, or that is used: what it does not belong to is refused. One that an older haq wrote
             tells no fingerprints, and is taken as it is.
+        named: Holds the model and data where they were given as objects.
 
     Raises:
         ConfigError: Options or files of the run were changed.
@@ -97,8 +104,15 @@ def open_project(config: SearchConfig, progress: Progress, run: RunFolder | None
             logger.info("%s keeps no fingerprints: an older haq wrote it", run.path)
     kept = run.float if run is not None and _is_built_in(config) and run.float.is_file() else None
     weights = str(kept) if kept is not None else config.weights
-    arguments = config.model, weights, config.data, config.val_images, config.seed
-    model, data = open_network(*arguments, progress)
+    given, shown = (named.object("model"), named.object("data")) if named else (None, None)
+    model, data = open_network(
+        config.model if given is None else given,
+        weights,
+        config.data if shown is None else shown,
+        config.val_images,
+        config.seed,
+        progress,
+    )
     found = Identity(
         weights_fingerprint(model), sample_outputs(model, data), data_fingerprint(data), settings=settings_of(config)
     )

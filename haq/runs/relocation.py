@@ -1,14 +1,14 @@
-"""Where the model, data and hardware of a run are now: projects move, and files get other names."""
+"""Where the model, data and hardware of a run are now: projects move, files get other names, objects are given."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from haq.config import SearchConfig
+from haq.config import PATHS, SearchConfig
 from haq.io.prefixes import split_path
 from haq.io.validation import check_fields
 from haq.runs import RunFolder
@@ -18,27 +18,47 @@ __all__ = ["Named", "config_of"]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Named:
     """What takes the place of what a run names; `None` leaves that as it is. The content must be the same.
 
     Attributes:
-        model: As in `SearchConfig`, as are the others.
+        model: As in `SearchConfig`, or the network itself, a `torch.nn.Module`.
         weights: File of a state dict.
-        data: Name or prefix and path.
-        hardware: Name or file.
+        data: Name or prefix and path; or the data, see `haq.data.taken`.
+        hardware: Name or file; or a `haq.hwmodels.Hardware` or `CostTable`.
+        agent: Who proposes; what `AgentKind.of` takes.
+        scheme: A `haq.quant.schemes.Scheme`.
 
     Raises:
-        ConfigError: A value is no text.
+        ConfigError: A path is no text.
     """
 
-    model: str | None = None
+    model: Any = None
     weights: str | None = None
-    data: str | None = None
-    hardware: str | None = None
+    data: Any = None
+    hardware: Any = None
+    agent: Any = None
+    scheme: Any = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def texts(self) -> dict[str, str]:
+        """Returns what was given, as options say it: an object as `object:CLASS`, which only `Named` can open again."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _text(value) for name, value in values.items() if value is not None}
+
+    def object(self, name: str) -> Any:
+        """Returns the object that was given for an option, `None` where it is text or was not given."""
+        value = getattr(self, name)
+        return None if isinstance(value, str) else value
+
+
+def _text(value: Any) -> str:
+    """Names an object by its own name, or by its class."""
+    name = getattr(value, "name", None) or getattr(value, "__name__", None)
+    return value if isinstance(value, str) else f"object:{name if isinstance(name, str) else type(value).__name__}"
 
 
 def config_of(run: RunFolder, named: Named | None = None) -> SearchConfig:
@@ -53,13 +73,13 @@ def config_of(run: RunFolder, named: Named | None = None) -> SearchConfig:
     Raises:
         ConfigError: The options are damaged.
     """
-    given = {name: value for name, value in asdict(named or Named()).items() if value is not None}
+    given: dict[str, Any] = (named or Named()).texts()
     config = replace(run.read_config(), **given).with_absolute_paths()
     was = run.read_place()
     if was is None:
         return config
     now = run.path.resolve()
-    moved: dict[str, Any] = {name: _found(getattr(config, name), was, now) for name in ("model", "data", "hardware")}
+    moved: dict[str, Any] = {name: _found(getattr(config, name), was, now) for name in PATHS}
     weights = _moved(config.weights, was, now) if config.weights is not None else None
     return replace(config, **moved, weights=weights)
 

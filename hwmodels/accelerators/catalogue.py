@@ -8,25 +8,11 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from haq.errors import HardwareError, did_you_mean
-from haq.hwmodels.accelerators.avr import Avr
-from haq.hwmodels.accelerators.bismo import Bismo
-from haq.hwmodels.accelerators.bitfusion import BitFusion
-from haq.hwmodels.accelerators.cortex_m import CortexM
 from haq.hwmodels.accelerators.description import Description, build_hardware, read_description
-from haq.hwmodels.accelerators.gpu import Gpu
-from haq.hwmodels.accelerators.npu import Npu
 from haq.hwmodels.hardware import Hardware
+from haq.registry import ACCELERATORS
 
 __all__ = ["describe_hardware", "get_hardware", "list_hardware"]
-
-_KINDS: dict[str, type[Hardware]] = {
-    "avr": Avr,
-    "bismo": Bismo,
-    "bitfusion": BitFusion,
-    "cortex-m": CortexM,
-    "gpu": Gpu,
-    "npu": Npu,
-}
 
 
 def list_hardware() -> list[str]:
@@ -47,7 +33,7 @@ def get_hardware(name_or_path: str | Path) -> Hardware:
         >>> get_hardware("edge").clock_mhz
         200.0
     """
-    hardware: Hardware = build_hardware(describe_hardware(name_or_path), _KINDS)
+    hardware: Hardware = build_hardware(describe_hardware(name_or_path), ACCELERATORS)
     return hardware
 
 
@@ -65,7 +51,7 @@ def describe_hardware(name_or_path: str | Path) -> Description:
         raise HardwareError(
             f"unknown hardware {name!r}{did_you_mean(name, shipped)}; known: {_known()}, or the path of a .yaml file"
         )
-    return read_description(file, _KINDS)
+    return read_description(file, ACCELERATORS)
 
 
 def _shipped() -> dict[str, Traversable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,13 @@ from haq.policy import BitPolicy, LayerBits
 from haq.search.agents.agent_state import read_json
 from haq.search.agents.lattice import Lattice
 from haq.search.agents.programme import Penalties, allocate
+from haq.search.agents.protocol import AgentKind
 
-__all__ = ["Listed", "Programme", "Random", "uniform_policies"]
+if TYPE_CHECKING:
+    from haq.search.agents.protocol import Agent, First
+    from haq.search.agents.task import Task
+
+__all__ = ["ILP", "RANDOM", "UNIFORM", "Listed", "Programme", "Random", "uniform_policies"]
 
 _DRAWS = 400
 
@@ -108,3 +113,20 @@ class Random(Stateless):
         for draw in range(_DRAWS):
             spend = draw < _DRAWS // 2  # small problems have few policies that leave nothing to spend
             yield self._lattice.wandered(self._lattice.random(rng)[0], rng, spend)
+
+
+def _uniform(task: Task) -> tuple[Agent, First]:
+    return Listed("uniform", uniform_policies(task.budget)), []
+
+
+def _random(task: Task) -> tuple[Agent, First]:
+    return Random(Lattice(task.budget), task.seed), []
+
+
+def _ilp(task: Task) -> tuple[Agent, First]:
+    return Programme(task.budget, task.penalties), []
+
+
+UNIFORM = AgentKind(_uniform, random=False)
+RANDOM = AgentKind(_random)
+ILP = AgentKind(_ilp, informed=True, random=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
@@ -16,8 +17,13 @@ from haq.search.agents.guided import Guide
 from haq.search.agents.lattice import Floats, Indices
 from haq.search.agents.predictor import Predictor
 from haq.search.agents.projection import Projection
+from haq.search.agents.protocol import AgentKind
 
-__all__ = ["Dreamer"]
+if TYPE_CHECKING:
+    from haq.search.agents.protocol import Agent, First
+    from haq.search.agents.task import Task
+
+__all__ = ["DDPG_IN_IMAGINATION", "Dreamer"]
 
 _EPISODES, _ROUNDS = 32, 2  # imagined at a time, and how often before each proposal
 _GRADIENT_STEPS = 12
@@ -162,3 +168,11 @@ def _shapes(projection: Projection, layers: Sequence[LayerSpec]) -> Floats:
     )  # fmt: skip
     scaled: Floats = rows / np.maximum(rows.max(axis=0), 1.0)
     return scaled[[number[name] for name in projection.free]]
+
+
+def _ddpg(task: Task) -> tuple[Agent, First]:
+    agent = Dreamer(Projection(task.budget, task.penalties), task.layers, task.seed)
+    return agent, [*task.programme, *task.by_hand]
+
+
+DDPG_IN_IMAGINATION = AgentKind(_ddpg, informed=True)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from haq.envs import BitAllocationEnv
 from haq.policy import BitPolicy
 from haq.search.agents.ddpg import DDPGAgent
+from haq.search.agents.protocol import AgentKind
 
-__all__ = ["Walker"]
+if TYPE_CHECKING:
+    from haq.search.agents.protocol import Agent, First
+    from haq.search.agents.task import Task
 
+__all__ = ["HAQ", "Walker"]
+
+_WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20, of 600 episodes
 _AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # how often a proposal that was made before is drawn again
 
 
@@ -67,3 +73,12 @@ class Walker:
     def load(self, path: Path) -> dict[str, Any]:
         """See `Agent`."""
         return self.ddpg.load(path)
+
+
+def _haq(task: Task) -> tuple[Agent, First]:
+    env = BitAllocationEnv(task.layers, task.budget, float_score=task.float_score, rank_by=task.rank_by)
+    warmup = min(int(_WARMUP_SHARE * task.trials), _WARMUP_MOST)
+    return Walker(env, DDPGAgent(env, warmup, task.seed)), []
+
+
+HAQ = AgentKind(_haq)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,13 @@ from pymoo.termination.max_gen import MaximumGenerationTermination
 from haq.policy import BitPolicy
 from haq.search.agents.baselines import Random, Stateless
 from haq.search.agents.lattice import Lattice
+from haq.search.agents.protocol import AgentKind
 
-__all__ = ["Evolution"]
+if TYPE_CHECKING:
+    from haq.search.agents.protocol import Agent, First
+    from haq.search.agents.task import Task
+
+__all__ = ["EVOLUTION", "Evolution"]
 
 _POPULATION = 20
 _MOVES = 2
@@ -113,3 +118,10 @@ class _Mutation(Mutation):  # type: ignore[misc]
 
     def _do(self, problem: Problem, X: npt.NDArray[Any], **kwargs: Any) -> npt.NDArray[Any]:
         return self._lattice.moved(X.astype(np.intp), _MOVES, self._rng)
+
+
+def _evolution(task: Task) -> tuple[Agent, First]:
+    return Evolution(Lattice(task.budget), task.seed), []
+
+
+EVOLUTION = AgentKind(_evolution)

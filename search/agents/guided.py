@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,13 @@ from haq.search.agents.agent_state import read_json, reading
 from haq.search.agents.lattice import Indices
 from haq.search.agents.predictor import Predictor
 from haq.search.agents.projection import Projection
+from haq.search.agents.protocol import AgentKind
 
-__all__ = ["Guide"]
+if TYPE_CHECKING:
+    from haq.search.agents.protocol import Agent, First
+    from haq.search.agents.task import Task
+
+__all__ = ["PREDICTOR", "Guide"]
 
 _PARENTS = 4
 _CANDIDATES, _SURVIVORS = 48, 8
@@ -124,3 +129,10 @@ class Guide:
         """Leaves out what was scored, and all but one of equal policies."""
         distinct = {policy.tobytes(): row for row, policy in enumerate(indices)}
         return indices[[row for key, row in distinct.items() if key not in self._scored]]
+
+
+def _predictor(task: Task) -> tuple[Agent, First]:
+    return Guide(Projection(task.budget, task.penalties), task.seed), [*task.programme, *task.by_hand]
+
+
+PREDICTOR = AgentKind(_predictor, informed=True)

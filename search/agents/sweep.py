@@ -13,12 +13,12 @@ import numpy as np
 
 from haq.constraints import Constraint
 from haq.envs import Budget
-from haq.errors import ConstraintError
+from haq.errors import ConfigError, ConstraintError
 from haq.io.files import write_text
 from haq.policy import BitPolicy
 from haq.search.agents.agent_state import read_json, reading
-from haq.search.agents.protocol import Agent
-from haq.search.agents.task import First, Task, make_agent
+from haq.search.agents.protocol import Agent, AgentKind, First
+from haq.search.agents.task import Task
 
 __all__ = ["Sweep", "make_sweep", "swept_budgets"]
 
@@ -28,7 +28,7 @@ _SLACK = 1.05  # the tightest budget, in units of the smallest reachable cost, w
 
 
 class Sweep:
-    """Lets agents propose in turn, one for each budget, and tells all of them every outcome.
+    """Lets agents propose in turn, one for each budget; all of them learn every outcome.
 
     Args:
         agents: One for each budget.
@@ -73,15 +73,20 @@ class Sweep:
         return extra
 
 
-def make_sweep(name: str, task: Task, metrics: Sequence[str]) -> tuple[Sweep, First]:
+def make_sweep(kind: AgentKind, task: Task, metrics: Sequence[str]) -> tuple[Sweep, First]:
     """Returns agents for all budgets, and what each of them would have scored first.
 
     Args:
-        name: Of the agents.
+        kind: Of the agents.
         task: With the widest budget.
-        metrics: Swept.
+        metrics: The metrics to sweep.
+
+    Raises:
+        ConfigError: The kind makes the same agent each time: an object that was given serves one budget.
     """
-    made = [make_agent(name, replace(task, budget=budget)) for budget in swept_budgets(task.budget, metrics)]
+    made = [kind.agent_for(replace(task, budget=budget)) for budget in swept_budgets(task.budget, metrics)]
+    if len({id(agent) for agent, _ in made}) < len(made):
+        raise ConfigError("a sweep needs an agent for each budget: give a function that makes one, not an agent")
     return Sweep([agent for agent, _ in made]), [proposal for _, first in made for proposal in first[:1]]
 
 

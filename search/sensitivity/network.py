@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import nn
 
 from haq.data import ImageData
+from haq.progress import Observer
 from haq.quant.calibration import calibrate
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
 from haq.runs.fingerprints import fingerprint
-from haq.search.observer import Observer
 from haq.search.sensitivity.measure import measure_sensitivity
 from haq.search.sensitivity.result import Sensitivity, cached
 from haq.threads import one_thread

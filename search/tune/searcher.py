@@ -47,32 +47,32 @@ class BitSearcher(Searcher):
     Args:
         agent: Proposes and learns.
         first: Policies to propose before the agent is asked, with their origin.
-        finished: Called after every trial with its proposal and its last result (`None` when its worker died).
+        finished: Called after every trial with this searcher, the proposal and its last result (`None` when its worker
+            died).
         rank_by: What objectives are made of.
-
-    Attributes:
-        stopped: Is asked before every proposal; once it is true, running trials end and no others start.
+        stopped: Called before every proposal; once it returns true, running trials end and no others start.
     """
 
     def __init__(
         self,
         agent: Agent,
         first: Sequence[tuple[str, BitPolicy]] = (),
-        finished: Callable[[Proposal, dict[str, Any] | None], None] | None = None,
+        finished: Callable[[BitSearcher, Proposal, dict[str, Any] | None], None] | None = None,
         rank_by: RankBy = "top1",
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._agent, self._first, self._finished, self.rank_by = agent, list(first), finished, rank_by
         self._seen: dict[BitPolicy, int] = {}
         self._running: dict[str, Proposal] = {}
         self._failures, self._successes = 0, 0
-        self.stopped: Callable[[], bool] = lambda: False
+        self._stopped = stopped
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
         """Returns `{"policy": JSON}` for the next trial, or `FINISHED` when no more is worth trying or can be found."""
         hopeless = self._failures >= HOPELESS and not self._successes
         number = 1 + max(self._seen.values(), default=0)
-        proposal = None if self.stopped() or hopeless else self._propose(number)
+        proposal = None if self._stopped() or hopeless else self._propose(number)
         if proposal is None:
             return str(Searcher.FINISHED)
         self._seen[proposal.policy] = proposal.number
@@ -98,7 +98,7 @@ class BitSearcher(Searcher):
             self._failures += 1
         self.learn(proposal.number, proposal.policy, scores)
         if self._finished:
-            self._finished(proposal, result)
+            self._finished(self, proposal, result)
 
     def learn(self, number: int, policy: BitPolicy, scores: Sequence[Score]) -> None:
         """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from haq.errors import ConfigError
+from haq.progress import Observer
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
+from haq.search.agents.protocol import Agent, AgentKind, First
 from haq.search.agents.sweep import make_sweep
-from haq.search.agents.task import INFORMED, Task, make_agent
-from haq.search.observer import Observer
+from haq.search.agents.task import Task
 from haq.search.problem import Problem
 from haq.search.sensitivity import Sensitivity, cached, fingerprint, measure_sensitivity
+from haq.search.study import Study
 from haq.search.tune.halving import Halving
 from haq.search.tune.interrupts import stopping
 from haq.search.tune.searcher import METRIC, BitSearcher, Proposal
 from haq.search.tune.trainable import QuantizationTrial
 from haq.search.workload import Workload
 
-__all__ = ["run_trials", "search", "sensitivity_of"]
+__all__ = ["Trials", "run_trials", "search", "sensitivity_of"]
 
 _MEASURE = "fisher"
 _IMAGES = 512
@@ -29,105 +32,134 @@ _AT_ONCE = 500  # Tune keeps some 50 kB of every trial until its run ends, and l
 _LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial twice
 
 
-def search(
-    problem: Problem,
-    workload: Workload,
-    float_score: Score,
-    folder: RunFolder,
-    observer: Observer,
-    on_trial: Callable[[list[Trial]], None],
-) -> tuple[list[Trial], bool]:
+@dataclass(frozen=True)
+class Trials:
+    """What came of the trials.
+
+    Attributes:
+        ended: All trials, those of an interrupted search before them included.
+        interrupted: Whether Ctrl-C ended the search.
+    """
+
+    ended: list[Trial]
+    interrupted: bool
+
+
+def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]], None]) -> Trials:
     """Runs trials until `config.trials` are finished, nothing is left to propose, or Ctrl-C.
 
-    After every trial the searcher's state is saved with it, then the trial is appended to `trials.jsonl`; trials that
-    the folder already holds are taken in first, so that an interrupted search goes on.
+    After every trial the searcher's state is saved with it, then the trial is appended to `trials.jsonl`. Trials that
+    the folder already holds are learnt first, so that an interrupted search resumes.
 
     Args:
-        problem: Options, layers, table and budget.
-        workload: What every trial needs.
-        float_score: Of the float network, on the validation images.
-        folder: The run.
-        observer: Receives progress of what precedes the trials.
+        study: What is asked, what every trial needs, and the run folder.
+        agent_kind: Who proposes.
         on_trial: Called after each trial with all finished ones.
 
-    Returns:
-        All trials, and whether Ctrl-C ended the search.
+    Raises:
+        ConfigError: The run folder cannot be written.
     """
-    config = problem.config
-    trials, interrupted = folder.read_trials(), False
-    if len(trials) >= config.trials:
-        return trials, interrupted
-    measured = None
-    if config.agent in INFORMED:
-        measured = sensitivity_of(problem, workload, folder.sensitivity, observer)
+    config, folder = study.problem.config, study.folder
+    known = folder.read_trials()
+    if len(known) >= config.trials:
+        return Trials(known, interrupted=False)
+    agent, first = _agent(study, agent_kind)
+    log = _Log(study, known, on_trial)
+    with stopping(study.observer.say) as asked:
+        searcher = BitSearcher(agent, first, log, study.workload.rank_by, lambda: asked() or log.failure is not None)
+        log.restore(searcher)
+        trainable = _trainable(study)
+        before = -1
+        while before < len(log.trials) < config.trials and not asked() and log.failure is None:
+            before, count = len(log.trials), min(config.trials - len(log.trials), _AT_ONCE)
+            run_trials(trainable, searcher, count, folder, config.workers, config.gpus_per_trial, log.trials)
+        interrupted = asked()
+    if log.failure is not None:
+        raise ConfigError(
+            f"cannot write into {folder.path}: {log.failure.strerror}; fix that, and resume with `haq search --resume "
+            f"{folder.path}`"
+        )
+    return Trials(log.trials, interrupted)
+
+
+def _agent(study: Study, kind: AgentKind) -> tuple[Agent, First]:
+    """Returns the agent, or one for each budget of a sweep, and what is scored before it is asked."""
+    problem, config = study.problem, study.problem.config
     task = Task(
         layers=problem.layers,
         budget=problem.budget,
-        sensitivity=measured,
-        float_score=float_score,
-        rank_by=workload.rank_by,
+        sensitivity=(
+            sensitivity_of(problem, study.workload, study.folder.sensitivity, study.observer) if kind.informed else None
+        ),
+        float_score=study.baselines.float.score,
+        rank_by=study.workload.rank_by,
         trials=config.trials,
         seed=config.seed,
+        start=problem.start,
     )
-    agent, first = make_sweep(config.agent, task, config.pareto) if config.pareto else make_agent(config.agent, task)
-    start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
+    agent, first = make_sweep(kind, task, config.pareto) if config.pareto else kind.agent_for(task)
+    return agent, first if task.start is None else [("start", task.start), *first]
 
-    unwritten: list[OSError] = []
 
-    def finished(proposal: Proposal, result: dict[str, Any] | None) -> None:
+def _trainable(study: Study) -> Any:
+    from ray import tune
+
+    config = study.problem.config
+    return tune.with_parameters(
+        QuantizationTrial, workload=study.workload, qat_steps=config.qat_steps, timeout=config.trial_timeout
+    )
+
+
+class _Log:
+    """Writes every trial as it ends, and the searcher's state with it.
+
+    Args:
+        study: With the run folder.
+        trials: That the folder holds already.
+        on_trial: Called after each trial with all of them.
+
+    Attributes:
+        trials: All of them.
+        failure: Why the folder could not be written. Tune would swallow an exception, so it is kept here.
+    """
+
+    def __init__(self, study: Study, trials: list[Trial], on_trial: Callable[[list[Trial]], None]) -> None:
+        self.trials, self.failure = trials, cast("OSError | None", None)
+        self._folder, self._table, self._on_trial = study.folder, study.problem.table, on_trial
+        self._start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
+
+    def restore(self, searcher: BitSearcher) -> None:
+        """Gives the searcher what an interrupted search left: its state, and all trials."""
+        if not self._folder.searcher.is_file():
+            for trial in self.trials:
+                searcher.learn(trial.number, trial.policy, trial.scores)
+            return
+        for trial in searcher.restore(str(self._folder.searcher), self.trials):
+            self._folder.append_trial(trial)  # the process died between the two files
+            self.trials.append(trial)
+
+    def __call__(self, searcher: BitSearcher, proposal: Proposal, result: dict[str, Any] | None) -> None:
+        """Takes in a trial that ended; `result` is `None` when its worker died."""
         if result is None:
             result = {"error": _LOST, "scores": [], METRIC: 0.0}
         trial = Trial(
             number=proposal.number,
             policy=proposal.policy,
             origin=proposal.origin,
-            cost=problem.table.cost(proposal.policy),
+            cost=self._table.cost(proposal.policy),
             scores=tuple(Score.from_dict(score) for score in result["scores"]),
             objective=result[METRIC],
-            elapsed_s=time.monotonic() - start,
+            elapsed_s=time.monotonic() - self._start,
             error=result["error"],
         )
         try:
-            searcher.save(str(folder.searcher), trial)  # before the trial, whose proposal moved the agent on
-            folder.append_trial(trial)
+            searcher.save(str(self._folder.searcher), trial)  # before the trial, whose proposal moved the agent on
+            self._folder.append_trial(trial)
         except OSError as error:
-            unwritten.append(error)
+            self.failure = error
             return
-        trials.append(trial)
-        on_trial(trials)
-
-    searcher = BitSearcher(agent, first, finished, workload.rank_by)
-    _restore(searcher, folder, trials)
-    if len(trials) < config.trials:
-        from ray import tune
-
-        trainable = tune.with_parameters(
-            QuantizationTrial, workload=workload, qat_steps=config.qat_steps, timeout=config.trial_timeout
-        )
-        with stopping(observer.say) as asked:
-            searcher.stopped = lambda: asked() or bool(unwritten)
-            ended = -1
-            while ended < len(trials) < config.trials and not searcher.stopped():
-                ended, count = len(trials), min(config.trials - len(trials), _AT_ONCE)
-                run_trials(trainable, searcher, count, folder, config.workers, config.gpus_per_trial, trials)
-            interrupted = asked()
-    if unwritten:
-        raise ConfigError(
-            f"cannot write into {folder.path}: {unwritten[0].strerror}; fix that, and resume with `haq search --resume "
-            f"{folder.path}`"
-        )
-    return trials, interrupted
-
-
-def _restore(searcher: BitSearcher, folder: RunFolder, trials: list[Trial]) -> None:
-    """Takes in what an interrupted search did: its searcher's state, and all trials."""
-    if folder.searcher.is_file():
-        for trial in searcher.restore(str(folder.searcher), trials):
-            folder.append_trial(trial)  # it died between the two files
-            trials.append(trial)
-    else:
-        for trial in trials:
-            searcher.learn(trial.number, trial.policy, trial.scores)
+        self.trials.append(trial)
+        self._on_trial(self.trials)
 
 
 def run_trials(

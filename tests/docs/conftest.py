@@ -21,11 +21,11 @@ from haq.data import registry as data_registry
 from haq.data.digits import read_digits
 from haq.data.splitting import Splits
 from haq.errors import ModelError
-from haq.hwmodels.pricing import price
+from haq.hwmodels.pricing import open_hardware
 from haq.io.user_code import call_named
 from haq.layers import trace
-from haq.models import registry
 from haq.models.resnet import SmallResNet
+from haq.registry import MODELS
 from haq.runs import RunFolder
 
 from ..in_turn import searching_in_turn
@@ -72,8 +72,8 @@ def haq(line: str, *more: str) -> str:
 def smaller() -> Iterator[None]:
     """Built-in networks have fewer layers, `digits` fewer images, and nothing starts Ray."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._MODELS, "digits-resnet", _digits)
-        patch.setitem(registry._MODELS, "resnet20", _resnet20)
+        patch.setitem(MODELS._added, "digits-resnet", _digits)
+        patch.setitem(MODELS._added, "resnet20", _resnet20)
         patch.setattr(data_registry, "read_digits", _few_digits)
         patch.setattr("webbrowser.open", lambda url: True)
         with searching_in_turn():
@@ -130,10 +130,10 @@ def _fill(folder: Path) -> None:
         for copy in copies:
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("tune"))
     for run, name in ((first, "costs.parquet"), (resnet20, "cpu.parquet")):
-        price("edge", RunFolder.open(run).read_layers(), tuple(range(1, 9)), 1).table.save(Path(name))
+        open_hardware("edge").price(RunFolder.open(run).read_layers(), tuple(range(1, 9)), 1).save(Path(name))
     haq(f"haq finetune {resnet20} --epochs 1 --out runs/tuned")
     layers = trace(call_named("my_net.py:build", "model", ModelError), torch.zeros(1, 1, 8, 8))
-    price("edge", layers, tuple(range(1, 9)), 1).table.save(Path("mine.parquet"))
+    open_hardware("edge").price(layers, tuple(range(1, 9)), 1).save(Path("mine.parquet"))
     haq(f"haq export {resnet20} -o bits.json")
     for form, file in (("onnx", "net.onnx"), ("qonnx", "model.qonnx.onnx"), ("packed", "model.safetensors")):
         haq(f"haq export {first} --format {form} -o {file}")

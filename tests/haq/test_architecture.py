@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Rooms, the lowest first; each may import from itself and from rooms above it in this list
 ROOMS = (
-    ("__init__", "compiling", "errors", "names", "threads"),
+    ("__init__", "compiling", "errors", "progress", "threads"),
     ("io",),
     ("registry",),
     ("constraints", "policy", "scores"),
@@ -119,10 +119,10 @@ def test_what_searches_and_exports_imports_no_compiler_of_networks() -> None:
 
 def test_the_checkout_is_importable_from_its_own_folder(tmp_path: Path) -> None:
     """`./haq` shadows an installation when the current directory is the checkout; the sub-packages must be found."""
-    code = "import haq.envs.actions, haq.hwmodels, haq.search.observer as o; print(o.__file__)"
+    code = "import haq.envs.actions, haq.hwmodels, haq.search.problem as o; print(o.__file__)"
     command = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(ROOT), *sys.path]!r}; {code}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert Path(result.stdout.strip()) == ROOT / "search" / "observer.py"
+    assert Path(result.stdout.strip()) == ROOT / "search" / "problem.py"
 
 
 def test_a_users_own_folders_are_not_taken_for_ours(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_users_own_folders_are_not_taken_for_ours(tmp_path: Path) -> None:
     for name in ("search", "envs", "hwmodels"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
-    code = "import sys; sys.path.insert(0, ''); import haq.search.observer, haq.envs.actions, haq.hwmodels"
+    code = "import sys; sys.path.insert(0, ''); import haq.search.tune, haq.envs.actions, haq.hwmodels"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
@@ -151,7 +151,7 @@ def test_an_installed_wheel_is_complete(tmp_path: Path) -> None:
     if built.returncode:
         raise AssertionError(built.stderr)
     code = (
-        "import haq, haq.hwmodels, haq.envs, haq.search.observer; from haq.hwmodels import get_hardware, list_hardware;"
+        "import haq, haq.hwmodels, haq.envs, haq.search.tune; from haq.hwmodels import get_hardware, list_hardware;"
         "print(haq.__file__, haq.hwmodels.__file__, list_hardware(), get_hardware('edge').name)"
     )
     run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(target)!r}); {code}"]

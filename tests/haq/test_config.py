@@ -105,7 +105,7 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
         ({"constraints": [1]}, "constraints=[1]: must be a list, each text"),
         ({"gpus_per_trial": "1"}, "gpus_per_trial='1': must be a number"),
         ({"trial_timeout": "soon"}, "trial_timeout='soon': must be a number or null"),
-        ({"agent": 5}, "agent=5: must be 'predictor' or"),
+        ({"agent": 5}, "agent=5: must be text"),
     ],
 )
 def test_types_are_checked_when_it_is_made(options: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from haq.errors import HardwareError
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import LayerCost
-from haq.hwmodels.pricing import price
+from haq.hwmodels.pricing import open_hardware
 from haq.hwmodels.tables.formats import write_csv
 from haq.policy import BitPolicy, LayerBits
 
@@ -60,15 +60,17 @@ def test_illegal_pairs_survive_a_file(npu, tmp_path):
 def test_a_table_prices_the_network_it_was_made_for(table, layers, tmp_path):
     file = tmp_path / "own.parquet"
     table.save(file)
-    prices = price(str(file), layers, (8,), batch=4)
-    np.testing.assert_array_equal(prices.table.metrics["latency_ms"], table.metrics["latency_ms"])
-    assert dict(prices.limits) == {}
+    pricing = open_hardware(file)
+    np.testing.assert_array_equal(
+        pricing.price(layers, (8,), batch=4).metrics["latency_ms"], table.metrics["latency_ms"]
+    )
+    assert dict(pricing.limits) == {}
 
 
 def test_what_a_table_lacks_is_counted(table, layers, tmp_path):
     file = tmp_path / "own.parquet"
     replace(table, metrics={"latency_ms": table.metrics["latency_ms"]}).save(file)
-    counted = price(str(file), layers, (8,), batch=4).table
+    counted = open_hardware(file).price(layers, (8,), batch=4)
     for metric in ("size_bytes", "bops", "bits_per_weight"):
         np.testing.assert_array_equal(counted.metrics[metric], table.metrics[metric])
 
@@ -76,7 +78,7 @@ def test_what_a_table_lacks_is_counted(table, layers, tmp_path):
 def test_pairs_that_a_table_lacks_cost_infinity_in_what_is_counted(npu, layers, tmp_path):
     file = tmp_path / "npu.parquet"
     replace(npu, metrics={"latency_ms": npu.metrics["latency_ms"]}).save(file)
-    counted = price(str(file), layers, (8,), batch=16).table
+    counted = open_hardware(file).price(layers, (8,), batch=16)
     assert counted.pairs == npu.pairs
     for metric in ("size_bytes", "bops", "bits_per_weight"):
         np.testing.assert_array_equal(np.isfinite(counted.metrics[metric]), np.isfinite(npu.metrics["latency_ms"]))
@@ -94,7 +96,7 @@ def test_average_widths_are_those_of_the_network_whatever_a_file_says(table, lay
     cells = [row.split(",") for row in rows]
     spoilt = [",".join([*row[:column], spoil(row[column]), *row[column + 1 :]]) for row in cells]
     file.write_text("\n".join([*head, names, *spoilt]))
-    assert price(str(file), layers, (8,), batch=4).table.cost(BitPolicy.uniform(NAMES, 8))["bits_per_weight"] == 8.0
+    assert open_hardware(file).price(layers, (8,), batch=4).cost(BitPolicy.uniform(NAMES, 8))["bits_per_weight"] == 8.0
 
 
 def test_a_table_of_another_network_is_refused(table, layers, make_layer, tmp_path):
@@ -108,6 +110,6 @@ def test_a_table_of_another_network_is_refused(table, layers, make_layer, tmp_pa
         (layers, 16, "the costs are for a batch of 4, not 16; give --batch 4"),
     ):
         with pytest.raises(HardwareError) as error:
-            price(str(file), others, (8,), batch=batch)
+            open_hardware(file).price(others, (8,), batch=batch)
         assert str(error.value).startswith(f"{file}: ")
         assert said in str(error.value)

@@ -112,4 +112,4 @@ class Recorder(Silent):
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A search that has ended, whose trials ran in turn; nobody may write into it."""
     with searching_in_turn():
-        return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one")
+        return run(**config_for(tiny).options(), out=tmp_path_factory.mktemp("runs") / "one")

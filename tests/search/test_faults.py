@@ -83,7 +83,7 @@ def test_a_search_in_which_everything_fails_stops_early_and_says_why(faulty: Pat
     faulty.write_text(FAULTY.replace("FAULT\n", "raise MemoryError('no memory')\n"))
     config = config_for(faulty, trials=100, qat_steps=0)
     with pytest.raises(HaqError, match=r"no policy could be scored: all 5 trials failed \(MemoryError: no memory\)"):
-        run(config, tmp_path / "run")
+        run(**config.options(), out=tmp_path / "run")
     assert len(RunFolder.open(tmp_path / "run").read_trials()) == 5
 
 
@@ -127,7 +127,7 @@ def test_a_trial_that_only_the_searchers_state_knows_is_not_lost(
 ) -> None:
     """The machine died between the two files."""
     with searching_in_turn():
-        half = run(config_for(tiny, trials=5), tmp_path / "half")
+        half = run(**config_for(tiny, trials=5).options(), out=tmp_path / "half")
     text = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(text.replace("trials: 5", "trials: 8"))
     (half.path / "best.json").unlink()
@@ -141,7 +141,7 @@ def test_a_trial_that_only_the_searchers_state_knows_is_not_lost(
 
 def test_a_folder_in_use_is_refused(finished: RunFolder, tmp_path: Path, tiny: Path) -> None:
     with searching_in_turn():
-        half = run(config_for(tiny, trials=2), tmp_path / "half")
+        half = run(**config_for(tiny, trials=2).options(), out=tmp_path / "half")
         (half.path / "best.json").unlink()
         with half.locked(), pytest.raises(ConfigError, match="another haq is working in .*; wait until it has ended"):
             resume(half.path)
@@ -166,7 +166,7 @@ def test_a_disk_that_is_full_ends_the_search_with_a_mend(tmp_path: Path, tiny: P
         pytest.skip("there is no /dev/full here")
     trials = tmp_path / "run" / "trials.jsonl"
     with pytest.raises(ConfigError, match=r"cannot write into .*: No space left on device; fix that, and resume with"):
-        run(config_for(tiny, trials=9), tmp_path / "run", Filling(trials))
+        run(**config_for(tiny, trials=9).options(), out=tmp_path / "run", observer=Filling(trials))
     trials.unlink()
     assert resume(tmp_path / "run").finished, "with what the searcher's state kept"
 

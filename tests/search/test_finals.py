@@ -13,6 +13,7 @@ from haq.quant.calibration import calibrate
 from haq.quant.divergence import Reference
 from haq.quant.evaluation import logits_of
 from haq.quant.qat import Lessons
+from haq.quant.schemes import get_scheme
 from haq.search import finals
 from haq.search.workload import Workload
 
@@ -29,7 +30,17 @@ def workload(monkeypatch: pytest.MonkeyPatch) -> Workload:
     ).eval()
     calibration = calibrate(model, [SAMPLES.batch(range(96))[0]], [2, 3, 8])
     reference = Reference(SAMPLES, logits_of(model, SAMPLES))
-    return Workload(model, calibration, Lessons(SAMPLES, model, 0), SAMPLES, reference, ("sequential",), "kl", 0)
+    return Workload(
+        model,
+        get_scheme("linear"),
+        calibration,
+        Lessons(SAMPLES, model, 0),
+        SAMPLES,
+        reference,
+        ("sequential",),
+        "kl",
+        0,
+    )
 
 
 def outputs(model: nn.Module) -> torch.Tensor:

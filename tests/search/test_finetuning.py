@@ -10,13 +10,13 @@ import torch
 
 from haq.errors import ConfigError, HaqError
 from haq.policy import BitPolicy, LayerBits
+from haq.progress import Silent
 from haq.quant.evaluation import evaluate
 from haq.report import summarize
 from haq.report.summary_text import comparison, verdict
 from haq.runs import RunFolder
 from haq.search import finetune, resume, resume_finetune
 from haq.search.finetuning import Training
-from haq.search.observer import Silent
 from haq.search.problem import pose
 from haq.search.results import Result
 from haq.search.scoring import reference_of

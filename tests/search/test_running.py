@@ -17,11 +17,11 @@ import torch
 from haq.errors import ConfigError, HaqError
 from haq.hwmodels import CostTable
 from haq.io.user_code import call_named
+from haq.progress import Silent
 from haq.quant.evaluation import evaluate
 from haq.quant.preparation import load_quantized
 from haq.runs import RunFolder
 from haq.search import resume, run
-from haq.search.observer import Silent
 from haq.search.problem import pose
 
 from .conftest import Recorder, config_for
@@ -37,7 +37,7 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="module")
 def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A search that has ended, whose trials ran in Ray's workers; nobody may write into it."""
-    return run(config_for(tiny), tmp_path_factory.mktemp("runs") / "one", recorder)
+    return run(**config_for(tiny).options(), out=tmp_path_factory.mktemp("runs") / "one", observer=recorder)
 
 
 class Payload:
@@ -90,7 +90,7 @@ def test_the_reported_test_accuracy_is_reproduced_from_model_pt(finished: RunFol
 
 def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:
     """Four trials are there, the fifth line was cut short by a crash; four more are run, then nothing is left to do."""
-    half = run(config_for(tiny, trials=4), tmp_path / "half")
+    half = run(**config_for(tiny, trials=4).options(), out=tmp_path / "half")
     content = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(content.replace("trials: 4", "trials: 8"))
     (half.path / "best.json").unlink()
@@ -113,7 +113,7 @@ def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder,
 
 def test_a_resumed_search_keeps_what_its_trials_were_ranked_by(tiny: Path, tmp_path: Path) -> None:
     """An earlier release ranked by loss what is ranked by divergence now; the two do not compare."""
-    half = run(config_for(tiny, trials=3), tmp_path / "half")
+    half = run(**config_for(tiny, trials=3).options(), out=tmp_path / "half")
     content = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(content.replace("trials: 3", "trials: 5"))
     (half.path / "best.json").unlink()
@@ -126,7 +126,7 @@ def test_a_resumed_search_keeps_what_its_trials_were_ranked_by(tiny: Path, tmp_p
 
 
 def test_a_second_run_proposes_the_same_policies(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:
-    again = run(config_for(tiny), tmp_path / "again")
+    again = run(**config_for(tiny).options(), out=tmp_path / "again")
     assert [t.policy for t in again.read_trials()] == [t.policy for t in finished.read_trials()]
     assert again.read_best().policy == finished.read_best().policy
 
@@ -169,12 +169,12 @@ def test_ctrl_c_ends_cleanly_with_what_was_found(tiny: Path, tmp_path: Path) -> 
 
 def test_an_existing_folder_is_refused(finished: RunFolder, tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"exists; go on with `haq search --resume"):
-        run(config_for(tiny), finished.path)
+        run(**config_for(tiny).options(), out=finished.path)
 
 
 def test_nothing_is_written_when_the_options_are_wrong(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(HaqError, match="the smallest reachable latency is"):
-        run(config_for(tiny, constraints=("latency=0.001us",)), tmp_path / "no")
+        run(**config_for(tiny, constraints=("latency=0.001us",)).options(), out=tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 

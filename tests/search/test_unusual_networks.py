@@ -89,7 +89,7 @@ def test_a_search_goes_through(name: str, tmp_path: Path) -> None:
         "finetune_steps": 2,
         "constraints": ("size=90%", "latency=90%"),
     }
-    found = run(config_for(path, bits="2,4,8", **changed), tmp_path / "run")
+    found = run(**config_for(path, bits="2,4,8", **changed).options(), out=tmp_path / "run")
     assert found.finished
     assert [trial.error for trial in found.trials] == [None] * len(found.trials)
     assert len(found.best.policy) in (layers, layers + 1)
@@ -101,7 +101,7 @@ def test_a_search_goes_through(name: str, tmp_path: Path) -> None:
 def test_the_reported_accuracy_is_reproduced_in_a_fresh_process_with_the_exported_policy(
     tiny: Path, tmp_path: Path
 ) -> None:
-    found = run(config_for(tiny, trials=3), tmp_path / "run")
+    found = run(**config_for(tiny, trials=3).options(), out=tmp_path / "run")
     found.export("json", tmp_path / "bits.json")
     assert BitPolicy.load(tmp_path / "bits.json") == found.best.policy
     code = """

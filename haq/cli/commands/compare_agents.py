@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -12,8 +12,9 @@ from haq.cli.options import at_least, examples, search_options
 from haq.cli.output import Result, output_options
 from haq.cli.tables import columns
 from haq.cli.terminal import TerminalObserver, console
-from haq.config import AgentOption, SearchConfig
-from haq.errors import ConfigError, did_you_mean
+from haq.config import SearchConfig
+from haq.errors import ConfigError
+from haq.registry import AGENTS
 from haq.scores import QUALITIES
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_agents"]
 
-_AGENTS = get_args(AgentOption)
 _RIVAL = "evolution"
 _SHOWN = (10, 25, 50, 100, 200, 500, 1000)
 
@@ -36,7 +36,7 @@ _SHOWN = (10, 25, 50, 100, 200, 500, 1000)
     ),
 )
 @search_options
-@click.option("--agents", default=",".join(_AGENTS), show_default="all", metavar="NAMES", help="Which ones.")
+@click.option("--agents", default=",".join(AGENTS), show_default="all", metavar="NAMES", help="Which ones.")
 @click.option("--evaluations", default=60, show_default=True, help="Policies that each agent may have scored.")
 @click.option("--seeds", default=3, show_default=True, help="Runs of each agent.")
 @click.option(
@@ -52,8 +52,7 @@ def compare_agents(agents: str, evaluations: int, seeds: int, out: Path, **optio
     """
     names = list(dict.fromkeys(name.strip() for name in agents.split(",")))
     for name in names:
-        if name not in _AGENTS:
-            raise ConfigError(f"--agents {name}{did_you_mean(name, _AGENTS)}: use {', '.join(_AGENTS)}")
+        AGENTS.check(name, "--agents")
     at_least({"--evaluations": (evaluations, 1), "--seeds": (seeds, 1)})
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {"sensitivity.json"}):
         raise ConfigError(f"{str(out)!r} exists; give another --out")

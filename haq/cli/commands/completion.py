@@ -9,11 +9,10 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from haq.cli.options import examples
-from haq.config import AgentOption, RankByOption
+from haq.config import PASSES, RankByOption
 from haq.constraints import METRICS
 from haq.errors import ConfigError, did_you_mean
-from haq.exports.formats import FORMATS
-from haq.names import MODELS, PASSES, SCHEMES
+from haq.registry import AGENTS, EXPORTS, MODELS, SCHEMES
 
 __all__ = ["add_completions", "completion"]
 
@@ -90,11 +89,11 @@ def _several(*names: str) -> Completer:
 
 
 _COMPLETED: dict[str, Completer] = {
-    "--agent": _one(lambda: get_args(AgentOption)),
-    "--agents": _several(*get_args(AgentOption)),
+    "--agent": _one(lambda: AGENTS),
+    "--agents": _several(*AGENTS),
     "--data": _one(lambda: ("digits",)),
     "--device": _one(lambda: ("cpu", "cuda")),
-    "--format": _one(lambda: FORMATS),
+    "--format": _one(lambda: EXPORTS),
     "--hardware": _one(_hardware),
     "--measure": _several("fisher", "kl", "loss", "sqnr", "hessian", "all"),
     "--model": _one(lambda: MODELS),

@@ -91,7 +91,7 @@ def table(
     needs --model and --clock-mhz. For the other forms --model checks that the table is that model's, and adds size and
     bit operations where the table lacks them.
     """
-    from haq.hwmodels.pricing import price
+    from haq.hwmodels.pricing import open_hardware
     from haq.hwmodels.tables.formats import load_table, save_table
     from haq.layers import trace
 
@@ -106,7 +106,7 @@ def table(
     layers = trace(*open_untrained_network(model, weights, data)) if "model" in given else None
     costs = load_table(file, layers, clock_mhz, batch, device, "measured" if measured else "modelled")
     if layers is not None and not array:
-        costs = price(str(file), layers, (), costs.batch).table
+        costs = open_hardware(file).price(layers, (), costs.batch)
     if output is not None:
         save_table(costs, output, clock_mhz)
     _print_table(costs)

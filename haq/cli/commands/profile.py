@@ -59,18 +59,19 @@ def profile(
     Only shapes matter: a built-in model needs no weights here. Rows are in order of execution; shares are of latency.
     With --quiet only the tables are printed.
     """
-    from haq.hwmodels import get_hardware
+    from haq.hwmodels import CostTable
     from haq.hwmodels.liveness import plan_or_none
-    from haq.hwmodels.pricing import default_batch, excess, is_table
+    from haq.hwmodels.pricing import excess, open_hardware
     from haq.hwmodels.roofline import check_png, draw, roofline, write_png
     from haq.quant.reach import reached
 
-    if is_table(device):
+    pricing = open_hardware(device)
+    chosen = pricing.source
+    if isinstance(chosen, CostTable):
         raise ConfigError(f"--hardware {device}: a cost table does not say what binds a layer; see haq table {device}")
     if output is not None:
         check_png(output)
-    chosen = get_hardware(device)
-    batch = default_batch(device) if batch is None else batch
+    batch = pricing.batch if batch is None else batch
     at_least({"--batch": (batch, 1)})
     pairs, left_out = _legal(_parsed_pairs(bits), chosen)
     network, sample = open_untrained_network(model, weights, data)

@@ -14,7 +14,7 @@ from haq.cli.encodings import echo_exactly
 from haq.cli.options import examples, naming_options
 from haq.cli.output import Result, output_options
 from haq.errors import ConfigError, printable
-from haq.exports.formats import FORMATS
+from haq.registry import EXPORTS
 from haq.runs.relocation import Named
 
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> Result:
     return Result(lambda: reported(folders, page), (str(page),))
 
 
+def _summaries() -> dict[str, str]:
+    """Returns what each format is; those of plugins are imported when they are used."""
+    plugins = {name: f"of {package}" for name, package in EXPORTS.plugins.items()}
+    return {name: plugins.get(name) or EXPORTS[name].summary for name in EXPORTS}
+
+
 @click.command(
     epilog=examples(
         "haq export runs/digits-resnet-edge-latency-10ms                 bits of every layer as JSON, to the terminal",
@@ -93,7 +99,8 @@ def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> Result:
     default="json",
     show_default=True,
     metavar="NAME",
-    help="; ".join(f"{name}: {form.summary}" for name, form in FORMATS.items()) + ".",
+    help="; ".join(f"{name}: {summary}" for name, summary in _summaries().items())
+    + "; or file.py:NAME, a haq.exports.Format of your own, whose code is run.",
 )
 @click.option(
     "-o",
@@ -111,15 +118,15 @@ def export(run: Path, form: str, output: Path | None, **named: str | None) -> Re
     a format that is JSON is printed as it is, and of others where it was written.
     """
     from haq.cli.terminal import TerminalObserver, console
-    from haq.exports import export_run
+    from haq.exports import open_format
     from haq.runs import RunFolder
 
-    folder = RunFolder.open(run)
-    if form in FORMATS and FORMATS[form].file is not None:
+    folder, chosen = RunFolder.open(run), open_format(form)
+    if chosen.file is not None:
         with TerminalObserver() as observer:
-            written = export_run(folder, form, output, observer.progress, Named(**named))
+            written = chosen.export(folder, output, observer.progress, Named(**named))
     else:
-        written = export_run(folder, form, output)
+        written = chosen.export(folder, output)
     if isinstance(written, Path):
         console.print(str(written), markup=False, highlight=False, soft_wrap=True)
         return Result(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from haq.cli.commands.report_and_export import reported
-from haq.cli.options import DEFAULTS, examples, search_options
+from haq.cli.options import DEFAULTS, examples, plugins_of, search_options
 from haq.cli.output import Result, output_options
 from haq.config import SearchConfig
 from haq.errors import ConfigError
 from haq.io.output_paths import check_folder, free_folder
+from haq.policy import BitPolicy
+from haq.registry import AGENTS
 from haq.runs.relocation import Named
 
 __all__ = ["search"]
 
-_NAMED = {field.name for field in fields(Named)}
+_NAMED = {"model", "weights", "data", "hardware"}  # what may lie elsewhere when a search is resumed
 
 
 @click.command(
@@ -30,10 +31,25 @@ _NAMED = {field.name for field in fields(Named)}
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
         "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
         "haq search --pareto latency,size --trials 200",
+        "haq search --config runs/digits-resnet-edge/config.yaml --seed 1",
         "haq search --resume runs/digits-resnet-edge",
     )
 )
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Options as YAML: a run's config.yaml, to repeat it, or a file of your own. What stands on the command line "
+    "wins. The code that the file names is run.",
+)
 @search_options
+@click.option(
+    "--start",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Widths to score first: what haq export writes, or a run's best.json; lowered where they exceed the budget.",
+)
 @click.option(
     "--pareto",
     metavar="METRICS",
@@ -66,7 +82,9 @@ _NAMED = {field.name for field in fields(Named)}
     show_default=True,
     metavar="NAME",
     help="Who proposes: predictor, ddpg (beside it, learning in imagination), haq (the paper's, for "
-    "hundreds of trials), evolution, ilp, random or uniform; haq compare-agents shows them side by side.",
+    "hundreds of trials), evolution, ilp, random or uniform"
+    + plugins_of(AGENTS)
+    + "; or file.py:NAME, an agent of your own, whose code is run. haq compare-agents shows agents side by side.",
 )
 @click.option(
     "--trial-timeout",
@@ -80,7 +98,7 @@ _NAMED = {field.name for field in fields(Named)}
     "resumed",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Run folder of a search to go on with.",
+    help="Run folder of a search to resume.",
 )
 @output_options
 @click.pass_context
@@ -89,16 +107,18 @@ def search(
     /,
     out: Path | None,
     resumed: Path | None,
+    config_file: Path | None,
+    start: Path | None,
     **options: Any,
 ) -> Result:
     """Search, fine-tune the winner, test it, and write a run folder.
 
     The search runs on this machine's cores. Ctrl-C lets the running trials end and reports what was found so far;
-    pressed again it stops at once. Either way, and after a crash, --resume goes on. With --quiet the folder is all
-    that is printed.
+    pressed again it stops at once. Either way, and after a crash, --resume continues it. With --quiet only the folder
+    is printed.
 
-    --resume refuses a network, data or options other than the search began with. Where these lie elsewhere now, give
-    --model, --weights, --data or --hardware beside it.
+    --resume refuses a network, data or options other than those that the search began with. If these lie elsewhere
+    now, give --model, --weights, --data or --hardware beside it.
     """
     if resumed is not None:
         asking = [option for option in context.command.params if option.name in context.params]  # not how to print
@@ -109,7 +129,13 @@ def search(
                 f"{others[0].opts[0]} cannot be changed with --resume; leave it out, the run folder says it"
             )
         return _search(None, resumed, Named(**named))
-    config = SearchConfig(**options)
+    if start is not None:
+        options["start"] = BitPolicy.load(start)
+    if config_file is None:
+        config = SearchConfig(**options)
+    else:
+        changed = {option.name for option in context.command.params if _given(context, option)}
+        config = SearchConfig.load(config_file, {name: options[name] for name in options if name in changed})
     return _search(config, out or free_folder(config.run_name))
 
 
@@ -127,6 +153,6 @@ def _search(config: SearchConfig | None, path: Path, named: Named | None = None)
         from haq.report import write_report
         from haq.search import resume, run
 
-        folder = run(config, path, observer) if config is not None else resume(path, observer, named)
+        folder = run(**config.options(), out=path, observer=observer) if config else resume(path, observer, named)
     page = write_report(folder, console)
     return Result(lambda: reported([folder], page), (str(path),))

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from haq.config import checked_passes
+from haq.config import PASSES, checked_passes
 from haq.errors import ConfigError, DataError
 from haq.layers import reachable
-from haq.names import PASSES
 from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.compensation import compensate_in_sequence

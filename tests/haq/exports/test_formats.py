@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from haq.cli.main import cli
 from haq.errors import ConfigError
-from haq.exports import FORMATS, export_run
+from haq.exports import export_run
 from haq.policy import BitPolicy, LayerBits
+from haq.registry import EXPORTS
 from haq.runs import RunFolder
 
 MakeRun = Callable[..., RunFolder]
@@ -30,12 +31,12 @@ def test_a_file_is_written_where_one_is_named(make_run: MakeRun, tmp_path: Path)
 
 
 def test_an_unknown_format_is_named(make_run: MakeRun) -> None:
-    message = r"unknown format 'yml' \(did you mean 'yaml'\?\); known: json, yaml, csv, markdown, onnx, qonnx, packed, "
+    message = r"unknown format 'yml' \(did you mean 'yaml'\?\); use one of json, yaml, csv, markdown, onnx, qonnx, packed, "
     with pytest.raises(ConfigError, match=message):
         export_run(make_run(), "yml")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", EXPORTS)
 def test_a_run_without_a_result_says_how_to_finish(make_run: MakeRun, format: str) -> None:
     run = make_run(finished=False)
     before = sorted(run.path.rglob("*"))
@@ -107,7 +108,7 @@ def test_a_missing_package_says_what_to_install(
 
 def test_help_names_every_format() -> None:
     result = CliRunner().invoke(cli, ["export", "--help"])
-    assert all(f"{name}:" in " ".join(result.output.split()) for name in FORMATS)
+    assert all(f"{name}:" in " ".join(result.output.split()) for name in EXPORTS)
 
 
 def test_quantize_applies_what_was_exported(searched: RunFolder, tmp_path: Path) -> None:

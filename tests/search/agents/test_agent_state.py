@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from haq.errors import ConfigError
-from haq.search.agents.task import AGENTS, make_agent
+from haq.registry import AGENTS
 from haq.search.tune.searcher import BitSearcher
 from tests.search.toy import Toy
 
@@ -42,7 +42,7 @@ def test_a_state_that_is_none_is_refused_and_runs_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    searcher = BitSearcher(*make_agent(name, Toy(0).task))
+    searcher = BitSearcher(*AGENTS[name].agent_for(Toy(0).task))
     for number, spoil in enumerate(SPOILERS.values()):
         path = Path(f"searcher-{number}.pt")
         searcher.save(str(path))
@@ -58,7 +58,7 @@ def test_an_agent_leaves_nothing_in_the_temporary_folder(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     toy = Toy(0)
-    agent, first = make_agent(name, toy.task)
+    agent, first = AGENTS[name].agent_for(toy.task)
     for _, policy in first:
         agent.learn(policy, toy.objective(policy))
     agent.propose(dict.fromkeys((policy for _, policy in first), 0.5))

@@ -14,9 +14,9 @@ from haq.envs import BitAllocationEnv, Budget, Transitions
 from haq.errors import ConfigError
 from haq.hwmodels import CostTable
 from haq.policy import LayerBits
+from haq.registry import AGENTS
 from haq.search.agents.ddpg import DDPGAgent
 from haq.search.agents.episode_agent import Walker
-from haq.search.agents.task import make_agent
 from tests.envs.conftest import WIDTHS, make_layers
 from tests.search.toy import Toy
 
@@ -91,7 +91,7 @@ def test_the_warm_up_is_one_episode_longer_than_its_number_and_learns_nothing(en
 def test_sigma_falls_by_a_hundredth_an_episode_whatever_the_trials(
     trials: int, warmup: int, sigmas: dict[int, float]
 ) -> None:
-    walker, _ = make_agent("haq", Toy(0, trials=trials).task)
+    walker, _ = AGENTS["haq"].agent_for(Toy(0, trials=trials).task)
     assert isinstance(walker, Walker)
     agent = walker.ddpg
     assert agent.warmup == warmup
@@ -145,7 +145,7 @@ def test_the_target_networks_start_as_their_sources(env: BitAllocationEnv) -> No
 
 def test_each_step_of_an_episode_has_its_reward_and_the_width_that_was_applied() -> None:
     toy = Toy(0)
-    walker, _ = make_agent("haq", toy.task)
+    walker, _ = AGENTS["haq"].agent_for(toy.task)
     assert isinstance(walker, Walker)
     proposal = walker.propose({})
     assert proposal is not None

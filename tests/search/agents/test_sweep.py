@@ -60,7 +60,7 @@ def test_a_sweep_finds_a_front(tiny: Path, tmp_path: Path) -> None:
         pareto=("latency", "size"), model=f"{tiny}:model", data=f"{tiny}:data", bits=(2, 4, 8), trials=8, qat_steps=0,
         finetune_steps=0, workers=1, pin_ends=False,
     )  # fmt: skip
-    folder = run(config, tmp_path / "run")
+    folder = run(**config.options(), out=tmp_path / "run")
     trials = folder.read_trials()
     assert len(trials) == 8
     assert folder.read_front() == pareto_front(trials)

@@ -3,19 +3,19 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from haq.config import AgentOption, SearchConfig
+from haq.config import SearchConfig
 from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.errors import ConfigError
 from haq.policy import BitPolicy, LayerBits
+from haq.registry import AGENTS
 from haq.search import run
-from haq.search.agents.task import AGENTS, INFORMED, make_agent, penalties_of
+from haq.search.agents.task import penalties_of
 from haq.search.sensitivity import Sensitivity
 from tests.envs.conftest import WIDTHS, make_table
 from tests.search.conftest import config_for
@@ -35,7 +35,7 @@ def _one_thread() -> Iterator[None]:
 
 def course(name: str, toy: Toy, evaluations: int, enough: float = float("inf")) -> dict[BitPolicy, float]:
     """Returns what the agent proposed, in order, with the outcomes that it was told; ends with one that is enough."""
-    agent, first = make_agent(name, toy.task)
+    agent, first = AGENTS[name].agent_for(toy.task)
     seen: dict[BitPolicy, float] = {}
     while len(seen) < evaluations and max(seen.values(), default=0.0) < enough:
         waiting = [(origin, policy) for origin, policy in first if policy not in seen]
@@ -47,14 +47,10 @@ def course(name: str, toy: Toy, evaluations: int, enough: float = float("inf")) 
     return seen
 
 
-def test_every_option_has_an_agent() -> None:
-    assert set(get_args(AgentOption)) == set(AGENTS) >= INFORMED
-
-
 @pytest.mark.parametrize("name", AGENTS)
 def test_proposals_are_new_and_fit(name: str) -> None:
     toy = Toy(0)
-    agent, first = make_agent(name, toy.task)
+    agent, first = AGENTS[name].agent_for(toy.task)
     seen = dict.fromkeys((policy for _, policy in first), 0.5)
     for policy in seen:
         agent.learn(policy, 0.5)
@@ -74,7 +70,7 @@ def test_proposals_are_new_and_fit(name: str) -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_several_proposals_may_be_out_at_once(name: str) -> None:
     toy = Toy(1)
-    agent, first = make_agent(name, toy.task)
+    agent, first = AGENTS[name].agent_for(toy.task)
     seen = {policy: toy.objective(policy) for _, policy in first}
     for policy, objective in seen.items():
         agent.learn(policy, objective)
@@ -94,7 +90,7 @@ def test_several_proposals_may_be_out_at_once(name: str) -> None:
 @pytest.mark.parametrize("name", AGENTS)
 def test_a_restored_agent_goes_on_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
     toy = Toy(2, trials=8)
-    one, first = make_agent(name, toy.task)
+    one, first = AGENTS[name].agent_for(toy.task)
     seen = {policy: toy.objective(policy) for _, policy in first}
     for policy, objective in seen.items():
         one.learn(policy, objective)
@@ -112,7 +108,7 @@ def test_a_restored_agent_goes_on_as_if_nothing_had_happened(name: str, tmp_path
 
     go_on(one, seen, 4)
     one.save(tmp_path / "agent", {"kept": [1]})
-    other, _ = make_agent(name, toy.task)
+    other, _ = AGENTS[name].agent_for(toy.task)
     assert other.load(tmp_path / "agent") == {"kept": [1]}
     for policy, objective in seen.items():
         other.recall(policy, objective)
@@ -165,12 +161,12 @@ def test_agents_search(tiny: Path, tmp_path: Path, agent: str, origins: set[str]
         ("latency=50%",), f"{tiny}:model", data=f"{tiny}:data", bits=(2, 4, 8), trials=7, qat_steps=0,
         finetune_steps=0, workers=1, pin_ends=False, agent=agent,  # type: ignore[arg-type]
     )  # fmt: skip
-    folder = run(config, tmp_path / "run")
+    folder = run(**config.options(), out=tmp_path / "run")
     trials = folder.read_trials()
     assert origins <= {trial.origin for trial in trials}
     assert len({trial.policy for trial in trials}) == 7
-    assert folder.sensitivity.is_file() == (agent in INFORMED)
-    if agent in INFORMED:
+    assert folder.sensitivity.is_file() == (AGENTS[agent].informed)
+    if AGENTS[agent].informed:
         assert set(json.loads(folder.sensitivity.read_text())["measures"]) == {"fisher"}
 
 
@@ -180,6 +176,8 @@ def test_an_unknown_agent_is_refused() -> None:
 
 
 def test_a_search_that_has_tried_everything_ends(tiny: Path, tmp_path: Path) -> None:
-    found = run(config_for(tiny, agent="uniform", trials=50, qat_steps=0, finetune_steps=0), tmp_path / "run")
+    found = run(
+        **config_for(tiny, agent="uniform", trials=50, qat_steps=0, finetune_steps=0).options(), out=tmp_path / "run"
+    )
     assert len(found.trials) < 50
     assert found.finished

@@ -125,7 +125,7 @@ for address in ("127.0.0.1:1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999"):
 
 def test_a_gpu_that_is_not_there_is_one_line_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--gpus-per-trial 64: Ray finds \d+ GPUs"):
-        run(config_for(tiny, gpus_per_trial=64.0), tmp_path / "run")
+        run(**config_for(tiny, gpus_per_trial=64.0).options(), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

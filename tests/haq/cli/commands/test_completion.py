@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from haq.cli.main import cli
-from haq.config import checked_passes
+from haq.config import PASSES, checked_passes
 from haq.hwmodels import list_hardware
 from haq.models import list_models
-from haq.names import MODELS, PASSES, SCHEMES
 from haq.quant.schemes import list_schemes
+from haq.registry import MODELS, SCHEMES
 
 
 def ask(line: str, instruction: str = "bash_complete") -> list[str]:

@@ -1,4 +1,4 @@
-"""How a search tells its caller what it is doing."""
+"""How long work tells its caller what it is doing."""
 
 from __future__ import annotations
 
