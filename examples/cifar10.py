@@ -1,12 +1,12 @@
-"""From a trained ResNet-20 to a mixed-precision network in onnxruntime, in cells.
+"""Goes from a trained ResNet-20 to a mixed-precision network in onnxruntime, as a script with cells.
 
     python examples/cifar10.py --weights resnet20-cifar10.pt --data cifar10
 
-WEIGHTS is a state dict of the CIFAR ResNet-20; DATA a folder with `train.npz` and `test.npz`, each with `x`, uint8
-`(N, 32, 32, 3)`, and `y`. `--smoke` does everything at the smallest scale, to see that it runs.
+WEIGHTS is a state dict of the CIFAR ResNet-20. DATA is a folder with `train.npz` and `test.npz`; each has `x`, uint8
+`(N, 32, 32, 3)`, and `y`. `--smoke` runs everything at the smallest scale, as a quick check.
 """
 
-# %% What to work on
+# %% Arguments
 from __future__ import annotations
 
 import argparse
@@ -20,11 +20,11 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--weights", required=True, help="state dict of the trained network")
 parser.add_argument("--data", required=True, help="folder with train.npz and test.npz")
 parser.add_argument("--out", default="runs/cifar10", type=Path, help="folder for the results")
-parser.add_argument("--smoke", action="store_true", help="at the smallest scale")
+parser.add_argument("--smoke", action="store_true", help="run at the smallest scale")
 args = parser.parse_args()
 
 
-# %% Half of the latency of the uniform 8-bit network, on a bit-serial accelerator
+# %% Search for half the latency of the uniform 8-bit network, on a bit-serial accelerator
 effort = {"trials": 60, "qat_steps": 60, "finetune_steps": 600}
 if args.smoke:
     effort = {"trials": 2, "qat_steps": 1, "finetune_steps": 1, "val_images": 20, "workers": 1, "bits": (2, 4, 8)}
@@ -39,21 +39,21 @@ result = run(
 )
 print(f"test top-1 {result.best.test_top1:.4f}; the whole comparison: {result.report()}")
 
-# %% The front: what else was found
+# %% The Pareto front: other policies that the search found
 trials = result.to_dataframe()
 front = trials[trials["front"]]
 print(front[["top1", "loss", "latency_ms", "size_bytes", "w_bits", "a_bits"]].sort_values("size_bytes").to_string())
 
-# %% Another point: the best of those that are no larger than the median of the front, without a new search
+# %% Pick another point without a new search: the best policy that is no larger than the median of the front
 limit = front["size_bytes"].median()
 picked = pick(result, ["latency=50%", f"size={limit:.0f}B"], out=args.out / "picked")
 print(f"test top-1 {picked.best.test_top1:.4f} in {picked.best.cost['size_bytes']:,.0f} bytes")
 
-# %% Train it on, towards the float network's outputs
+# %% Fine-tune it longer, to match the float network's outputs
 tuned = finetune(picked, epochs=1 if args.smoke else 20, out=args.out / "tuned")
 print(f"test top-1 {tuned.best.test_top1:.4f} after fine-tuning")
 
-# %% Export it, and run it in onnxruntime
+# %% Export it and run it in onnxruntime
 tuned.export("onnx", args.out / "net.onnx")
 
 import onnxruntime
