@@ -21,7 +21,7 @@ _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-
 
 def is_reference(text: str) -> bool:
     """Whether `text` has the form `file.py:function` or `package.module:function`."""
-    return _REFERENCE.fullmatch(text) is not None
+    return _REFERENCE.fullmatch(text) is not None and not text.startswith("object:")  # what was given as an object
 
 
 def call_named(text: str, what: str, error: type[HaqError]) -> Any:
@@ -33,9 +33,7 @@ def call_named(text: str, what: str, error: type[HaqError]) -> Any:
         error: Raised, with one line, for anything that goes wrong.
     """
     with _importable(_folder(text)):
-        function = _attribute(text, what, error)
-        if not callable(function):
-            raise error(f"{what} {text!r} is {type(function).__name__}, not a function; name a function")
+        function = _attribute(text, what, error, function=True)
         try:
             return function()
         except (Exception, SystemExit) as failure:  # the user's code may raise anything
@@ -45,7 +43,7 @@ def call_named(text: str, what: str, error: type[HaqError]) -> Any:
 def load_named(text: str, what: str, error: type[HaqError]) -> Any:
     """Runs the module that `text` names and returns what has that name in it; takes what `call_named` does."""
     with _importable(_folder(text)):
-        return _attribute(text, what, error)
+        return _attribute(text, what, error, function=False)
 
 
 def _folder(text: str) -> Path:
@@ -60,7 +58,7 @@ def _parts(text: str) -> tuple[str, str]:
     return match["module"], match["function"]
 
 
-def _attribute(text: str, what: str, error: type[HaqError]) -> Any:
+def _attribute(text: str, what: str, error: type[HaqError], *, function: bool) -> Any:
     source, name = _parts(text)
     if source.endswith(".py") and not Path(source).is_file():
         raise error(f"{what} file {source!r} does not exist; give an existing file.py:function")
@@ -73,10 +71,11 @@ def _attribute(text: str, what: str, error: type[HaqError]) -> Any:
                 f"haq search --help says what --{what} takes"
             ) from None
         raise error(f"cannot import {what} {source!r}: {type(failure).__name__}: {_line(failure)}") from failure
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if callable(value)]
-        raise error(f"{what} {source!r} has no function {name!r}{did_you_mean(name, known)}")
-    return getattr(module, name)
+    found = getattr(module, name, None)
+    if found is None or (function and not callable(found)):
+        known = [key for key, value in vars(module).items() if callable(value) or not function]
+        raise error(f"{what} {source!r} has no {'function ' if function else ''}{name!r}{did_you_mean(name, known)}")
+    return found
 
 
 def _file_module(path: Path) -> ModuleType:

@@ -117,7 +117,7 @@ def open_project(
         weights_fingerprint(model), sample_outputs(model, data), data_fingerprint(data), settings=settings_of(config)
     )
     if run is not None and known is not None and (error := _difference(config, known, found, run.path)) is not None:
-        if isinstance(error, ModelError) and _is_random(config, model, progress):
+        if isinstance(error, ModelError) and _is_random(config, model, data, progress):
             error = ModelError(
                 f"model {config.model!r} has other weights at each call, so no run belongs to it; seed it in its "
                 "function, or save the weights and give --weights FILE"
@@ -163,9 +163,9 @@ def _difference(config: SearchConfig, known: Identity, found: Identity, run: Pat
     return None
 
 
-def _is_random(config: SearchConfig, model: nn.Module, progress: Progress) -> bool:
+def _is_random(config: SearchConfig, model: nn.Module, data: ImageData, progress: Progress) -> bool:
     """Whether the user's function makes other weights whenever it is called."""
     if not is_reference(config.model) or config.weights is not None:
         return False
-    again, _ = open_network(config.model, None, config.data, config.val_images, config.seed, progress)
+    again, _ = open_network(config.model, None, data, config.val_images, config.seed, progress)
     return weights_fingerprint(again) != weights_fingerprint(model)

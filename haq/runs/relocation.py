@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from haq.config import PATHS, SearchConfig
+from haq.errors import ConfigError
 from haq.io.prefixes import split_path
 from haq.io.validation import check_fields
 from haq.runs import RunFolder
@@ -31,7 +32,7 @@ class Named:
         scheme: A `haq.quant.schemes.Scheme`.
 
     Raises:
-        ConfigError: A path is no text.
+        ConfigError: The model is neither text nor a network, or the weights are no path.
     """
 
     model: Any = None
@@ -43,6 +44,14 @@ class Named:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not isinstance(self.model, str | None):
+            from torch import nn  # whoever has a network has PyTorch imported
+
+            if not isinstance(self.model, nn.Module):
+                raise ConfigError(
+                    f"model={type(self.model).__name__}: must be text or a torch.nn.Module; other options, such as "
+                    "constraints=, go by name"
+                )
 
     def texts(self) -> dict[str, str]:
         """Returns what was given, as options say it: an object as `object:CLASS`, which only `Named` can open again."""

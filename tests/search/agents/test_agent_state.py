@@ -13,7 +13,7 @@ import torch
 from haq.errors import ConfigError
 from haq.registry import AGENTS
 from haq.search.tune.searcher import BitSearcher
-from tests.search.toy import Toy
+from haq.testing import Toy
 
 
 class Payload:

@@ -18,7 +18,7 @@ from haq.registry import AGENTS
 from haq.search.agents.ddpg import DDPGAgent
 from haq.search.agents.episode_agent import Walker
 from tests.envs.conftest import WIDTHS, make_layers
-from tests.search.toy import Toy
+from haq.testing import Toy
 
 
 def episode(env: BitAllocationEnv) -> Transitions:

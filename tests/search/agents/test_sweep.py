@@ -13,7 +13,7 @@ from haq.runs.archive import pareto_front
 from haq.search import run
 from haq.search.agents.sweep import make_sweep, swept_budgets
 from tests.envs.conftest import WIDTHS, make_table
-from tests.search.toy import Toy
+from haq.testing import Toy
 
 pytestmark = pytest.mark.usefixtures("in_turn")
 

@@ -19,7 +19,7 @@ from haq.search.agents.task import penalties_of
 from haq.search.sensitivity import Sensitivity
 from tests.envs.conftest import WIDTHS, make_table
 from tests.search.conftest import config_for
-from tests.search.toy import Toy
+from haq.testing import Toy
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
