@@ -241,7 +241,7 @@ class SearchConfig:
         Raises:
             ConfigError: A key is unknown or missing, or a value is wrong.
         """
-        if isinstance(data, Mapping) and isinstance(data.get("start"), Mapping):
+        if isinstance(data, Mapping) and isinstance(data.get("start"), dict):
             data = {**data, "start": BitPolicy.from_dict(data["start"])}
         return restored(cls, data)
 
@@ -267,8 +267,9 @@ class SearchConfig:
             absolute = cls(("latency=100%",), **named).with_absolute_paths(path.resolve().parent)
             here = {name: getattr(absolute, name) for name in named}
             values = {**options, **here, **(changes or {})}
-            start = values.get("start")
-            return cls(**{**values, "start": BitPolicy.from_dict(start) if isinstance(start, Mapping) else start})
+            if isinstance(values.get("start"), dict):  # a policy is a mapping, too
+                values["start"] = BitPolicy.from_dict(values["start"])
+            return cls(**values)
         except HaqError as error:
             raise type(error)(f"{path}: {error}") from None
 

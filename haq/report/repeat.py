@@ -16,13 +16,16 @@ _FLAGS = {"weights_only": ("--weights-only", ""), "pin_ends": ("", "--free-ends"
 def command(config: SearchConfig) -> str:
     """Returns the command line that asks for the same search, for a POSIX shell.
 
-    What decides most is always there; other options only where they differ from today's defaults.
+    What decides most is always there; other options only where they differ from today's defaults. A search that started
+    from given widths is repeated from the run folder's `config.yaml`, which holds them.
 
     Examples:
         >>> command(SearchConfig(("latency=10ms",), batch=16, workers=2, trials=80, pin_ends=False))
         'haq search --constraint latency=10ms --model digits-resnet --data digits --hardware edge --batch 16 \
 --trials 80 --free-ends --workers 2 --seed 0'
     """
+    if config.start is not None:
+        return "haq search --config config.yaml"
     default = SearchConfig(("latency=1ms",)).to_dict()
     words = ["haq", "search"]
     for constraint in config.constraints:

@@ -1,9 +1,9 @@
 """Batteries of checks that every implementation of an interface must pass; a test only supplies the object.
 
-    from haq.testing import check_agent, check_hardware, check_scheme
+from haq.testing import check_agent, check_hardware, check_scheme
 
-    def test_my_agent():
-        check_agent(AgentKind(MyAgent))
+def test_my_agent():
+check_agent(AgentKind(MyAgent))
 """
 
 from haq.testing.agents import Toy, check_agent

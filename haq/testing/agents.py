@@ -141,7 +141,7 @@ def _proposed(agent: Agent, toy: Toy, seen: dict[BitPolicy, float], steps: int) 
         if proposal is None:
             break
         origin, policy = proposal
-        assert isinstance(origin, str) and origin, f"the origin of a proposal must be text, not {origin!r}"
+        assert isinstance(origin, str), f"the origin of a proposal must be text, not {origin!r}"
         assert toy.budget.allows(policy), f"a proposal is outside the budget: {policy.widths()}"
         assert policy not in seen, f"a policy is proposed that was scored before: {policy.widths()}"
         seen[policy] = toy.objective(policy)

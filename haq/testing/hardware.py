@@ -46,7 +46,7 @@ def _check_cost(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> None:
     where = f"{hardware.name}, {layer.kind} at {bits.w_bits}/{bits.a_bits} bits"
     cost = hardware.cost(layer, bits, batch=2)
     for field, value in cost.values.items():
-        assert math.isfinite(value) and value >= 0, f"{where}: {field}={value} must be finite and at least 0"
+        assert 0 <= value < math.inf, f"{where}: {field}={value} must be finite and at least 0"
     for field in ("latency_ms", "energy_mj"):
         assert cost.values.get(field, 1.0) > 0, f"{where}: {field} must be more than 0"
     assert max(cost.compute_ms, cost.memory_ms) <= cost.values.get("latency_ms", math.inf) * (1 + 1e-9), (

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from haq.config import SearchConfig, parse_bits
 from haq.constraints import Constraint
-from haq.errors import ConfigError, ConstraintError
+from haq.errors import ConfigError, ConstraintError, HaqError
 from haq.policy import WIDTHS, BitPolicy, LayerBits
 
 BUDGET = ("latency=10ms",)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -160,3 +161,53 @@ def test_files_become_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytes
     assert files.data == f"npz:{tmp_path}/images"
     assert files.weights == f"{tmp_path}/net.pt"
     assert files.with_absolute_paths() == files
+
+
+def test_a_file_holds_options_of_which_paths_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "model: nets/my_net.py:build\nweights: w.pt\ndata: npz:cifar10\n"
+        "constraints: latency=60%\nbits: 2-4,8\ntrials: 7\n"
+    )
+    config = SearchConfig.load(tmp_path / "mine.yaml", {"trials": 9})
+    assert config.model == f"{tmp_path}/nets/my_net.py:build"
+    assert (config.weights, config.data) == (f"{tmp_path}/w.pt", f"npz:{tmp_path}/cifar10")
+    assert (config.bits, config.trials, config.hardware) == ((2, 3, 4, 8), 9, "edge")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trails: 3\nconstraints: size=50%\n", r"mine.yaml: unknown option 'trails' \(did you mean 'trials'\?\)"),
+        ("trials: many\nconstraints: size=50%\n", "mine.yaml: trials='many': must be a whole number"),
+        ("trials: 3\n", "mine.yaml: no constraint: give at least one"),
+        ("constraints: speed=3\n", "mine.yaml: unknown constraint 'speed'"),
+        ("- 1\n", "mine.yaml: must be a mapping of options"),
+        ("model: [\n", "cannot read config file"),
+        ("start: 3\nconstraints: size=50%\n", "mine.yaml: start=3: must be"),
+        ("agent: gready\nconstraints: size=50%\n", "mine.yaml: --agent gready"),
+        ("model: !!python/object/apply:os.system [touch ran]\n", "cannot read config file"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(HaqError, match=message) as found:
+        SearchConfig.load(tmp_path / "mine.yaml")
+    assert "\n" not in str(found.value)
+
+
+def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.yaml"):
+        SearchConfig.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "search").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_searches_can_be_read(path: Path) -> None:
+    config = SearchConfig.load(path)
+    assert config.model == "digits-resnet"
+    assert SearchConfig.from_dict(config.to_dict()) == config
+
+
+def test_widths_to_start_from_survive_a_file() -> None:
+    config = SearchConfig(("size=50%",), start=BitPolicy.uniform(["conv1", "fc"], 4))
+    assert SearchConfig.from_dict(config.to_dict()) == config
+    assert "start" not in SearchConfig(("size=50%",)).to_dict(), "as in run folders of before"

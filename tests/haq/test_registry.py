@@ -97,7 +97,7 @@ def test_plugins_are_listed_by_package_and_loaded_late(plugin: Registry[object])
     assert plugin.plugins == {"better": "haq-tools", "broken": "haq-tools"}
     assert plugin["loads"] is json.loads
     assert plugin["better"] == 8
-    with pytest.raises(HardwareError, match="tool 'broken' of the package 'haq-tools' cannot be loaded: ModuleNotFound"):
+    with pytest.raises(HardwareError, match="tool 'broken' of the package 'haq-tools' cannot be loaded: Module"):
         plugin["broken"]
 
 

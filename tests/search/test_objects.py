@@ -66,7 +66,7 @@ def test_a_run_of_objects_is_opened_with_them(network: nn.Module, arrays: object
     later = Result(tmp_path / "run")
     with pytest.raises(DataError, match=r"the data of this run was given as an object; .*Named\(data=...\)"):
         later.export("packed")
-    with pytest.raises(ModelError, match=r"the network Tiny was given as an object; give it again with .*file.py:funct"):
+    with pytest.raises(ModelError, match=r"the network Tiny was given as an object; give it again .*file.py:fun"):
         later.export("packed", named=Named(data=arrays))
     assert later.export("packed", named=Named(model=network, data=arrays)) == later.path / "model.safetensors"
     assert later.export("packed", named=Named(model=f"{tiny}:model", data=f"{tiny}:data"))

@@ -31,7 +31,7 @@ def test_a_file_is_written_where_one_is_named(make_run: MakeRun, tmp_path: Path)
 
 
 def test_an_unknown_format_is_named(make_run: MakeRun) -> None:
-    message = r"unknown format 'yml' \(did you mean 'yaml'\?\); use one of json, yaml, csv, markdown, onnx, qonnx, packed, "
+    message = r"unknown format 'yml' \(did you mean 'yaml'\?\); use one of json, yaml, csv, markdown, onnx, qonnx, "
     with pytest.raises(ConfigError, match=message):
         export_run(make_run(), "yml")
 

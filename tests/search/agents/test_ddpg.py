@@ -17,8 +17,8 @@ from haq.policy import LayerBits
 from haq.registry import AGENTS
 from haq.search.agents.ddpg import DDPGAgent
 from haq.search.agents.episode_agent import Walker
-from tests.envs.conftest import WIDTHS, make_layers
 from haq.testing import Toy
+from tests.envs.conftest import WIDTHS, make_layers
 
 
 def episode(env: BitAllocationEnv) -> Transitions:

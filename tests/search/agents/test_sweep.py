@@ -12,8 +12,8 @@ from haq.policy import BitPolicy
 from haq.runs.archive import pareto_front
 from haq.search import run
 from haq.search.agents.sweep import make_sweep, swept_budgets
-from tests.envs.conftest import WIDTHS, make_table
 from haq.testing import Toy
+from tests.envs.conftest import WIDTHS, make_table
 
 pytestmark = pytest.mark.usefixtures("in_turn")
 

@@ -17,9 +17,9 @@ from haq.registry import AGENTS
 from haq.search import run
 from haq.search.agents.task import penalties_of
 from haq.search.sensitivity import Sensitivity
+from haq.testing import Toy
 from tests.envs.conftest import WIDTHS, make_table
 from tests.search.conftest import config_for
-from haq.testing import Toy
 
 pytestmark = pytest.mark.usefixtures("one_ray")
 
