@@ -24,13 +24,13 @@ OTHER_PROGRAMS = {
     "make ": "sets a whole environment up; `make demo` and `make test` are the continuous build",
     ". .venv/bin/activate": "of the shell",
     "head ": "of the shell",
-    "ray start": "starts processes that outlive the test; tests/search/test_cluster.py joins a cluster",
+    "ray start": "starts processes that outlive the test; tests/search/tune/test_cluster.py joins a cluster",
     "tensorboard ": "serves until it is stopped",
     "pip install": "downloads",
 }
 PARSED_ONLY = {
     "hf:": "downloads a model, or is a folder that tests/search/test_transformers.py makes",
-    "--address HOST": "needs a cluster; tests/search/test_cluster.py has one",
+    "--address HOST": "needs a cluster; tests/search/tune/test_cluster.py has one",
     "--gpus-per-trial": "needs a GPU",
     "compare-agents": "runs in Ray's workers; tests/search/test_comparison.py runs it",
 }
@@ -59,7 +59,8 @@ def parsed(line: str) -> tuple[click.Command, dict[str, Any]]:
     command = cli.commands[words[0]]
     context = command.make_context(words[0], words[1:], resilient_parsing=False)
     names = {field.name for field in fields(SearchConfig)}
-    if words[0] in ("search", "compare-agents") and not context.params.get("resumed"):
+    kept = context.params.get("resumed") or context.params.get("config_file")  # a file has the other options
+    if words[0] in ("search", "compare-agents") and not kept:
         SearchConfig(**{name: value for name, value in context.params.items() if name in names})
     return command, dict(context.params)
 

@@ -29,7 +29,7 @@ def test_the_command_asks_for_the_same_search(config: SearchConfig, monkeypatch:
     with click.Context(search) as context:
         search.parse_args(context, arguments)
         context.invoke(search)
-    options = {key: value for key, value in context.params.items() if key not in ("out", "resumed")}
+    options = {key: value for key, value in context.params.items() if key not in ("out", "resumed", "config_file")}
     found = SearchConfig(**options)
     assert {**found.to_dict(), "constraints": None} == {**config.to_dict(), "constraints": None}
     assert found.parsed_constraints() == config.parsed_constraints()
