@@ -14,12 +14,12 @@ __all__ = ["XNOR", "XNORActivations", "xnor_dot"]
 class XNORActivations(SignActivations):
     """β·sign(x − τ) with β = mean |x − τ| of the whole input, the solution of eq. 8 for one scale.
 
-    The paper's K has a β for every position of the output (eq. 11). One for the tensor keeps the layer a plain binary
-    convolution with one factor; the paper itself finds that K matters far less than α (section 4.2.2, table 3).
+    The paper's K has a β for every position of the output (eq. 11). With one β for the tensor, the layer stays a plain
+    binary convolution with one factor. The paper itself finds that K matters far less than α (section 4.2.2, table 3).
     """
 
     def magnitude(self, x: Tensor) -> Tensor:
-        """Returns mean |x|."""
+        """Returns β, the mean |x| of the centred input."""
         return x.abs().mean().view(1)
 
 
