@@ -72,7 +72,7 @@ def test_analytic_correction_comes_near_the_measured_one() -> None:
     before, after = (output_means(net, [x])["expand.0"] - expected for net in (quantized, corrected))
     assert after.norm() < before.norm()
     changed = corrected.get_submodule("stem.0").bias
-    assert torch.equal(changed, quantized.get_submodule("stem.0").bias), "no batch norm tells about images"  # type: ignore[arg-type]
+    assert torch.equal(changed, quantized.get_submodule("stem.0").bias), "there are no statistics of images"  # type: ignore[arg-type]
 
 
 def test_networks_must_belong_together() -> None:
