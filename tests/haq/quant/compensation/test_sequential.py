@@ -83,12 +83,12 @@ def test_answers_on_other_images_come_closer(
     trained: tuple[nn.Module, Tensor, Tensor], bits: LayerBits, scheme: str
 ) -> None:
     model, shown, others = trained
-    quantized, told = prepared(model, shown, bits, scheme), list[tuple[int, int]]()
+    quantized, reports = prepared(model, shown, bits, scheme), list[tuple[int, int]]()
     before, state = distance(quantized, model, others), {k: v.clone() for k, v in model.state_dict().items()}
-    assert compensate_in_sequence(quantized, model, shown.split(64), lambda *part: told.append(part))
+    assert compensate_in_sequence(quantized, model, shown.split(64), lambda *part: reports.append(part))
     assert distance(quantized, model, others) < 0.97 * before
     assert on_grids(quantized)
-    assert told == [(number, 4) for number in range(1, 5)]
+    assert reports == [(number, 4) for number in range(1, 5)]
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items()), (
         "the float one is as it was"
     )
@@ -126,9 +126,9 @@ def test_networks_together_come_out_as_alone(
         counted = sequential._calls(model, dict(quantizable_layers(model)), shown[:2], 4)
         assert counted is not None
         monkeypatch.setattr(sequential, "_BYTES", counted[1] * 0.9 * len(shown))
-    told = list[tuple[int, int]]()
-    assert compensate_together(together, model, [shown], lambda *part: told.append(part))
-    assert told[-1][0] == told[-1][1] == (6 if short_of_memory else 4)
+    reports = list[tuple[int, int]]()
+    assert compensate_together(together, model, [shown], lambda *part: reports.append(part))
+    assert reports[-1][0] == reports[-1][1] == (6 if short_of_memory else 4)
     with torch.no_grad():
         for one, other in zip(alone, together, strict=True):
             torch.testing.assert_close(other(others), one(others), rtol=1e-3, atol=1e-3)
