@@ -42,10 +42,10 @@ def test_a_lesson_depends_on_its_number_alone() -> None:
 
 @pytest.mark.parametrize("steps", [0, 3, 40])
 def test_prepared_lessons_are_the_same(steps: int) -> None:
-    told: list[float] = []
+    reports: list[float] = []
     lessons = Lessons(pictures(40), network(), 3, batch=8)
-    prepared = lessons.prepared(steps, told.append)
-    assert not steps or told[-1] == 1.0
+    prepared = lessons.prepared(steps, reports.append)
+    assert not steps or reports[-1] == 1.0
     for step in (0, 2, 3, 41):
         for one, two in zip(lessons.at(step, CPU), prepared.at(step, CPU), strict=True):
             torch.testing.assert_close(one, two)
