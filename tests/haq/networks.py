@@ -474,10 +474,10 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "cosine": (Cosine, r"layer 'fc': its weight is read, but the layer is not called \(by normalize\)"),
     "without its bias": (WithoutBias, r"layer 'fc': its weight is read, but the layer is not called \(by linear\)"),
     "multiplied": (Multiplied, r"layer 'fc': its weight is read, but the layer is not called \(by matmul\)"),
-    "global": (Global, r"layer 'c2' is called 1 times, but a quantizer of its weight 0 times: Global has another"),
+    "global": (Global, r"layer 'c2' is called 1 times, but the quantizer of its weight 0 times: Global has another"),
     "asks for a class": (
         AsksForClass,
-        r"gives other outputs with quantizers that change nothing, though its layers do",
+        r"gives different outputs with quantizers that change nothing, but its layers do",
     ),
     "padded tokens": (PaddedTokens, r"PaddedTokens gives different outputs when its layers are called one by one"),
     "scripted": (lambda: torch.jit.script(Plain()), r"the model is TorchScript.*give the nn.Module it was made from"),
