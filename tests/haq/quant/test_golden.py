@@ -1,4 +1,4 @@
-"""Published and hand-checked values: the example matrix of MIT 6.5940, lecture 6, and formulas of the papers."""
+"""Published and hand-checked values: the example matrix from MIT 6.5940, lecture 6, and formulas from the papers."""
 
 import math
 
@@ -204,7 +204,7 @@ def test_lsq() -> None:
 
 
 def test_qil() -> None:
-    """Jung et al. 2019, arXiv:1808.05779, eq. 3–5, and what they give for ∂ŵ/∂c and ∂ŵ/∂d."""
+    """Jung et al. 2019, arXiv:1808.05779, eq. 3–5, and their derivatives ∂ŵ/∂c and ∂ŵ/∂d."""
     quantizer = QILQuantizer(torch.rand(4, 8), 4, curved=False)
     for parameter, value in ((quantizer.center, 0.5), (quantizer.distance, 0.25), (quantizer.size, 1.0)):
         parameter.data.fill_(value)

@@ -1,4 +1,4 @@
-"""Rounding layer by layer on what the layers before give, on a network that learnt the digits and on odd ones."""
+"""Rounding layer by layer on the outputs of earlier layers, for a network trained on digits and for unusual ones."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from ...networks import REACHED
 
 
 class Digits(nn.Module):
-    """Batch norms, a depthwise convolution, a shortcut, activations in place."""
+    """Has batch norms, a depthwise convolution, a shortcut and in-place activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Digits(nn.Module):
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """Returns the network, calibration images, and others."""
+    """Returns the network, calibration images, and other images."""
     data, model = get_data("digits", 1000, seed=0), Digits()
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -199,7 +199,7 @@ def test_odd_networks_come_closer(make: Callable[[], nn.Module]) -> None:
     assert distance(quantized, model, x) < before
     assert on_grids(quantized)
     for name, value in quantized.named_parameters():
-        assert not name.startswith("again") or torch.equal(value, kept[name]), "called twice, it keeps its rounding"
+        assert not name.startswith("again") or torch.equal(value, kept[name]), "a layer called twice keeps its rounding"
     if make is Sequences:
         assert quantized.get_submodule("up").bias is None
 
@@ -260,7 +260,7 @@ def test_one_image_is_enough() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", REACHED)
 def test_eight_bits_give_what_the_float_network_gives(name: str) -> None:
-    """However layers are held and called, a forward pass of their own with other arguments included."""
+    """Layers may be held and called in any way, including their own forward pass with other arguments."""
     model = REACHED[name]().eval()
     dtype = next(model.parameters()).dtype
     x = torch.randn(70, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)  # two parts

@@ -68,7 +68,7 @@ def test_chunks_are_the_same_as_one_run_and_end_with_the_schedule() -> None:
     whole.run(6)
     for _ in range(4):
         chunked.run(2)
-    assert chunked.done == 6, "never past the whole run"
+    assert chunked.done == 6, "never more than the whole run"
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
@@ -139,7 +139,7 @@ def test_evaluate_counts_all_images() -> None:
 
 
 class Random(nn.Module):
-    """Training mode drops, by functions and inside of attention and a recurrent layer, and has a second head."""
+    """In training mode it has a second head, and dropout by functions, in attention and in a recurrent layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def test_mixed_samples_have_the_answers_to_what_is_shown() -> None:
     with torch.no_grad():
         assert torch.equal(target, model(x).log_softmax(1))
     plain = Lessons(images, None, 0, batch=40).at(0, CPU)
-    assert torch.equal(plain[0], images.batch(plain[1].numpy())[0]), "labels are of samples as they are"
+    assert torch.equal(plain[0], images.batch(plain[1].numpy())[0]), "samples with labels are not mixed"
     assert not torch.isin(x[:, 0, 0, 0], plain[0][:, 0, 0, 0]).any()
 
 
