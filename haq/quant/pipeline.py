@@ -14,7 +14,7 @@ from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.evaluation import evaluate
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.ptq import apply_passes, check_applicable
 from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
 from haq.quant.quantizers.base import Quantizer
@@ -158,11 +158,11 @@ def stored_bytes(model: nn.Module, layers: Sequence[LayerSpec]) -> int:
         if name not in called:
             continue
         total += _FLOAT_BYTES * layer.weight.shape[0]
-        quantizer = layer.weight_quantizer if isinstance(layer, QuantConv2d | QuantLinear) else None
+        quantizer = layer.weight_quantizer if isinstance(layer, Quantized) else None
         if isinstance(quantizer, Quantizer):
             total += quantizer.encode(layer.weight).size_bytes
         else:
             total += _FLOAT_BYTES * layer.weight.numel()
-        if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.input_quantizer, Quantizer):
+        if isinstance(layer, Quantized) and isinstance(layer.input_quantizer, Quantizer):
             total += _FLOAT_BYTES
     return total

@@ -20,7 +20,7 @@ from haq.layers.own_forward import OwnForward, window_of
 from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.threads import in_threads, one_thread
 
@@ -106,7 +106,7 @@ def compensate_together(
 
 
 def _quantized(layer: nn.Module | None) -> Quantized | None:
-    return layer if isinstance(layer, QuantConv2d | QuantLinear) else None
+    return layer if isinstance(layer, Quantized) else None
 
 
 def _share(progress: Progress, number: int, count: int) -> Progress:

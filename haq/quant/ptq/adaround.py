@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from haq.errors import DataError, ModelError
 from haq.layers import copied, quantizable_layers
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.ptq.blocks import chain_of_blocks
 from haq.quant.quantizers.base import Quantizer
 from haq.quant.quantizers.functional import code_range, is_binary
@@ -226,7 +226,7 @@ def _run(block: nn.Module, x: Tensor) -> Tensor:
 
 def _check(quantized: nn.Module) -> None:
     for name, layer in quantizable_layers(quantized):
-        if not isinstance(layer, QuantConv2d | QuantLinear) or isinstance(layer.weight_quantizer, nn.Identity):
+        if not isinstance(layer, Quantized) or isinstance(layer.weight_quantizer, nn.Identity):
             continue
         if not isinstance(layer.weight_quantizer, UniformQuantizer):
             kind = type(layer.weight_quantizer).__name__
@@ -237,7 +237,7 @@ def _check(quantized: nn.Module) -> None:
 
 
 def _uniform_layers(block: nn.Module) -> list[Quantized]:
-    layers = [m for m in block.modules() if isinstance(m, QuantConv2d | QuantLinear)]
+    layers = [m for m in block.modules() if isinstance(m, Quantized)]
     return [layer for layer in layers if isinstance(layer.weight_quantizer, UniformQuantizer)]
 
 

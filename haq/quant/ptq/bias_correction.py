@@ -15,7 +15,7 @@ from haq.layers import copied, fresh, quantizable_layers, reachable, run_sample,
 from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import module_of, trace_graph
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.ptq.statistics import input_statistics
 
 __all__ = ["correct_bias", "correct_bias_analytic", "output_means"]
@@ -50,7 +50,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
         for node in network.graph.nodes:  # each operation runs on all batches before the next one
             values = [run.run_node(node) for run in runs]
             layer = module_of(node, network)
-            if isinstance(layer, QuantConv2d | QuantLinear) and calls[node.target] == 1:
+            if isinstance(layer, Quantized) and calls[node.target] == 1:
                 values = _correct(layer, str(node.target), values, means)
             for run, value in zip(runs, values, strict=True):
                 run.env[node] = value
@@ -113,7 +113,7 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
     statistics = input_statistics(model)
     left = []
     for name, layer in quantizable_layers(corrected):
-        if not isinstance(layer, QuantConv2d | QuantLinear):
+        if not isinstance(layer, Quantized):
             continue
         if name not in floats:
             raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, floats)}")

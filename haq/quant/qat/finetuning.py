@@ -16,7 +16,7 @@ from haq.data import Samples
 from haq.errors import ConfigError
 from haq.layers import fresh
 from haq.quant.evaluation import device_of, outputs_of
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.qat.lessons import BATCH_SIZE, Lessons
 from haq.quant.qat.norms import norms_of, trainable
 from haq.quant.qat.rates import usual_rates
@@ -60,7 +60,7 @@ class Finetuning:
         self._penalised = [
             (layer.weight_quantizer, layer.weight)
             for layer in model.modules()
-            if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer)
+            if isinstance(layer, Quantized) and isinstance(layer.weight_quantizer, Quantizer)
         ]
         agreement = lessons.agreement(model)
         rates = usual_rates(model, agreement)

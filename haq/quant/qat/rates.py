@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from haq.layers import quantizable_layers
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["Rates", "usual_rates"]
@@ -62,5 +62,5 @@ def _median_bits(model: nn.Module) -> float:
         widths = [getattr(q, "bits", _FLOAT_BITS) for q in (layer.weight_quantizer, layer.input_quantizer)]
         return min(*widths, _FLOAT_BITS)
 
-    layers = [layer for _, layer in quantizable_layers(model) if isinstance(layer, QuantConv2d | QuantLinear)]
+    layers = [layer for _, layer in quantizable_layers(model) if isinstance(layer, Quantized)]
     return statistics.median(narrower(layer) for layer in layers) if layers else _FLOAT_BITS

@@ -13,7 +13,7 @@ from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import UniformQuantizer, round_through, uniform
 from haq.quant.schemes.base import Scheme
 
-__all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "dorefa_weights", "quantize_k"]
+__all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "quantize_k"]
 
 
 def quantize_k(r: Tensor, bits: int) -> Tensor:
@@ -67,18 +67,6 @@ class DoReFaWeights(Quantizer):
         codes = torch.round(self._rounded(group(x.detach().float(), self.granularity)) * steps).to(torch.int32)
         scale = self.get_buffer("size") / steps
         return QuantizedTensor(ungroup(codes, x, self.granularity), self.bits, self.granularity, x.dtype, scale)
-
-
-def dorefa_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scaled: bool = True) -> Quantizer:
-    """Returns DoReFa's weight quantizer, for other schemes that use it.
-
-    Args:
-        values: The weight.
-        bits: Width of a code.
-        granularity: Which values share a maximum.
-        scaled: Whether levels keep the size of the weights.
-    """
-    return DoReFaWeights(values, bits, granularity=granularity, scaled=scaled)
 
 
 def dorefa_inputs(values: Tensor, bits: int, *, granularity: str = "tensor", limit: float | None = None) -> Quantizer:

@@ -13,7 +13,7 @@ from haq.quant.quantizers.granularity import ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.schemes.dorefa import dorefa_weights
+from haq.quant.schemes.dorefa import DoReFaWeights
 
 __all__ = ["PACT", "PACTQuantizer"]
 
@@ -91,7 +91,7 @@ PACT = Scheme(
     title="PACT: Parameterized Clipping Activation for Quantized Neural Networks",
     arxiv="1805.06085",
     equation="eq. 1–3; weights as in DoReFa, as in the paper's experiments; signed inputs are clipped at ±α",
-    weights=dorefa_weights,
+    weights=DoReFaWeights,
     inputs=PACTQuantizer,
     widths=(1, 2, 3, 4, 5, 6, 7, 8),
     input_widths=(2, 3, 4, 5, 6, 7, 8),

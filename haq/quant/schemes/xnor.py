@@ -8,7 +8,7 @@ from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.bnn import SignActivations
 from haq.quant.schemes.bwn import BWNQuantizer
 
-__all__ = ["XNOR", "XNORActivations", "xnor_dot"]
+__all__ = ["XNOR", "XNORActivations"]
 
 
 class XNORActivations(SignActivations):
@@ -21,21 +21,6 @@ class XNORActivations(SignActivations):
     def magnitude(self, x: Tensor) -> Tensor:
         """Returns β, the mean |x| of the centred input."""
         return x.abs().mean().view(1)
-
-
-def xnor_dot(w: Tensor, x: Tensor) -> Tensor:
-    """Returns Σ w·x for sign bits, −n + 2·popcount(xnor(w, x)) (section 3.2).
-
-    Args:
-        w: bool `(n,)`, true for +1.
-        x: bool `(n,)`.
-
-    Examples:
-        >>> import torch
-        >>> xnor_dot(torch.tensor([1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()).item()
-        -2
-    """
-    return 2 * (w == x).sum() - w.numel()
 
 
 XNOR = Scheme(
