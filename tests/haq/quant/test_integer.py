@@ -452,7 +452,7 @@ def test_wrong_calls(mobile: nn.Module) -> None:
     model = prepared(mobile, IMAGES, lambda _: (8, 8))
     with pytest.raises(ConfigError, match="value_bits=4: .* 8 to 20 bits"):
         convert(model, [IMAGES], value_bits=4)
-    with pytest.raises(DataError, match="no batches"):
+    with pytest.raises(DataError, match="convert needs batches"):
         convert(model, [])
     with pytest.raises(ModelError, match=r"average of \(5, 6\) values, but .* converted for \(6, 6\)"):
         convert(model, [IMAGES])(IMAGES[:, :, :10])
