@@ -1,4 +1,4 @@
-"""What a network is fine-tuned, scored and tested on: labelled images, or texts and their next tokens."""
+"""The data that a network is fine-tuned, scored and tested on: labelled images, or texts and their next tokens."""
 
 from haq.data.registry import get_data
 from haq.data.samples import ImageData, Images, Samples, Tokens

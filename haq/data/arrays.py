@@ -1,4 +1,4 @@
-"""Images and labels in NumPy arrays: from files, or from a function of the user."""
+"""Images and labels in NumPy arrays, from files or from the user's own function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from haq.io.user_code import call_named
 
 __all__ = ["checked_images", "default_statistics", "read_function", "read_npz", "taken"]
 
-# Of ImageNet's training images, as torchvision's pretrained models use them
+# Statistics of ImageNet's training images, as torchvision's pretrained models use them
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def read_npz(spec: str) -> Splits:
-    """Reads `train.npz` and `test.npz` of the folder in `npz:FOLDER`; nothing is ever unpickled."""
+    """Reads `train.npz` and `test.npz` from the folder in `npz:FOLDER`; never unpickles anything."""
     folder = Path(source_of(spec)[1])
     if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
         raise DataError(f"data folder {str(folder)!r} does not exist; it must hold train.npz and test.npz")
@@ -81,7 +81,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except Exception as failure:  # zipfile, NumPy and the OS each raise their own for a damaged file
+    except Exception as failure:  # zipfile, NumPy and the OS each raise their own errors for a damaged file
         raise DataError(f"cannot read {str(path)!r} as npz without pickle: {' '.join(str(failure).split())}") from None
     if missing := [name for name in ("x", "y") if name not in arrays]:
         raise DataError(f"{str(path)!r} has no array {missing[0]!r}; it must hold x (images) and y (labels)")
@@ -89,7 +89,18 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
-    """Checks one split and fills in the normalisation."""
+    """Checks one split and fills in the normalisation.
+
+    Args:
+        x: Images, uint8 `(N, H, W, C)` or float32 `(N, C, H, W)`.
+        y: Class indices, integers `(N,)`.
+        mean: `(C,)`, for uint8 images; `None` for the default, see `default_statistics`.
+        std: `(C,)`, for uint8 images; `None` for the default.
+        where: Where the split comes from, for messages.
+
+    Raises:
+        DataError: The arrays are not of this form, or their values are not usable.
+    """
     form = "x must be uint8 (N, H, W, C) or float32 (N, C, H, W)"
     try:
         x, y = np.asarray(x), np.asarray(y)
@@ -113,7 +124,8 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
     if mean is None and std is None:
         if channels not in (1, 3):
             raise DataError(
-                f"{where}: no default for {channels} channels; add arrays mean and std of shape (C,) to train.npz"
+                f"{where}: there is no default normalisation for {channels} channels; "
+                "add arrays mean and std of shape (C,) to train.npz"
             )
         mean, std = default_statistics(channels)
     try:
@@ -128,16 +140,16 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and deviation for images in grey or RGB that bring none."""
+    """Returns the mean and standard deviation for grey or RGB images that come without them."""
     return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
 
 
 def _splits(spec: str, train: Images, test: Images) -> Splits:
-    """Checks that both go together."""
+    """Checks that both splits fit together."""
     if train.x.dtype != test.x.dtype or train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{spec}: training images are {train.x.dtype} {train.x.shape[1:]}, "
-            f"but test images are {test.x.dtype} {test.x.shape[1:]}; give both the same form"
+            f"but test images are {test.x.dtype} {test.x.shape[1:]}; give both the same type and shape"
         )
     if len(np.unique(train.y)) < 2:
         raise DataError(f"{spec}: all training labels are {train.y[0]}; at least two classes are needed")

@@ -13,7 +13,7 @@ _TEST = 450
 
 
 def read_digits() -> Splits:
-    """Returns a split that no seed changes, because the pretrained float network must not have seen the test images."""
+    """Returns a fixed split: the pretrained float network must not have seen the test images, whatever the seed."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -1,8 +1,8 @@
 """Picture files of any kind as grey or RGB levels.
 
-Pictures are read as loaders of training pipelines do it, by Pillow's `convert("RGB")`: palettes become colours and
-transparency is dropped. Two things are done otherwise. Pictures stand upright, as the camera noted (EXIF). Grey of 16
-bits keeps its levels, which `convert` would clip at 255.
+Pictures are read as training pipelines read them, with Pillow's `convert("RGB")`: palettes become colours and
+transparency is dropped. There are two differences. Pictures are turned upright if the camera noted how it was held
+(EXIF). 16-bit grey keeps its levels, which `convert` would clip at 255.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from numpy.typing import NDArray
 __all__ = ["DEEP", "alike", "as_bytes", "opened"]
 
 DEEP = "I;16"
-"""Pillow's mode of grey in 16 bits."""
+"""Pillow's mode for 16-bit grey."""
 
 _GREY = ("1", "L", "LA", "La")
-_SCALE = 257  # 65535 / 255: an 8-bit level, written in 16 bits, is a multiple of it
-_SIXTEEN_BITS = ("PNG", "PPM")  # where mode I, of 32 bits, holds 16
+_SCALE = 257  # 65535 / 255: an 8-bit level written in 16 bits is a multiple of it
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats whose pictures of mode I (32 bits) hold 16-bit levels
 
 
 def opened(path: str | None, content: bytes | None, mode: str | None = None) -> tuple[Any, frozenset[str]]:
     """Opens a picture.
 
     Args:
-        path: Of its file.
-        content: Of its file, where that is at hand.
-        mode: Pillow's, where the data set asks for one.
+        path: Path of the picture file.
+        content: Bytes of the file, if they are already in memory; `path` is then not read.
+        mode: Pillow mode that the data set asks for, if any.
 
     Returns:
-        The picture in mode `L`, `RGB` or `DEEP`, the last only where 8 bits do not hold its levels; and what was lost.
+        The picture in mode `L`, `RGB` or `DEEP`, the last only if 8 bits cannot hold its levels; and what was lost.
 
     Raises:
-        OSError: It is damaged.
-        ValueError: Its values have no levels of black and white.
+        OSError: The file is damaged.
+        ValueError: The picture's mode does not define black and white.
     """
     from PIL import Image, ImageOps
 
     with Image.open(BytesIO(content) if content else path or "") as file:
-        stored = str(file.tile)  # gone as soon as it is loaded
+        stored = str(file.tile)  # Pillow drops it on loading
         form = file.format
         file.load()
     picture: Any = ImageOps.exif_transpose(file)
@@ -53,20 +53,20 @@ def opened(path: str | None, content: bytes | None, mode: str | None = None) -> 
         return _grey(picture), frozenset()
     if picture.mode in ("I", "F"):
         raise ValueError(
-            f"pictures of mode {picture.mode} (32 bits) do not say what is white; save it with 8 or 16 bits, or give "
-            "float32 images in npz:FOLDER"
+            f"pictures of mode {picture.mode} (32 bits) do not define which value is white; save them with 8 or 16 "
+            "bits, or give float32 images in npz:FOLDER"
         )
     if ";16" in stored:
-        lost.add("have 16 bits a colour, of which the upper 8 are read")
+        lost.add("have 16 bits per colour; only the upper 8 are read")
     if "A" in picture.getbands() or "transparency" in picture.info:
         picture = picture.convert("RGBA" if picture.mode not in _GREY else "LA")
         if picture.getchannel("A").getextrema()[0] < 255:
-            lost.add("have transparency, which is dropped: what lies under it counts")
+            lost.add("have transparency, which is dropped; the colours under it are used")
     return picture.convert("L" if picture.mode in _GREY else "RGB"), frozenset(lost)
 
 
 def as_bytes(picture: Any) -> Any:
-    """Returns a picture of mode `DEEP` in mode `L`, and any other as it is."""
+    """Returns a picture of mode `DEEP` in mode `L`, and any other picture unchanged."""
     from PIL import Image
 
     if picture.mode != DEEP:
@@ -75,9 +75,9 @@ def as_bytes(picture: Any) -> Any:
 
 
 def alike(pictures: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Returns arrays `(N, H, W, C)` of uint8 or uint16 with the same channels and depth, whatever each had.
+    """Returns uint8 or uint16 arrays `(N, H, W, C)`, brought to the same number of channels and the same depth.
 
-    Grey beside colour becomes three equal channels; 8 bits beside 16 become multiples of 257.
+    If one is in colour, grey becomes three equal channels. If one has 16 bits, 8-bit levels become multiples of 257.
     """
     channels = max(x.shape[-1] for x in pictures)
     deep = any(x.dtype == np.uint16 for x in pictures)

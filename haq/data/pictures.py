@@ -1,4 +1,4 @@
-"""Labelled pictures that Hugging Face's `datasets` reads: from the hub, a saved folder, or folders of image files."""
+"""Labelled pictures read with Hugging Face's `datasets`: from the hub, a saved folder, or folders of image files."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = ["read_pictures"]
 logger = logging.getLogger(__name__)
 
 _NAMES = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
-_MOST_BYTES = 2**31  # of a split in memory
-_CHUNK = 64
+_MOST_BYTES = 2**31  # that a split may take in memory
+_CHUNK = 64  # pictures read at a time
 
 
 def read_pictures(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
-    """Reads `hf:NAME_OR_FOLDER` or `imagefolder:DIR` into memory, prepared as the model's configuration says.
+    """Reads `hf:NAME_OR_FOLDER` or `imagefolder:DIR` into memory, preprocessed as the model's configuration says.
 
-    Splits are taken as found. Where there is no labelled test split, half of the validation images become one, or,
-    where there are none either, a fifth of the training images, the same whatever the seed. Of a split that does not
-    fit 2 GiB a random part is read.
+    The data set's own splits are used. If it has no labelled test split, half of the validation images become the test
+    split; if there are no validation images either, a fifth of the training images, the same for every seed. If a split
+    does not fit into 2 GiB, a random part of it is read.
 
     Args:
         spec: What to read.
-        val_images: About how many images of a validation split to use.
-        seed: Decides which of them.
-        model: What the images are for.
+        val_images: Approximate number of images to use from a validation split.
+        seed: Seed for choosing those images.
+        model: Model that the images are for, as in `haq.models.load_model`; its preprocessing is used.
 
     Raises:
         DataError: The data or the model's preprocessing cannot be read, or there are no images or labels.
@@ -65,15 +65,15 @@ def read_pictures(spec: str, val_images: int, seed: int, model: str | None) -> S
     if preprocessing is None:
         height, width, channels = pixels[0].shape[1:]
         logger.warning(
-            "model %r brings no preprocessing: images keep their size, %d × %d, and are normalised with %s",
+            "model %r has no preprocessing: images keep their size, %d × %d, and are normalised with %s",
             model, height, width, "ImageNet's statistics" if channels == 3 else "0.5",
         )  # fmt: skip
     if test is None and val is not None:
         val, test = hold_out(val, len(val) // 2, seed=0)
-        logger.warning("data %r has no labelled test split: %d of the validation images are it", spec, len(test))
+        logger.warning("data %r has no labelled test split: testing on %d of the validation images", spec, len(test))
     elif test is None:
         train, test = hold_out(train, int(VAL_SHARE * len(train)), seed=0)
-        logger.warning("data %r has no labelled test split: %d of the training images are it", spec, len(test))
+        logger.warning("data %r has no labelled test split: testing on %d of the training images", spec, len(test))
     if not len(test):
         raise DataError(f"{spec}: no class has two images, so none can be held out for testing; add some")
     if val is not None and len(val) > val_images:
@@ -84,35 +84,35 @@ def read_pictures(spec: str, val_images: int, seed: int, model: str | None) -> S
 def _found(spec: str, name: str) -> Mapping[str, Any]:
     """Returns the splits by name."""
     folder = Path(name)
-    mend = "give folders of images by class, train/CLASS/… and test/CLASS/…"
     if spec.startswith("imagefolder:"):
+        fix = "give folders of images by class, train/CLASS/… and test/CLASS/…"
         if not os.path.isdir(folder):
-            raise DataError(f"data folder {name!r} does not exist; {mend}")
-        with hugging_face("datasets", f"data {spec!r}", name, DataError, mend) as datasets:
+            raise DataError(f"data folder {name!r} does not exist; {fix}")
+        with hugging_face("datasets", f"data {spec!r}", name, DataError, fix) as datasets:
             found: Mapping[str, Any] = datasets.load_dataset("imagefolder", data_dir=name)
         return found
-    mend = "give the hub name or folder of a data set with images and labels"
-    with hugging_face("datasets", f"data {spec!r}", name, DataError, mend) as datasets:
+    fix = "give the hub name or folder of a data set with images and labels"
+    with hugging_face("datasets", f"data {spec!r}", name, DataError, fix) as datasets:
         saved = (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
         read = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
         return read if isinstance(read, Mapping) else {"train": read}
 
 
 def _label(spec: str, columns: Mapping[str, Any]) -> tuple[str, int | None]:
-    """Returns the column of class indices, and how many classes there are, where that is known."""
+    """Returns the name of the column with class indices, and the number of classes if it is known."""
     named = [key for key, kind in columns.items() if type(kind).__name__ == "ClassLabel"]
     numbered = [key for key in ("label", "labels") if "int" in str(getattr(columns.get(key), "dtype", ""))]
     if not (chosen := sorted(named, key=lambda key: key not in ("label", "labels")) or numbered):
         raise DataError(
-            f"data {spec!r} has no column of class labels, only {', '.join(columns)}; name one 'label', of integers"
+            f"data {spec!r} has no column of class labels, only {', '.join(columns)}; name a column of integers 'label'"
         )
     if len(named) > 1:
-        logger.warning("data %r has labels %s: %r is used", spec, ", ".join(named), chosen[0])
+        logger.warning("data %r has several label columns, %s: using %r", spec, ", ".join(named), chosen[0])
     return chosen[0], getattr(columns[chosen[0]], "num_classes", None)
 
 
 def _parts(spec: str, found: Mapping[str, Any], label: str) -> Iterable[tuple[str, Any]]:
-    """Yields what serves as `train`, `val` and `test`; test labels that are kept secret, −1, are no labels."""
+    """Yields the splits for `train`, `val` and `test`; a split whose labels are hidden (−1) is left out."""
     for part, names in _NAMES.items():
         split = next((found[name] for name in names if name in found), None)
         if split is not None and (part == "train" or (len(split) and min(split[label]) >= 0)):
@@ -124,7 +124,7 @@ def _parts(spec: str, found: Mapping[str, Any], label: str) -> Iterable[tuple[st
 def _pixels(
     spec: str, split: Any, image: str, label: str, preprocessing: Preprocessing | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Reads a split, or as much of it as memory should hold: levels `(N, H, W, C)` and labels `(N,)`."""
+    """Reads a split, or as much of it as `_MOST_BYTES` allows: levels `(N, H, W, C)` and labels `(N,)`."""
     where = f"{spec} ({split.split or 'train'})"
     if not len(split):
         raise DataError(f"{where} is empty; add images")
@@ -138,7 +138,7 @@ def _pixels(
         for file in files[rows][image]:
             try:
                 picture, lost = opened(file["path"], file["bytes"], kind.mode)
-            except Exception as failure:  # PIL raises many kinds
+            except Exception as failure:  # PIL raises many kinds of errors
                 name = Path(file["path"] or "").name
                 raise DataError(
                     f"{where}: {name and repr(name) + ': '}{one_line(failure)}; remove that image"
@@ -146,7 +146,7 @@ def _pixels(
             pictures.append(picture)
             losses.update(lost)
         if preprocessing is not None:
-            losses["have 16 bits, and are rounded to 8"] += sum(picture.mode == DEEP for picture in pictures)
+            losses["have 16 bits and are rounded to 8"] += sum(picture.mode == DEEP for picture in pictures)
             mode = "L" if len(preprocessing.mean) == 1 else "RGB"
             return preprocessing.shape([as_bytes(picture).convert(mode) for picture in pictures])
         sizes.update(picture.size for picture in pictures)
@@ -156,7 +156,7 @@ def _pixels(
     first = pixels(slice(1))
     most = max(1, _MOST_BYTES // (first.size * (1 if first.dtype == np.uint8 else 4)))  # 16 bits become float32
     if len(split) > most:
-        logger.warning("%s: %d of %d images are read, which is what 2 GiB of memory hold", where, most, len(split))
+        logger.warning("%s: reading only %d of %d images, which fit into 2 GiB of memory", where, most, len(split))
         chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:most])
         split, files = split.select(chosen), files.select(chosen)
     losses.clear()
@@ -170,8 +170,8 @@ def _pixels(
 def _check_sizes(where: str, sizes: Collection[tuple[int, ...]]) -> None:
     if len(set(sizes)) > 1:
         raise DataError(
-            f"{where}: images are of several sizes, and the model brings no preprocessing; resize them, or give a "
-            "model hf:… with preprocessor_config.json"
+            f"{where}: images are of several sizes, and the model has no preprocessing; resize them, or give a model "
+            "hf:… with preprocessor_config.json"
         )
 
 

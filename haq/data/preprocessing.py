@@ -1,4 +1,4 @@
-"""From pictures of any size to what a pretrained network was trained on."""
+"""Preprocessing that brings pictures of any size to the form that a pretrained network was trained on."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["Preprocessing", "preprocessing_of"]
 
 Pixels = NDArray[np.uint8]
 
-_CLOSE = 0.02  # of a deviation: less than what rounding to whole grey levels does
+_CLOSE = 0.02  # standard deviations: more than rounding to whole grey levels causes
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network's own configuration says.
+    """Preprocessing from a network's own configuration.
 
     Attributes:
-        shape: Resizes and crops pictures, PIL images with as many channels as `mean`, to uint8 `(N, H, W, C)`.
-        mean: `(C,)`, subtracted from pixels that were divided by 255.
-        std: `(C,)`, by which they are then divided.
+        shape: Resizes and crops PIL images, which have as many channels as `mean`, to uint8 `(N, H, W, C)`.
+        mean: `(C,)`, subtracted from the pixels after division by 255.
+        std: `(C,)`; the pixels are divided by it last.
     """
 
     shape: Callable[[Sequence[Any]], Pixels]
@@ -35,13 +35,13 @@ class Preprocessing:
 
 
 def preprocessing_of(model: str | None) -> Preprocessing | None:
-    """Returns how a model's pictures are prepared, or `None` where nothing says so.
+    """Returns a model's preprocessing, or `None` if it has no configuration for it.
 
     Args:
         model: As in `haq.models.load_model`.
 
     Raises:
-        DataError: The configuration cannot be read, or asks for more than resizing, cropping and normalising.
+        DataError: The configuration cannot be read, or does more than resize, crop and normalise.
     """
     source, name = source_of(model or "")
     if source == "hf":
@@ -58,7 +58,7 @@ def preprocessing_of(model: str | None) -> Preprocessing | None:
     if source == "torchvision":
         models = need("torchvision", "torchvision", f"model {model!r}", DataError).models
         if name not in models.list_models(module=models):
-            return None  # that the name is wrong is told where the model is loaded
+            return None  # loading the model reports the wrong name
         own = models.get_model_weights(name).DEFAULT.transforms()
         shaper = _Shaper(own.resize_size[0], own.crop_size[0], own.interpolation.value)
         return Preprocessing(shaper, tuple(own.mean), tuple(own.std))
@@ -67,7 +67,7 @@ def preprocessing_of(model: str | None) -> Preprocessing | None:
 
 @dataclass(frozen=True)
 class _Shaper:
-    """Resizes the shorter side, then crops the middle."""
+    """Resizes the shorter side to `resize` pixels, then crops a square of `crop` pixels from the middle."""
 
     resize: int
     crop: int
@@ -88,10 +88,10 @@ class _Shaper:
 
 def _of_transformers(name: str) -> Preprocessing | None:
     asked = f"the preprocessing of model 'hf:{name}'"
-    mend = "give a folder that holds config.json and preprocessor_config.json"
-    with hugging_face("transformers", asked, name, DataError, mend) as transformers:
+    fix = "give a folder that holds config.json and preprocessor_config.json"
+    with hugging_face("transformers", asked, name, DataError, fix) as transformers:
         try:
-            # Without torchvision, which may not load beside every PyTorch
+            # The PIL backend, because torchvision may not load with every PyTorch
             processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
         except (OSError, ValueError) as failure:
             if "preprocessor_config.json" in str(failure) or "image processor" in str(failure):
@@ -101,13 +101,14 @@ def _of_transformers(name: str) -> Preprocessing | None:
 
 
 def _equivalent(processor: Any, asked: str) -> Preprocessing:
-    """Takes the geometry from the processor and the arithmetic out of it, so that pictures are kept as bytes.
+    """Keeps only the processor's geometry and does the arithmetic later, so that pictures are kept as bytes.
 
-    What it makes of black and of white tells mean and deviation, by whichever options they came about.
+    The mean and standard deviation follow from the processor's outputs for black and for white, whatever options
+    lead to them.
     """
     from PIL import Image
 
-    # The last one is EfficientNet's, a second division
+    # The last one is a second division, in EfficientNet's processor
     geometry = {key: False for key in ("do_rescale", "do_normalize", "include_top") if hasattr(processor, key)}
 
     def shape(pictures: Sequence[Any]) -> Pixels:
@@ -123,5 +124,5 @@ def _equivalent(processor: Any, asked: str) -> Preprocessing:
     std = 1 / (white - black)
     mean = -black * std
     if np.abs((shape(examples) / 255 - mean) / std - expected).max() > _CLOSE:
-        raise DataError(f"{asked} is more than resizing, cropping and normalising; give float32 images in npz:FOLDER")
+        raise DataError(f"{asked} does more than resize, crop and normalise; give float32 images in npz:FOLDER")
     return Preprocessing(shape, tuple(mean.tolist()), tuple(std.tolist()))

@@ -1,4 +1,4 @@
-"""Labelled samples in memory, and what one data set consists of."""
+"""Labelled samples in memory, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["ImageData", "Images", "Samples", "Tokens"]
 
-_TOKENS_A_BATCH = 1024  # every one has a score for each word of the vocabulary, which may be a hundred thousand
+_TOKENS_A_BATCH = 1024  # each token has a score for every word of the vocabulary, which may hold a hundred thousand
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +21,8 @@ class Samples:
     """One split.
 
     Attributes:
-        x: What the network reads, one entry a sample.
-        y: int64 class indices, `(N,)`, or `(N, T)` where a sample has an answer at every position.
+        x: Inputs of the network, `(N, …)`.
+        y: int64 class indices, `(N,)`, or `(N, T)` if a sample has a label at every position.
     """
 
     x: NDArray[Any]
@@ -32,22 +32,22 @@ class Samples:
         return len(self.y)
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Returns these samples as the network reads them, and their labels."""
+        """Returns the samples at these indices, in the form that the network reads, and their labels."""
         chosen = np.asarray(indices)  # indexing copies: arrays in Ray's object store are read-only
         return torch.from_numpy(self.x[chosen]), torch.from_numpy(self.y[chosen])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields all samples in order, `fitting(size)` at a time."""
+        """Yields all samples in order, in batches of `fitting(size)`."""
         step = self.fitting(size)
         for start in range(0, len(self), step):
             yield self.batch(np.arange(start, min(start + step, len(self))))
 
     def fitting(self, size: int) -> int:
-        """Returns how many samples make a batch where `size` images would."""
+        """Returns the number of these samples to batch in place of `size` images."""
         return size
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:
-        """Returns the split with only these samples."""
+        """Returns a split with only the samples at these indices."""
         chosen = np.asarray(indices)
         return replace(self, x=self.x[chosen], y=self.y[chosen])
 
@@ -57,10 +57,10 @@ class Images(Samples):
     """Pictures.
 
     Attributes:
-        x: uint8 `(N, H, W, C)`, or float32 `(N, C, H, W)` that is normalised already.
-        y: int64 `(N,)`, class indices.
+        x: uint8 `(N, H, W, C)`, or float32 `(N, C, H, W)` that is already normalised.
+        y: int64 class indices, `(N,)`.
         mean: `(C,)`, subtracted from uint8 images after division by 255.
-        std: `(C,)`, by which they are then divided.
+        std: `(C,)`; uint8 images are divided by it last.
     """
 
     mean: tuple[float, ...]
@@ -78,7 +78,7 @@ class Images(Samples):
 
 @dataclass(frozen=True, eq=False)
 class Tokens(Samples):
-    """Pieces of a text; the label of every token is the one that follows it.
+    """Pieces of a text; the label of every token is the next token.
 
     Attributes:
         x: int64 `(N, T)`.
@@ -86,14 +86,14 @@ class Tokens(Samples):
     """
 
     def fitting(self, size: int) -> int:
-        """Returns how many pieces make a batch: fewer than images, for every token has a score for every word."""
+        """Returns the number of pieces in a batch: fewer than images, because each token has a score for every word."""
         length: int = self.y.shape[1]
         return max(1, min(size, _TOKENS_A_BATCH // length))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set: `val` is held out of the training samples, `test` is looked at once, at the end."""
+    """A data set: `val` is held out of the training samples; `test` is used once, at the end."""
 
     name: str
     train: Samples

@@ -1,4 +1,4 @@
-"""Which samples are held out."""
+"""Splits of a data set, and holding out samples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from haq.data.samples import Samples
 __all__ = ["VAL_SHARE", "Splits", "hold_out"]
 
 VAL_SHARE = 0.2
-"""The most of the training samples that are held out."""
+"""Largest share of the training samples that is held out."""
 
 S = TypeVar("S", bound=Samples)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a source of data has; without `val`, validation samples are held out of `train`."""
+    """The splits that a data source provides; without `val`, validation samples are held out of `train`."""
 
     train: Samples
     val: Samples | None
@@ -28,7 +28,16 @@ class Splits:
 
 
 def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
-    """Splits off about `count` samples, the same share of every class, at least one of each that has several."""
+    """Splits off about `count` samples: the same share of every class, and at least one of a class that has several.
+
+    Args:
+        samples: Samples with class indices `(N,)`.
+        count: Approximate number of samples to hold out.
+        seed: Seed for choosing them.
+
+    Returns:
+        The remaining samples, and those held out.
+    """
     rng = np.random.default_rng(seed)
     share = count / len(samples)
     held: list[int] = []

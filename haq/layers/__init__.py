@@ -1,4 +1,4 @@
-"""The layers of a network: what they are, how they are called, and how a network is made whose layers all are."""
+"""The layers of a network: their description, their calls, and networks rebuilt so that all layers are called."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is used: that takes over a second, and reports read layers without it."""
+    """Imports on first use what needs torch: that takes over a second, and reports use `LayerSpec` without it."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,7 +1,7 @@
-"""PyTorch's attention, made to call its output projection, and kept from its fast path.
+"""Makes PyTorch's attention call its output projection, and keeps it off its fast path.
 
-In evaluation mode `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` take a fused kernel, which reads the weights
-of their layers and calls none of them. Without that kernel, too, attention only reads the weight of `out_proj`.
+In evaluation mode `nn.MultiheadAttention` and `nn.TransformerEncoderLayer` use a fused kernel, which reads the weights
+of their layers without calling the layers. Even without that kernel, attention only reads the weight of `out_proj`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["CallsProjection", "call_layers", "has_fast_path"]
 
 
 class CallsProjection(Variant):
-    """Added to `nn.MultiheadAttention`, which then calls `out_proj`."""
+    """Mixed into `nn.MultiheadAttention` so that it calls `out_proj`."""
 
     out_proj: nn.Linear
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the attention's own forward pass; a mode on the stack keeps it from the fast path."""
+        """Runs the attention's own forward pass; an active function mode also keeps it off the fast path."""
         with _Calling(self.out_proj):
             return super().forward(*args, **kwargs)
 
@@ -41,7 +41,7 @@ class _Calling(TorchFunctionMode):
 
 
 def _calling(projection: nn.Module) -> FunctionType:
-    """Returns PyTorch's function in a namespace where `linear`, which it uses for the projection alone, calls that."""
+    """Returns PyTorch's function in a namespace whose `linear`, used only for the projection, calls the projection."""
     function = F.multi_head_attention_forward
     namespace = dict(vars(F))
 
@@ -50,7 +50,7 @@ def _calling(projection: nn.Module) -> FunctionType:
         return y
 
     calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
-    namespace.update({"linear": linear, function.__name__: calling})  # by this name it goes through outer modes
+    namespace.update({"linear": linear, function.__name__: calling})  # it calls itself by name for outer modes
     return calling
 
 
@@ -64,10 +64,10 @@ def has_fast_path(module: nn.Module) -> bool:
 
 
 def call_layers(module: nn.Module) -> None:
-    """Makes such a module call its layers, in place."""
+    """Changes a module with a fast path, in place, so that it calls its layers."""
     if isinstance(module, nn.MultiheadAttention):
         become(module, CallsProjection)
     elif isinstance(module, nn.TransformerEncoderLayer):
-        module.activation_relu_or_gelu = 0  # which activations the fused kernel has: none
+        module.activation_relu_or_gelu = 0  # 0 means that the fused kernel does not have the activation
     elif isinstance(module, nn.TransformerEncoder):
-        module.use_nested_tensor = False  # nested tensors are for the fused kernel alone
+        module.use_nested_tensor = False  # only the fused kernel uses nested tensors

@@ -1,4 +1,4 @@
-"""Weights that are computed anew at every call, by a parametrization or an older hook, made plain parameters."""
+"""Turns weights that a parametrization or an older hook computes at every call into plain parameters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _HOOKS = (WeightNorm, SpectralNorm, prune.BasePruningMethod)
 
 
 def has_computed_weights(module: nn.Module) -> bool:
-    """Whether some parameter of the module itself is computed from others."""
+    """Whether one of the module's own parameters is computed from others."""
     return parametrize.is_parametrized(module) or any(isinstance(h, _HOOKS) for h in module._forward_pre_hooks.values())
 
 
 def bake(module: nn.Module) -> None:
-    """Leaves the module with the values that its weights have in evaluation mode, in place."""
+    """Replaces computed weights, in place, by parameters with their values; call it in evaluation mode."""
     if parametrize.is_parametrized(module):
         values = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
-        # Not `remove_parametrizations`: it takes the property off a class that a copy shares with the original
+        # Not `remove_parametrizations`: it deletes the property from a class that the copy shares with the original
         module.__class__ = parametrize.type_before_parametrizations(module)
         del module._modules["parametrizations"]
         for name, value in values.items():
@@ -31,6 +31,6 @@ def bake(module: nn.Module) -> None:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
-            module._load_state_dict_pre_hooks.clear()  # PyTorch does not find its own: they are wrapped now
+            module._load_state_dict_pre_hooks.clear()  # PyTorch wraps its own hooks, and then does not find them
         elif isinstance(hook, prune.BasePruningMethod):
             prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""Copying a network, and putting modules in the place of others, wherever the network keeps a reference to them.
+"""Copies networks and replaces modules, wherever a network keeps references to them.
 
-Networks hold modules in more than their registries: in lists, dictionaries and objects, in `functools.partial`, as
-bound methods, and in the closures of functions. `copy.deepcopy` follows all but the last.
+Networks hold modules not only in their registries, but also in lists, dictionaries and objects, in `functools.partial`,
+as bound methods, and in the closures of functions. `copy.deepcopy` follows all of these except closures.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
+from haq.io.prefixes import one_line
 
 __all__ = ["copied", "replace_module", "replace_modules", "sharing"]
 
@@ -32,29 +33,32 @@ _PLAIN = (
 
 
 def copied(model: M) -> M:
-    """Returns a deep copy whose functions refer to the modules of the copy, and not to those of `model`.
+    """Returns a deep copy whose functions refer to the modules of the copy, not to those of `model`.
 
     Raises:
-        ModelError: Something in it cannot be copied.
+        ModelError: Something in the model cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():  # values that were computed with gradients, and kept, which deepcopy refuses
+    for module in model.modules():  # deepcopy refuses stored values that were computed with gradients
         for value in tree_leaves([part for name, part in vars(module).items() if name not in _REGISTRIES]):
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
         result: M = copy.deepcopy(model, memo)
-    except Exception as error:  # of the user's classes
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # the user's classes may raise anything
         raise ModelError(
-            f"{type(model).__name__} cannot be copied: {reason}; keep files, locks and the like out of the network"
+            f"{type(model).__name__} cannot be copied: {one_line(error)}; keep files, locks and the like out of the "
+            "network"
         ) from None
     _References(lambda module: memo.get(id(module), module)).follow(result)
     return result
 
 
 def sharing(model: M) -> M:
-    """Returns a copy with the same parameters and buffers, for a thread: forward passes may keep values in modules."""
+    """Returns a copy that shares parameters and buffers.
+
+    Each thread needs its own copy, because forward passes may store values in modules.
+    """
     own = copied(model)
     for module, twin in zip(model.modules(), own.modules(), strict=True):
         twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
@@ -62,19 +66,25 @@ def sharing(model: M) -> M:
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
-    """Puts `new` wherever `model` refers to `old`, under however many names, and returns the model."""
+    """Replaces every reference to `old` in `model` by `new`, and returns the model.
+
+    Args:
+        model: Changed in place.
+        old: Module to replace; it may have several names.
+        new: Module to put in its place.
+    """
     return replace_modules(model, {old: new})
 
 
 def replace_modules(model: nn.Module, places: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """Puts modules in the places of others, all at once.
+    """Replaces several modules at once.
 
     Args:
         model: Changed in place.
-        places: Old module → new one.
+        places: Old module → new module.
 
     Returns:
-        The model; the new one, where it is replaced itself.
+        The model, or its replacement if it is itself in `places`.
     """
     if model in places:
         return places[model]
@@ -88,11 +98,11 @@ def replace_modules(model: nn.Module, places: Mapping[nn.Module, nn.Module]) -> 
 
 
 class _References:
-    """Changes references to modules that are in no registry."""
+    """Changes references to modules outside the registries."""
 
     def __init__(self, change: Change) -> None:
         self._change = change
-        self._known: dict[int, tuple[Any, Any]] = {}  # of each value, which is kept alive, what it became
+        self._known: dict[int, tuple[Any, Any]] = {}  # id → (the value, to keep it alive; what it became)
 
     def follow(self, model: nn.Module) -> None:
         for module in list(model.modules()):
@@ -101,13 +111,13 @@ class _References:
                     vars(module)[name] = new
 
     def _changed(self, value: Any) -> Any:
-        """Returns `value` with the modules that it refers to changed: itself where that can be done in place."""
+        """Returns `value` with the modules that it refers to changed, in place if possible."""
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, nn.Module):
             return self._change(value)
         if id(value) not in self._known:
-            self._known[id(value)] = value, value  # which ends a circle of references
+            self._known[id(value)] = value, value  # stops at circular references
             self._known[id(value)] = value, self._followed(value)
         return self._known[id(value)][1]
 
@@ -138,7 +148,7 @@ class _References:
         if all(a is b for a, b in zip(parts, new, strict=True)):
             return value
         if isinstance(value, list):
-            value[:] = new  # in place: others may refer to the list
+            value[:] = new  # in place, because others may refer to the list
             return value
         return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
 
@@ -156,7 +166,7 @@ class _References:
         return functools.partial(function, *args, **keywords)
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
-        """Returns a function with other modules in its closure and defaults; others may share the given one."""
+        """Returns a function with changed closure and defaults: a new one, because others may share the given one."""
         cells = function.__closure__ or ()
         new_cells = tuple(map(self._cell, cells))
         defaults = self._changed(function.__defaults__)
@@ -172,9 +182,9 @@ class _References:
     def _cell(self, cell: types.CellType) -> types.CellType:
         try:
             content = cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # the cell is still empty
             return cell
-        # Of a copied network, containers in a closure are still the original's: the copy needs its own
+        # In a copied network, containers in a closure are still those of the original; the copy needs its own
         own = copy.copy(content) if isinstance(content, list | dict) else content
         new = self._changed(own)
         return cell if new is content or (own is not content and new == content) else types.CellType(new)

@@ -1,7 +1,7 @@
-"""Layers whose class has a forward pass of its own, such as weight standardisation or padding of another kind.
+"""Layers whose class has its own forward pass, such as weight standardisation or another kind of padding.
 
-Such a pass still comes down to one convolution or matrix product. It is run as it is, and the product is taken over on
-its way to PyTorch, so that it has the weight that the layer holds, and later quantizers.
+Such a pass still comes down to one convolution or matrix product. The pass runs unchanged, but its product is
+intercepted on the way to PyTorch, so that it uses the weight that the layer holds and, later, quantizers.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 PRODUCTS = (torch.conv2d, F.linear)
-"""What every convolution and linear layer comes down to."""
+"""Functions that every convolution and linear layer comes down to."""
 
 Layer = nn.Conv2d | nn.Linear
 
 
 class OwnForward(Variant):
-    """Added to a layer whose forward pass makes one product; `product` computes it.
+    """Mixed into a layer whose forward pass makes one product; `product` computes it.
 
     Attributes:
-        window: Of a convolution, `(stride, padding, dilation)` as the product gets them, whatever the layer's say.
+        window: For a convolution, the product's `(stride, padding, dilation)`; the layer's attributes may differ.
     """
 
     window: tuple[Any, ...]
@@ -51,12 +51,18 @@ class OwnForward(Variant):
             return own_class(self).forward(self, *args, **kwargs)
 
     def product(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
-        """Returns the product of `x` with the weight that the layer holds; `rest` is stride, padding and so on."""
+        """Returns the product of `x` with the weight that the layer holds.
+
+        Args:
+            function: One of `PRODUCTS`.
+            x: Input of the product.
+            *rest: Its arguments after the bias: stride, padding and so on.
+        """
         return function(x, self.weight, self.bias, *rest)
 
 
 class Substituted(Variant):
-    """Added to a layer whose forward pass makes no product that could be taken over: it is given another weight."""
+    """Mixed into a layer whose product cannot be intercepted; to quantize it, its weight is substituted."""
 
 
 class _Taken(TorchFunctionMode):
@@ -72,7 +78,7 @@ class _Taken(TorchFunctionMode):
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """Returns the class of the user's that a variant was made of."""
+    """Returns the user's class that a variant was made from."""
     cls = type(module)
     while issubclass(cls, Variant):
         cls = cls.made_of[0]
@@ -80,7 +86,7 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 
 
 def has_own_forward(layer: Layer) -> bool:
-    """Whether calling the layer is anything but PyTorch's product with its weight, or ours."""
+    """Whether calling the layer does anything but PyTorch's own product with its weight, or ours."""
     if type(layer).forward.__module__.startswith("haq."):
         return False
     cls, base = type(layer), nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
@@ -89,7 +95,7 @@ def has_own_forward(layer: Layer) -> bool:
 
 
 def window_of(conv: nn.Conv2d) -> tuple[tuple[int, int], list[int], tuple[int, int]]:
-    """Returns the stride, the padding as `F.pad` takes it, and the dilation of a convolution's product."""
+    """Returns the stride, the padding in the order of `F.pad`, and the dilation of a convolution's product."""
     if not isinstance(conv, OwnForward):
         return _pair(conv.stride), list(conv._reversed_padding_repeated_twice), _pair(conv.dilation)
     stride, padding, dilation = conv.window
@@ -107,18 +113,18 @@ def _pair(values: tuple[int, ...]) -> tuple[int, int]:
 
 
 def settle(name: str, layer: Layer) -> None:
-    """Makes a layer with a forward pass of its own one that computes with the weight that it holds, in place.
+    """Changes a layer with its own forward pass, in place, so that it computes with the weight that it holds.
 
-    The pass is tried on made-up inputs. One that only prepares the weight (weight standardisation) is replaced by the
-    plain layer with that weight; one that does more (padding) keeps its code, its product taken over; one whose weight
-    follows from the input, or that makes several products, later gets its weights substituted.
+    The pass is tried on generated inputs. If it only prepares the weight (weight standardisation), the layer becomes a
+    plain one with that weight. If it does more (padding), it keeps its code and its product is intercepted. If its
+    weight depends on the input, or if it makes several products, its weight is substituted later.
 
     Args:
-        name: Of the layer.
-        layer: With its own forward pass; in evaluation mode.
+        name: Name of the layer, for messages.
+        layer: Layer with its own forward pass, in evaluation mode.
 
     Raises:
-        ModelError: The layer has no weight, and none can be found.
+        ModelError: The layer has no weight, and no product that would show one.
     """
     if "forward" in vars(layer):
         _adopt(layer)
@@ -147,7 +153,7 @@ def settle(name: str, layer: Layer) -> None:
 
 @dataclass(frozen=True)
 class _Call:
-    """The one product of a forward pass, and whether the pass does nothing beside it."""
+    """The only product of a forward pass; `plain` if the pass does nothing else."""
 
     weight: Tensor
     bias: Tensor | None
@@ -170,7 +176,7 @@ class _Seen(TorchFunctionMode):
 
 
 def _tried(layer: Layer, scale: float) -> _Call | None:
-    """Returns the product that the forward pass makes of a made-up input, `None` where there is not exactly one."""
+    """Returns the product that the forward pass makes with a generated input, or `None` unless it makes exactly one."""
     if any(isinstance(child, nn.Conv2d | nn.Linear) for child in layer.children()):
         return None
     for x in _made_up(layer, scale):
@@ -184,12 +190,15 @@ def _tried(layer: Layer, scale: float) -> _Call | None:
 
 
 def _seen(layer: Layer, x: Tensor) -> tuple[list[tuple[Any, ...]], bool] | None:
-    """Returns the arguments of the products that the layer makes of `x`, and whether the last one is all it does."""
+    """Returns the arguments of the layer's products for `x`, and whether it does nothing but the last; `None` on error.
+
+    User code may fail on an input that it is not made for.
+    """
     mode, given = _Seen(), x.clone()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), mode:
             y = layer(x)
-    except Exception:  # of the user's code, on an input that it may not be made for
+    except Exception:
         return None
     alone = bool(mode.calls) and y is mode.results[-1] and mode.calls[-1][0] is x and torch.equal(x, given)
     return mode.calls, alone and not list(layer.children())
@@ -208,16 +217,22 @@ def _made_up(layer: Layer, scale: float) -> list[Tensor]:
 
 
 def usual(layer: Layer) -> list[Any]:
-    """What PyTorch's own layer gives to its product beside input, weight and bias."""
+    """Returns the arguments after the bias that PyTorch's own layer gives to its product."""
     if isinstance(layer, nn.Linear):
         return []
     if layer.padding_mode != "zeros":
-        return [None]  # PyTorch pads before, so the product's input is never the layer's
+        return [None]  # PyTorch pads first, so the product never gets the layer's input itself
     return [layer.stride, layer.padding, layer.dilation, layer.groups]
 
 
 def arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns the arguments of a product in their order, defaults filled in and numbers as pairs."""
+    """Returns all arguments of a product in order, with defaults filled in and single numbers turned into pairs.
+
+    Args:
+        func: One of `PRODUCTS`.
+        args: Positional arguments of the call.
+        kwargs: Keyword arguments of the call.
+    """
     if func is F.linear:
         names: dict[str, Any] = {"input": None, "weight": None, "bias": None}
     else:
@@ -239,7 +254,7 @@ def _adopt(layer: Layer) -> None:
     def own(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
 
-    if getattr(forward, "__self__", None) is layer:  # a bound method, which would stay that of this very module
+    if getattr(forward, "__self__", None) is layer:  # a bound method would stay bound to this module in copies
         own = forward.__func__
     layer.__class__ = type(cls.__name__, (cls,), {"forward": own, "__module__": cls.__module__})
 

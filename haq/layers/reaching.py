@@ -1,4 +1,7 @@
-"""A network as it is searched, measured and exported: its layers are called, and compute with the weight they hold."""
+"""Brings a network into the form in which it is searched, measured and exported.
+
+In that form its layers are called, and compute with the weight that they hold.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ from haq.layers.variants import Variant, become
 __all__ = ["reachable"]
 
 _SAME = 1e-4
-"""Of the largest output: fused kernels and weights that were computed before round in other places."""
+"""Allowed difference, as a share of the largest output: fused kernels and precomputed weights round differently."""
 
 _settled: WeakKeyDictionary[nn.Module, Reads] = WeakKeyDictionary()
-"""What a sample showed of a network, for whoever opens it again without one."""
+"""Findings on each network from a sample, for later calls without one."""
 
 
 class KeepsInput(Variant):
-    """Added to a network that changes its input in place, so that it changes a copy."""
+    """Mixed into a network that changes its input in place, so that it changes a copy instead."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the network's own forward pass on copies of the tensors."""
@@ -37,24 +40,24 @@ class KeepsInput(Variant):
 
 
 def reachable(model: nn.Module, sample: Sample | None = None) -> nn.Module:
-    """Returns `model`, or a copy of it in which what stands between a caller and its layers is gone.
+    """Returns `model`, or a copy of it in which all layers are called and compute with their own weight.
 
-    - Wrappers go: `torch.compile`, `DataParallel`.
-    - Weights that are computed (`weight_norm`, `spectral_norm`, pruning, any parametrization) become plain.
-    - Layers with a forward pass of their own compute with the weight that they hold; see `own_forward`.
-    - PyTorch's attention calls its output projection, and takes no fused kernel.
-    - With a sample: layers whose weight is read instead of being called are called, and the network leaves its input as
-      it was.
+    - Wrappers are removed: `torch.compile`, `DataParallel`.
+    - Computed weights (`weight_norm`, `spectral_norm`, pruning, any parametrization) become plain parameters.
+    - Layers with their own forward pass compute with the weight that they hold; see `own_forward`.
+    - PyTorch's attention calls its output projection, and does not use a fused kernel.
+    - With a sample: a layer is called if the network only reads its weight, and the network no longer changes its
+      input.
 
-    Where there is nothing to do, the model itself is returned; so a result may be given again.
+    If there is nothing to do, the model itself is returned, so the function can be applied to its own result.
 
     Args:
         model: Any network; it is not changed.
-        sample: One input, as for `trace`. What it shows is remembered for calls without one.
+        sample: One input, as for `trace`. The findings are remembered for later calls without a sample.
 
     Raises:
-        ModelError: The network cannot be opened so (TorchScript), gives other outputs then, or has a layer whose weight
-            is read in a way that no quantizer can follow.
+        ModelError: The network cannot be rebuilt (TorchScript), its outputs would change, or the weight of a layer is
+            read in a way that no quantizer can follow.
     """
     _check_opens(model)
     reads = _settled.get(model)
@@ -86,7 +89,7 @@ def _made_plain(model: nn.Module) -> nn.Module:
     if not any(_hides(module) for module in model.modules()):
         return model
     network = _unwrapped(copied(model))
-    with evaluating(network):  # weights as they are in evaluation mode: power iteration goes on in training
+    with evaluating(network):  # in training mode, reading a spectral-norm weight would advance its power iteration
         for name, module in list(network.named_modules()):
             if has_computed_weights(module):
                 bake(module)
@@ -111,11 +114,11 @@ _WRAPPERS = {
     "torch.nn.parallel.data_parallel.DataParallel": "module",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
 }
-"""Class → what holds the network inside. By name: to import `torch._dynamo` takes seconds, and who uses it has it."""
+"""Wrapper class → attribute that holds the network. By name, because importing `torch._dynamo` takes seconds."""
 
 
 def _inside(module: nn.Module) -> str | None:
-    """Returns the name of what holds the network in a wrapper, or `None`."""
+    """Returns the attribute of a wrapper that holds the network, or `None` for other modules."""
     return _WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
 
 
@@ -149,6 +152,6 @@ def _check_same(model: nn.Module, network: nn.Module, sample: Sample) -> None:
     for a, b in zip(expected, found, strict=True):
         if isinstance(a, Tensor) and not torch.allclose(a, b, rtol=_SAME, atol=_SAME * float(a.abs().max())):
             raise ModelError(
-                f"{type(model).__name__} gives other outputs when its layers are called one by one (by "
+                f"{type(model).__name__} gives different outputs when its layers are called one by one (by up to "
                 f"{float((a - b).abs().max()):.3g}); give a model without fused kernels, wrappers and computed weights"
             )

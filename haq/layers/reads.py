@@ -1,4 +1,4 @@
-"""Layers that a network does not call: their weight is read by other code, as in `F.linear(x, self.proj.weight)`."""
+"""Layers that a network does not call: other code reads their weight, as in `F.linear(x, self.proj.weight)`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from haq.layers.variants import Variant
 __all__ = ["CallsRead", "Reads", "find_reads"]
 
 _SHAPE_ALONE = ("to", "type_as", "expand_as", "view_as", "reshape_as", "copy_")
-"""Methods whose second tensor only says what the result looks like, or is only written to."""
+"""Methods that take only the form of the result from their second tensor, or copy it unchanged."""
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What a sample showed.
+    """Findings from running a network on a sample.
 
     Attributes:
-        layers: Names of the layers whose weight goes into a product that is theirs, though nobody calls them.
+        layers: Names of layers that are not called, but whose weight is used in exactly the product they would compute.
         changes_input: Whether the network changes its input in place.
     """
 
@@ -38,7 +38,7 @@ class Reads:
 
 
 class CallsRead(Variant):
-    """Added to a network that reads weights of layers: where one goes into a product, the layer is called."""
+    """Mixed into a network that reads weights of layers: products with such a weight call the layer instead."""
 
     read_layers: tuple[str, ...]
 
@@ -62,10 +62,11 @@ class _Calling(TorchFunctionMode):
 
 
 def find_reads(network: nn.Module, sample: Sample) -> Reads:
-    """Runs the network on a sample, and looks at what reads the weights of its layers, and whether the sample changes.
+    """Runs the network on a sample, and finds what reads the weights of its layers and whether the sample changes.
 
     Raises:
-        ModelError: The network fails on the sample, or a layer's weight goes into something that the layer is not.
+        ModelError: The network fails on the sample, or a layer's weight is used outside of the layer in another way
+            than in the layer's own product.
     """
     layers = dict(quantizable_layers(network))
     watch = _Watch(layers, {module.out_proj for module in network.modules() if isinstance(module, CallsProjection)})
@@ -74,7 +75,7 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
     with watch.owners_watched(network), watch:
         run_sample(network, inputs if isinstance(sample, tuple) else inputs[0], copied=False)
     for name, how in watch.other.items():
-        where = "also read outside of it" if name in watch.called else "read, and the layer is not called"
+        where = "also read outside of it" if name in watch.called else "read, but the layer is not called"
         raise ModelError(
             f"layer {name!r}: its weight is {where} (by {how}), which no quantizer can follow; call the layer, or "
             "keep that weight as a parameter of another module"
@@ -84,11 +85,11 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes every function that computes with the weight of a layer outside of that layer."""
+    """Records every function that computes with the weight of a layer outside of that layer."""
 
     def __init__(self, layers: dict[str, nn.Conv2d | nn.Linear], projections: set[nn.Module]) -> None:
         super().__init__()
-        self._layers, self._projections = layers, projections  # attention names the weight, and calls the layer
+        self._layers, self._projections = layers, projections  # attention passes their weight on, and calls the layer
         self._names = {_storage(layer.weight): name for name, layer in layers.items()}
         self._active: list[nn.Module] = []
         self.called: set[str] = set()
@@ -97,7 +98,7 @@ class _Watch(TorchFunctionMode):
 
     @contextmanager
     def owners_watched(self, network: nn.Module) -> Iterator[None]:
-        """Knows inside its block which module runs that holds such a weight itself: a layer, or a tied embedding."""
+        """Inside its block, tracks which modules run that hold a layer's weight: the layer, or a tied embedding."""
         with ExitStack() as stack:
             for name, module in network.named_modules():
                 held = {_storage(parameter) for parameter in module._parameters.values() if parameter is not None}
@@ -147,7 +148,7 @@ class _Watch(TorchFunctionMode):
 
 
 def _computes(called: str, operand: Tensor, result: Any) -> bool:
-    """Whether a function made new values of a tensor: views of it, and what only has its shape, are none."""
+    """Whether a function computed new values from a tensor, not just a view of it or a tensor of its shape."""
     if called.startswith("new_") or called.endswith("_like") or called == "__get__":
         return False
     made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
@@ -155,5 +156,5 @@ def _computes(called: str, operand: Tensor, result: Any) -> bool:
 
 
 def _storage(values: Tensor) -> int:
-    """What tells two views of one tensor from two tensors; sparse and nested ones are nobody's weight."""
+    """Returns the address of the tensor's memory, equal for views of one tensor; −1 for sparse and nested tensors."""
     return values.untyped_storage().data_ptr() if values.layout is torch.strided and not values.is_nested else -1

@@ -1,4 +1,4 @@
-"""Running a network, and watching its layers while it runs."""
+"""Finds the layers of a network, runs the network, and watches its layers while it runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = [
     "Sample",
     "evaluating",
     "fresh",
+    "groups_of",
     "put_in_place",
     "quantizable_layers",
     "run_sample",
@@ -35,15 +36,20 @@ After = Callable[[Any, Tensor, Any], Any]
 def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
     """Yields `(name, module)` for every distinct 2-d convolution and linear layer, in registration order.
 
-    That order says nothing about the order of calls, nor whether a layer is called at all; `trace` does.
+    This need not be the order of calls, and a layer may never be called; `trace` lists the calls.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             yield name, module
 
 
+def groups_of(layer: nn.Module) -> int:
+    """Returns the number of groups of a convolution; 1 for other layers."""
+    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+
+
 def tied_layers(model: nn.Module) -> set[nn.Module]:
-    """Returns the layers whose weight another module holds, too, such as a head that is tied to an embedding."""
+    """Returns the layers that share their weight with another module, such as a head tied to an embedding."""
     owners: dict[Tensor, set[nn.Module]] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -53,7 +59,7 @@ def tied_layers(model: nn.Module) -> set[nn.Module]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Runs its block with the model in evaluation mode and without gradients; restores every module's mode."""
+    """Runs its block with the model in evaluation mode and without gradients, then restores every module's mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -65,21 +71,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def fresh(inputs: T) -> T:
-    """Returns copies of what a network is to read, for inputs that are read again: it may change them in place.
+    """Returns copies of a network's inputs; needed if they are used again, because a network may change its inputs.
 
     Args:
-        inputs: A tensor, or tuples, lists and dictionaries of them; anything else is returned as it is.
+        inputs: A tensor, or tuples, lists and dictionaries of tensors; other values are returned unchanged.
     """
     return cast(T, tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, inputs))
 
 
 def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
-    """Returns what the model gives for one input, in evaluation mode and without gradients.
+    """Returns the model's output for one input, in evaluation mode and without gradients.
 
     Args:
         model: Any network.
         sample: One input, or a tuple of positional inputs.
-        copied: Whether the model gets a copy, since it may change its input in place.
+        copied: Whether the model gets a copy of the input, which it may change in place.
 
     Raises:
         ModelError: The model fails on the sample.
@@ -88,7 +94,7 @@ def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
     try:
         with evaluating(model):
             return model(*(fresh(inputs) if copied else inputs))
-    except Exception as error:  # the model is the user's code: whatever it raises, the fix is the same
+    except Exception as error:  # the model is user code and may raise anything; the fix is the same
         shape = "of several inputs" if isinstance(sample, tuple) else f"of shape {tuple(sample.shape)}"
         reason = " ".join(str(error).split())
         raise ModelError(
@@ -98,7 +104,7 @@ def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """Lets a network that draws random numbers draw the same ones in each such block."""
+    """Gives a network that draws random numbers the same ones in every such block."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -108,15 +114,15 @@ def same_randomness() -> Iterator[None]:
 def watched(modules: Iterable[nn.Module], before: Before | None = None, after: After | None = None) -> Iterator[None]:
     """Watches every call of these modules inside its block, however they are called.
 
-    Hooks of PyTorch see no keyword arguments by themselves, and no call of `module.forward`; they also switch off fast
-    paths, so that another network would be watched than the one that is used. Of a layer with a forward pass of its
-    own, the product with its weight is watched: what that reads and gives.
+    PyTorch's hooks do not see calls of `module.forward`, nor, by default, keyword arguments. They also switch off fast
+    paths, so the watched network would not be the one in use. For a layer with its own forward pass, the product with
+    its weight is watched, with the product's input and output.
 
     Args:
-        modules: Layers, or others that take one tensor first.
-        before: Called with the module and its input, before each call; a tensor that it returns takes its place.
-        after: Called with the module, its input and its output, after each call; what it returns takes its place,
-            unless that is `None`.
+        modules: Layers, or other modules whose first argument is a tensor.
+        before: Called with the module and its input before each call; a tensor that it returns replaces the input.
+        after: Called with the module, its input and its output after each call; it may return a replacement for the
+            output, or `None`.
     """
 
     def watching(module: nn.Module, place: str) -> Callable[..., Any]:
@@ -139,7 +145,13 @@ def watched(modules: Iterable[nn.Module], before: Before | None = None, after: A
 
 @contextmanager
 def put_in_place(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Gives this one module another method inside the block."""
+    """Replaces a method or attribute of one module inside the block.
+
+    Args:
+        module: Only this instance is changed, not its class.
+        name: Name of the method or attribute.
+        method: Its replacement.
+    """
     old = vars(module).get(name)
     vars(module)[name] = method
     try:
@@ -154,7 +166,10 @@ def put_in_place(module: nn.Module, name: str, method: Callable[..., Any]) -> It
 def _changed(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], first: int, change: Callable[[Tensor], Tensor | None]
 ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
-    """Returns the arguments of a call with its input changed, and that input: the first one, whatever its name."""
+    """Returns the arguments of a call with its input changed, and the new input.
+
+    The input is the positional argument number `first`, or else the first keyword argument that is a tensor.
+    """
     if len(args) > first:
         new = change(args[first])
         x = args[first] if new is None else new

@@ -1,4 +1,4 @@
-"""What a search knows about each layer of a network: shapes, weights and multiply-accumulates; imports no torch."""
+"""Description of a layer for the search: shapes, weights and multiply-accumulates. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class LayerSpec:
         in_channels: Input channels (features of a linear layer).
         out_channels: Output channels (features of a linear layer).
         kernel: Height and width; `(1, 1)` for a linear layer, as are `stride` and `dilation`.
-        padding: `(height, width)` zeros on each side.
+        padding: Zeros on each side, `(vertical, horizontal)`.
         groups: Number of groups; 1 for a linear layer.
-        in_size: Input feature map, `(height, width)`; `(rows, 1)` for a linear layer, of its first call.
-        out_size: Output feature map, likewise.
+        in_size: Input feature map of the first call, `(height, width)`; `(rows, 1)` for a linear layer.
+        out_size: Output feature map of the first call, in the same form.
         macs: Multiply-accumulates for one sample, summed over all calls of the module.
-        params: Number of weights, biases not counted.
+        params: Number of weights, without biases.
         biases: Number of biases.
     """
 
@@ -56,7 +56,7 @@ class LayerSpec:
 
     @property
     def reduction(self) -> int:
-        """Length of one dot product: input channels of a group times kernel area (K of the layer as a GEMM)."""
+        """Length of one dot product, input channels of a group times kernel area (K of the layer as a GEMM)."""
         return self.params // self.out_channels
 
     @property
@@ -65,21 +65,21 @@ class LayerSpec:
         return self.macs // self.params
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types; `from_dict` restores an equal object."""
+        """Returns the fields as plain JSON types; `from_dict` restores an equal object."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> LayerSpec:
-        """Builds the layer from what `to_dict` gave; JSON's lists become tuples again."""
+        """Rebuilds a layer from the output of `to_dict`; JSON's lists become tuples again."""
         return restored(cls, data)
 
 
 def ends(layers: Sequence[LayerSpec]) -> tuple[str, ...]:
-    """Returns the names of the first and the last layer that is called, which are usually held at 8 bits.
+    """Returns the names of the first and the last layer, which are usually held at 8 bits.
 
-    A network of one or two layers has none: nothing would be left between them.
+    Returns nothing for a network of one or two layers, where no layer would be left between them.
 
     Args:
-        layers: In the order of their first call, as `trace` gives them.
+        layers: Layers in the order of their first call, from `trace`.
     """
     return (layers[0].name, layers[-1].name) if len(layers) > 2 else ()

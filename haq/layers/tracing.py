@@ -1,4 +1,4 @@
-"""Which layers a network calls, in which order, and what each of them is."""
+"""Lists the layers that a network calls, in the order of the calls, with a description of each."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def trace(model: nn.Module, sample: Sample) -> list[LayerSpec]:
     """Lists the layers of `model` in the order of their first call.
 
     Args:
-        model: Any module; it is run in evaluation mode and without gradients.
-        sample: One input with a batch dimension of 1, such as `(1, C, H, W)` for an image and `(1, T)` for tokens, or a
+        model: Any module; it runs in evaluation mode and without gradients.
+        sample: One input with a batch dimension of 1, such as `(1, C, H, W)` for an image or `(1, T)` for tokens, or a
             tuple of positional inputs.
 
     Returns:
@@ -55,12 +55,12 @@ def _spec(name: str, module: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor) -> Lay
     biases = 0 if module.bias is None else module.bias.numel()
     params = module.weight.numel()
     if isinstance(module, nn.Linear):
-        rows = math.prod(x.shape[:-1])  # windows and tokens may be folded into the batch, which is 1 by itself
+        rows = math.prod(x.shape[:-1])  # windows and tokens may be folded into the batch dimension, which starts as 1
         return LayerSpec(
             name, "linear", module.in_features, module.out_features, (1, 1), (1, 1), (0, 0), (1, 1), 1,
             (rows, 1), (rows, 1), rows * params, params, biases,
         )  # fmt: skip
-    stride, (left, _, top, _), dilation = window_of(module)  # a side that may get one more is not kept
+    stride, (left, _, top, _), dilation = window_of(module)  # right and bottom may get one more, which is ignored
     kernel, padding = _pair(module.kernel_size), (top, left)
     in_size, out_size = _pair(x.shape[-2:]), _pair(y.shape[-2:])
     return LayerSpec(

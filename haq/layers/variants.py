@@ -1,4 +1,4 @@
-"""Modules of a user's class with something of ours added, which copy and pickle as what they are."""
+"""Subclasses of the user's module classes with methods of ours mixed in, which can be copied and pickled."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Variant", "become", "variant"]
 
 
 class Variant(nn.Module):
-    """Base of what is added; see `variant`."""
+    """Base class of the mixins; see `variant`."""
 
     made_of: ClassVar[tuple[type[nn.Module], ...]]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Names the classes it was made of: no other process knows one that was made here."""
+        """Pickles the classes it was made from, because another process does not know the class made here."""
         return _remade, self.made_of, self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 def variant(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
-    """Returns a subclass of `cls` in which the methods of `added` come first; the same one for the same classes."""
+    """Returns a subclass of `cls` in which the methods of `added` take precedence; cached by these classes."""
     if (cls, *added) not in _made:
         _made[cls, *added] = _make(cls, *added)
     return _made[cls, *added]
@@ -34,7 +34,7 @@ _made: dict[tuple[type[nn.Module], ...], type[nn.Module]] = {}
 def _make(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
     names = {"made_of": (cls, *added), "__module__": cls.__module__, "__doc__": cls.__doc__}
     kind: Any = type(cls.__name__, (*added, cls), names)
-    if kind.forward is not cls.forward:  # tracers and exporters ask which arguments it takes
+    if kind.forward is not cls.forward:  # tracers and exporters read the signature of `forward`
         kind.forward = wraps(cls.forward, assigned=(), updated=())(_passing_on(kind.forward))
     return cast("type[nn.Module]", kind)
 
@@ -47,7 +47,7 @@ def _passing_on(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def become(module: nn.Module, *added: type[nn.Module]) -> None:
-    """Makes a module one of the variant of its class, in place: whoever refers to it sees the change."""
+    """Turns a module into the variant of its class, in place, so that all references to it see the change."""
     module.__class__ = variant(type(module), *added)
 
 

@@ -1,4 +1,4 @@
-"""Built-in networks, and loading of the user's own."""
+"""Built-in networks, and loading the user's own networks."""
 
 from haq.models.pretrained import open_model, open_untrained, pretrained_digits
 from haq.models.registry import get_model, list_models, load_model

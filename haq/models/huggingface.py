@@ -1,4 +1,4 @@
-"""Networks of Hugging Face's `transformers`: image classifiers and causal language models."""
+"""Networks from Hugging Face's `transformers`: image classifiers and causal language models."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from haq.io.prefixes import hugging_face
 
 __all__ = ["load_transformers"]
 
-_SHOWN = 3
+_SHOWN = 3  # missing weights named in a message
 
 
 def load_transformers(name: str) -> nn.Module:
-    """Returns a pretrained network that maps a tensor to a tensor, under its own names of layers.
+    """Returns a pretrained network that maps a tensor to a tensor; its layers keep their names.
 
     An image classifier maps `(N, C, H, W)` to `(N, classes)`, a language model tokens `(N, T)` to `(N, T, words)`.
-    Weights are read from safetensors, or with `weights_only=True`; code that a repository brings is never run.
+    Weights are read from safetensors, or with `weights_only=True`; code in a repository is never run.
 
     Args:
-        name: Of a folder, or on the hub.
+        name: A folder, or a name on the hub.
 
     Raises:
-        ModelError: It cannot be loaded, is another kind of network, or lacks weights.
+        ModelError: The network cannot be loaded, is of another kind, or lacks weights.
     """
     asked = f"model 'hf:{name}'"
-    mend = "give the folder or hub name of an image classifier or causal language model that save_pretrained wrote"
-    with hugging_face("transformers", asked, name, ModelError, mend) as transformers:
+    fix = "give the folder or hub name of an image classifier or causal language model that save_pretrained wrote"
+    with hugging_face("transformers", asked, name, ModelError, fix) as transformers:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if type(config) in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
             reads, kind = "pixel_values", transformers.AutoModelForImageClassification
         elif type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
             reads, kind = "input_ids", transformers.AutoModelForCausalLM
         else:
-            raise ModelError(f"{asked} is of type {config.model_type!r}; {mend}")
-        for key, value in vars(config).items():  # in attention it is a function, which fine-tuning cannot turn off
+            raise ModelError(f"{asked} is of type {config.model_type!r}; {fix}")
+        for key, value in vars(config).items():  # attention calls dropout as a function, which cannot be turned off
             if "drop" in key and isinstance(value, float):
                 setattr(config, key, 0.0)
         model, info = kind.from_pretrained(
@@ -46,7 +46,7 @@ def load_transformers(name: str) -> nn.Module:
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):
         some = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-        raise ModelError(f"{asked} lacks {len(missing)} weights: {some}; {mend}")
+        raise ModelError(f"{asked} lacks {len(missing)} weights: {some}; {fix}")
     assert isinstance(model, nn.Module)
     for path, module in list(model.named_modules()):
         if type(module).__name__ == "Conv1D":
@@ -55,7 +55,7 @@ def load_transformers(name: str) -> nn.Module:
 
 
 def _linear(layer: Any) -> nn.Linear:
-    """GPT-2's linear layers hold their weights the other way round."""
+    """Returns GPT-2's `Conv1D` as a linear layer; its weight is stored transposed."""
     features_in, features_out = layer.weight.shape
     linear = nn.Linear(features_in, features_out, device="meta")
     linear.weight = nn.Parameter(layer.weight.detach().T.contiguous())
@@ -64,9 +64,9 @@ def _linear(layer: Any) -> nn.Linear:
 
 
 def _between_tensors(model: nn.Module, reads: str) -> nn.Module:
-    """Lets the network take and give plain tensors.
+    """Makes the network take and return plain tensors, in place.
 
-    Its class becomes a subclass, instead of being wrapped in a module that would prefix the name of every layer.
+    Its class is replaced by a subclass, because a wrapper module would prefix the name of every layer.
     """
     kind: Any = type(model)
     options = {"return_dict": True} | ({"use_cache": False} if reads == "input_ids" else {})

@@ -1,4 +1,4 @@
-"""MobileNets, the networks of HAQ's paper."""
+"""MobileNets, the networks in HAQ's paper."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ class MobileNetV1(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter depthwise, project; a shortcut where the shapes allow."""
+    """Expansion, depthwise convolution and projection, with a shortcut if the shapes allow it.
+
+    Args:
+        cin: Input channels.
+        cout: Output channels.
+        stride: Stride of the depthwise convolution.
+        expansion: Channels of the depthwise convolution, as a multiple of `cin`.
+    """
 
     def __init__(self, cin: int, cout: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -57,7 +64,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Inverted residuals (Sandler et al. 2018, arXiv:1801.04381, table 2), with torchvision's state-dict keys."""
 
-    # expansion, channels, blocks, stride of the first
+    # (expansion, channels, blocks, stride of the first block)
     _PLAN = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
     def __init__(self, num_classes: int = 1000, in_channels: int = 3) -> None:

@@ -23,24 +23,24 @@ __all__ = ["open_model", "open_untrained", "pretrained_digits", "train_digits"]
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the architecture and the recipe: another number trains again
+_VERSION = 1  # of the architecture and the recipe; the network is trained again after a change
 _EPOCHS, _BATCH, _RATE, _DECAY = 20, 32, 4e-3, 1e-2
-_TURN, _SLANT, _STRETCH = 0.175, 0.15, 0.1  # 10 degrees; the rest as shares of the image
+_TURN, _SLANT, _STRETCH = 0.175, 0.15, 0.1  # radians (10 degrees); shares of the image
 
 Progress = Callable[[int, int], None]
 
 
 def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
-    """Returns `digits-resnet` trained on `train`, from the cache when it was trained before.
+    """Returns `digits-resnet` trained on `train`, from the cache if it was trained before.
 
-    The cache lies in `haq.io.files.cache_folder()`. Where it cannot be written, the network is trained each time.
+    The cache is in `haq.io.files.cache_folder()`. If it cannot be written, the network is trained every time.
 
     Args:
         train: Training images of `digits`.
-        progress: Called with epochs done and epochs in all, only when the network is trained.
+        progress: Called with the number of epochs done and in total, only if the network is trained.
     """
     path = cache_folder() / f"digits-resnet-v{_VERSION}.pt"
-    if os.path.isfile(path):  # Path.is_file raises where a folder on the way may not be entered
+    if os.path.isfile(path):  # Path.is_file raises if a parent folder may not be entered
         with _one_thread_and_own_randomness(seed=0):
             model = get_model("digits-resnet")
         try:
@@ -53,7 +53,7 @@ def pretrained_digits(train: Samples, progress: Progress) -> nn.Module:
         with replacing(path) as temporary:
             torch.save(model.state_dict(), temporary)
     except OSError as error:
-        logger.warning("cannot keep the trained network, set HAQ_CACHE to a folder that can be written: %s", error)
+        logger.warning("cannot save the trained network; set HAQ_CACHE to a folder that can be written: %s", error)
     return model
 
 
@@ -62,12 +62,12 @@ def open_model(spec: str | nn.Module, weights: str | None, data: ImageData, prog
 
     Args:
         spec: As in `load_model`; `digits-resnet` on `digits` without weights is the embedded pretrained network.
-        weights: State dict to load.
-        data: Decides the number of classes and channels of a built-in network.
-        progress: Is told epochs done and in all while the embedded network is trained.
+        weights: Path of a state dict to load.
+        data: Data set; it determines the number of classes and channels of a built-in network.
+        progress: Called with the number of epochs done and in total while the embedded network is trained.
 
     Raises:
-        DataError: The model's outputs do not go with the labels.
+        DataError: The model's outputs do not fit the labels.
         ModelError: The model or its weights cannot be loaded, or it fails on the data.
     """
     if isinstance(spec, str) and (spec, data.name, weights) == ("digits-resnet", "digits", None):
@@ -78,7 +78,12 @@ def open_model(spec: str | nn.Module, weights: str | None, data: ImageData, prog
 
 
 def open_untrained(spec: str, weights: str | None, data: ImageData) -> nn.Module:
-    """Returns the network where only shapes count: a built-in one without weights has random ones.
+    """Returns a network whose weights do not matter, only their shapes: a built-in one may have random weights.
+
+    Args:
+        spec: As in `load_model`.
+        weights: Path of a state dict to load; `None` gives a built-in network random weights.
+        data: Data set; it determines the number of classes and channels of a built-in network.
 
     Raises:
         ModelError: The model or its weights cannot be loaded.
@@ -103,9 +108,15 @@ def _check_outputs(model: nn.Module, data: ImageData) -> None:
 
 
 def train_digits(train: Samples, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:
-    """Trains `digits-resnet` with AdamW, a one-cycle rate and slightly moved images, on one thread.
+    """Trains `digits-resnet` with AdamW, a one-cycle learning rate and slightly moved images, on one thread.
 
-    The caller's random streams and thread count are as before when it returns.
+    The caller's random state and thread count are restored.
+
+    Args:
+        train: Training images of `digits`.
+        epochs: Number of epochs.
+        progress: Called with the number of epochs done and in total.
+        seed: Seed of the initial weights, the order of the images and their movements.
     """
     with _one_thread_and_own_randomness(seed):
         model = get_model("digits-resnet").train()
@@ -128,7 +139,7 @@ def train_digits(train: Samples, epochs: int, progress: Progress, seed: int = 0)
 
 
 def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Turns, stretches, slants and shifts every image a little, as handwriting varies; no digit becomes another."""
+    """Turns, stretches, slants and shifts every image a little, as handwriting varies; digits stay recognisable."""
     count = len(x)
     angle, slant, stretch_x, stretch_y, shift_x, shift_y = torch.from_numpy(
         rng.uniform(-1, 1, (6, count)).astype(np.float32)
@@ -139,7 +150,7 @@ def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
     turn[:, 1, 0], turn[:, 1, 1] = angle.sin(), angle.cos() * (1 + _STRETCH * stretch_y)
     turn[:, 0, 2], turn[:, 1, 2] = shift_x * 2 / x.shape[3], shift_y * 2 / x.shape[2]  # one pixel of [−1, 1]
     grid = F.affine_grid(turn, list(x.shape), align_corners=False)
-    background = float(x.min())  # grid_sample fills with zeros
+    background = float(x.min())  # grid_sample fills with zeros, so the background must be 0
     return F.grid_sample(x - background, grid, align_corners=False) + background
 
 

@@ -12,7 +12,13 @@ __all__ = ["SmallResNet", "cifar_resnet", "digits_resnet", "resnet20", "resnet32
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters (option A): subsampled, new channels are zeros."""
+    """Two 3×3 convolutions and a shortcut without parameters (option A), which subsamples and pads channels with zeros.
+
+    Args:
+        in_channels: Input channels.
+        channels: Output channels.
+        stride: Stride of the first convolution.
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +46,7 @@ class SmallResNet(nn.Module):
         strides: Stride of each stage's first block.
         num_classes: Outputs.
         in_channels: Channels of the images.
-        enlarge: Images are first enlarged so many times, bilinearly.
+        enlarge: Factor by which images are first enlarged, bilinearly.
     """
 
     def __init__(
@@ -79,7 +85,13 @@ class SmallResNet(nn.Module):
 
 
 def cifar_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> SmallResNet:
-    """Returns ResNet-20, -32, -56, …: depth = 6n + 2, n blocks in each of three stages."""
+    """Returns ResNet-20, -32, -56, …, with three stages of n blocks.
+
+    Args:
+        depth: 6n + 2.
+        num_classes: Outputs.
+        in_channels: Channels of the images.
+    """
     count = (depth - 2) // 6
     return SmallResNet((16, 32, 64), (count,) * 3, (1, 2, 2), num_classes, in_channels)
 
@@ -88,5 +100,5 @@ resnet20, resnet32, resnet56 = (partial(cifar_resnet, depth) for depth in (20, 3
 
 
 def digits_resnet(num_classes: int = 10, in_channels: int = 1) -> SmallResNet:
-    """Returns the default network: digits of 8×8, enlarged to 16×16, in two stages that keep this size."""
+    """Returns the default network: it enlarges 8×8 digits to 16×16, and its two stages keep this size."""
     return SmallResNet((16, 32), (3, 6), (1, 1), num_classes, in_channels, enlarge=2)

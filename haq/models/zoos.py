@@ -1,4 +1,4 @@
-"""Pretrained networks of `timm` and `torchvision`."""
+"""Pretrained networks from `timm` and `torchvision`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["load_timm", "load_torchvision"]
 
 
 def load_timm(name: str) -> nn.Module:
-    """Returns a pretrained image classifier of `timm`.
+    """Returns a pretrained image classifier from `timm`.
 
     Raises:
-        ModelError: It is unknown, or cannot be downloaded.
+        ModelError: The name is unknown, or the network cannot be downloaded.
     """
     asked = f"model 'timm:{name}'"
     timm = need("timm", "timm", asked, ModelError)
@@ -24,10 +24,10 @@ def load_timm(name: str) -> nn.Module:
 
 
 def load_torchvision(name: str) -> nn.Module:
-    """Returns a pretrained image classifier of `torchvision`, with its best weights.
+    """Returns a pretrained image classifier from `torchvision`, with its default weights.
 
     Raises:
-        ModelError: It is unknown, or cannot be downloaded.
+        ModelError: The name is unknown, or the network cannot be downloaded.
     """
     asked = f"model 'torchvision:{name}'"
     models = need("torchvision", "torchvision", asked, ModelError).models
@@ -39,8 +39,8 @@ def _made(asked: str, name: str, known: list[str], make: Any) -> nn.Module:
         raise ModelError(f"{asked} is unknown{did_you_mean(name, known)}; give one of its pretrained image classifiers")
     try:
         model: nn.Module = make()
-    except Exception as failure:  # whatever the download raises
+    except Exception as failure:  # a download may raise anything
         raise ModelError(
-            f"cannot load {asked}: {one_line(failure)}; go online once: what was loaded then stays in its cache"
+            f"cannot load {asked}: {one_line(failure)}; go online once, then it stays in the cache"
         ) from None
     return model

@@ -6,8 +6,8 @@ quantize(tensor, 4, "kmeans")                                   # one tensor: co
 scheme = get_scheme("lsq")
 ready = calibrate(model, batches, bits=[4, 8], scheme=scheme)   # quantizers for every layer and width
 network = prepare(model, policy, scheme, ready)                 # fake-quantized copy
-finetune(network, images, model, steps=300)                     # learns what the float network answers
-convert(network, batches)                                       # integers alone
+finetune(network, images, model, steps=300)                     # learns the float network's answers
+convert(network, batches)                                       # integer-only network
 """
 
 from haq.quant.api import quantize

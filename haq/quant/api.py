@@ -1,4 +1,4 @@
-"""Quantizing one tensor by the name of a scheme."""
+"""Quantizes one tensor with a scheme given by name."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["quantize"]
 def quantize(
     tensor: Tensor, bits: int, scheme: str = "linear", granularity: str = "channel", **options: Any
 ) -> QuantizedTensor:
-    """Quantizes a weight, post-training.
+    """Quantizes a weight after training.
 
     Args:
         tensor: Any shape; the first dimension counts as output channels.
-        bits: Width.
+        bits: Width of a code.
         scheme: One of `list_schemes()`.
-        granularity: Which values share a scale or a codebook: `tensor`, `channel`, `row`, `column`, `group:n`,
+        granularity: Which values share a scale or a codebook: `tensor`, `channel`, `row`, `column`, `group:n` or
             `element`.
-        **options: Of the scheme, such as `clip="minmax"` or `rounding="floor"`.
+        **options: Options of the scheme, such as `clip="minmax"` or `rounding="floor"`.
 
     Raises:
         ConfigError: The scheme, a width, the granularity or an option is unknown.

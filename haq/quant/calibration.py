@@ -1,4 +1,4 @@
-"""Quantizers for every layer and width, set up once from the float network and a few batches."""
+"""Sets up quantizers for every layer and width once, from the float network and a few batches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from haq.threads import in_threads
 
 __all__ = ["Calibration", "LayerQuantizers", "Samples", "calibrate", "input_samples"]
 
-_MOMENTS_BYTES = 2**30
-_VALUES_PER_LAYER = 32_768  # enough that the best clip of a layer's inputs moves by under 1 % between draws
+_MOMENTS_BYTES = 2**30  # for the moments that are held at once
+_VALUES_PER_LAYER = 32_768  # enough that the best clip of a layer's inputs varies by under 1 % between draws
 
 Layer = nn.Conv2d | nn.Linear
 
 
 @dataclass(frozen=True)
 class LayerQuantizers:
-    """Quantizers of one layer by width, to be copied into networks.
+    """Quantizers of one layer by width; networks get copies of them.
 
     Attributes:
         weights: Width → the rounded weight with its quantizer.
@@ -47,7 +47,7 @@ def calibrate(
     scheme: str | Scheme = "linear",
     compensated: bool = True,
 ) -> Calibration:
-    """Sets up the quantizers of all layers from their weights and the values that they read, and rounds the weights.
+    """Sets up the quantizers of all layers from their weights and inputs, and rounds the weights.
 
     Every policy over the same widths can then be prepared without running the float network again. Rounding is
     compensated; see `haq.quant.compensation`.
@@ -56,11 +56,11 @@ def calibrate(
         model: The float network.
         batches: Inputs, each `(N, C, H, W)`.
         bits: Widths to set up.
-        scheme: What weights and activations are quantized with.
-        compensated: Whether weights make up for each other's errors; otherwise each is rounded to the nearest level.
+        scheme: Scheme for weights and activations.
+        compensated: Whether weights compensate for each other's errors; otherwise each is rounded to the nearest level.
 
     Returns:
-        Quantizers of the layers that the batches reach.
+        Quantizers of the layers that are called for the batches.
     """
     chosen = get_scheme(scheme) if isinstance(scheme, str) else scheme
     widths = sorted(set(bits))
@@ -73,7 +73,7 @@ def calibrate(
         name, read = named
         layer = layers[name]
         weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
-        own = compensated and layer not in tied  # others that hold the weight want it as it is
+        own = compensated and layer not in tied  # other modules need a shared weight unchanged
         rounded = round_layer(layer, weights, read.moments if own else None)
         made = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
         return name, made
@@ -85,7 +85,7 @@ def calibrate(
 
 
 def _portions(layers: Mapping[str, Layer]) -> Iterator[list[str]]:
-    """Yields names of layers whose moments are held together: the network runs once for each portion."""
+    """Yields names of layers whose moments are held in memory at once; the network runs once for each portion."""
     names: list[str] = []
     held = 0
     for name, layer in layers.items():
@@ -100,12 +100,13 @@ def _portions(layers: Mapping[str, Layer]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Of what a layer reads.
+    """Samples of a layer's inputs.
 
     Attributes:
-        values: `(samples, n)`: of every sample some values, its smallest and its largest.
+        values: Some values of every sample, with its smallest and its largest, `(samples, n)`.
         reads: Columns that the layer's weight, as a matrix, is multiplied by, `(groups, n, columns)`.
-        moments: Of all such columns; `None` where the layer is no product of its weight, or reads what is not finite.
+        moments: Moments of all such columns; `None` if the layer is not a product with its weight, or an input is not
+            finite.
     """
 
     values: Tensor
@@ -116,12 +117,12 @@ class Samples:
 def input_samples(
     model: nn.Module, batches: Iterable[Tensor], layers: Collection[str] | None = None
 ) -> dict[str, Samples]:
-    """Returns samples of what each layer reads.
+    """Returns samples of each layer's inputs.
 
     Args:
         model: The float network.
-        batches: Inputs, each `(N, C, H, W)`.
-        layers: Names; by default all.
+        batches: Inputs of the network, each `(N, C, H, W)`.
+        layers: Names of the layers; by default all.
     """
     inputs = list(batches)
     per_sample = max(8, _VALUES_PER_LAYER // max(sum(map(len, inputs)), 1))
@@ -131,7 +132,7 @@ def input_samples(
     def keep(module: Layer, x: Tensor) -> None:
         x = x.detach().float()
         flat = x.flatten(1)
-        # An odd stride visits all channels and positions, whose counts are mostly powers of two
+        # An odd stride visits all channels and positions, because their counts are mostly powers of two
         stride = max(1, flat.shape[1] // per_sample) | 1
         low, high = flat.aminmax(dim=1, keepdim=True)
         values.setdefault(module, []).append(torch.cat([flat[:, ::stride], low, high], 1))

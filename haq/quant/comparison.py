@@ -1,4 +1,4 @@
-"""Schemes side by side on one network."""
+"""Compares schemes on one network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["Compared", "compare_schemes"]
 
 @dataclass(frozen=True)
 class Compared:
-    """One scheme at one width.
+    """Result of one scheme at one width.
 
     Attributes:
-        scheme: Its name.
-        w_bits: Of weights, between the ends.
-        a_bits: Of activations, likewise; `None` for floating point.
+        scheme: Name of the scheme.
+        w_bits: Width of weights in all layers but the first and the last.
+        a_bits: Width of activations in these layers; `None` for floating point.
         top1: As in `haq.quant.pipeline.Result`.
-        size_bytes: Likewise.
+        size_bytes: As in `haq.quant.pipeline.Result`.
     """
 
     scheme: str
@@ -45,18 +45,18 @@ def compare_schemes(
     seed: int = 0,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> list[Compared]:
-    """Applies uniform widths by several schemes, with the ends at 8 bits.
+    """Applies uniform widths with several schemes, with the first and the last layer at 8 bits.
 
     Args:
         model: The float network.
         data: As in `apply_policy`.
-        schemes: One after the other.
-        widths: Of weights; a scheme that defines none of them is shown at its first one. The scheme says which widths
-            of activations go with them.
-        qat_steps: As in `Recipe`, and so are `batch` and `seed`.
-        batch: Images a step.
-        seed: Decides the order of images.
-        progress: Is told what is done, how much there is, and which scheme comes next.
+        schemes: Schemes to compare.
+        widths: Widths of weights; a scheme that supports none of them is applied at its own first width. The scheme
+            determines the width of activations; see `Scheme.activation_width`.
+        qat_steps: Fine-tuning steps.
+        batch: Images per step.
+        seed: Seed for the order of images.
+        progress: Called with the number of cases done, their total, and the name of the next scheme.
     """
     cases = [
         (scheme, w_bits, scheme.activation_width(w_bits))

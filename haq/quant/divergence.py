@@ -1,4 +1,4 @@
-"""How far a quantized network's answers are from the float network's."""
+"""Divergence of a quantized network's outputs from the float network's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Reference", "between", "mixed"]
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Samples that networks are compared on.
+    """Samples on which networks are compared with the float network.
 
     Attributes:
-        samples: What networks read; labels do not matter.
+        samples: Inputs of the networks; their labels are not used.
         logits: The float network's outputs, `(N, classes)` or `(N, T, words)`.
     """
 
@@ -31,26 +31,26 @@ class Reference:
         """Returns the mean Kullback-Leibler divergence of a network's probabilities from the float network's, in nats.
 
         Args:
-            model: It is run in evaluation mode.
+            model: Network to compare; it runs in evaluation mode.
             threads: See `haq.quant.evaluation.evaluate`.
         """
         logits = logits_of(model, self.samples, threads).to(self.logits.device).flatten(0, -2)
         exact = self.logits.flatten(0, -2).log_softmax(1)
         found = F.kl_div(logits.log_softmax(1), exact, reduction="batchmean", log_target=True)
-        return max(float(found), 0.0)  # rounding may leave −1e-9 of nothing
+        return max(float(found), 0.0)  # rounding may turn 0 into −1e-9
 
 
 def mixed(samples: Samples, count: int, seed: int) -> Samples:
     """Returns `count` samples that lie between two of `samples` (mixup, Zhang et al. 2018, arXiv:1710.09412, α = 1).
 
-    A network is sure of its answers for samples that it was trained on, so that rounding changes few of them; between
-    them it is not (Beyer et al. 2022, arXiv:2106.05237, teach with such samples). Samples of whole numbers, such as
-    tokens, have nothing between them, and are given as they are.
+    A network is confident about samples that it was trained on, so rounding changes few of its answers to them; it is
+    less confident between them (Beyer et al. 2022, arXiv:2106.05237, distil on such samples). Samples of whole numbers,
+    such as tokens, cannot be mixed and are returned unchanged.
 
     Args:
-        samples: Some of which are mixed, each with another one.
-        count: Fewer where there are not as many samples.
-        seed: Of the pairs and shares.
+        samples: Samples to draw from; each drawn one is mixed with another.
+        count: Number of samples; fewer are returned if there are not enough.
+        seed: Seed for the pairs and shares.
     """
     rng = np.random.default_rng([seed, 11])
     chosen = rng.permutation(len(samples))[:count]
@@ -61,7 +61,7 @@ def mixed(samples: Samples, count: int, seed: int) -> Samples:
 
 
 def between(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Returns samples that lie between each of these and the one before it, at a share drawn evenly; same shape."""
+    """Mixes each sample with the one before it, at a share drawn uniformly from [0, 1); returns the same shape."""
     drawn = rng.random((len(x), *[1] * (x.dim() - 1)), np.float32)
     shares = torch.from_numpy(drawn).to(x.device, x.dtype)
     return shares * x + (1 - shares) * x.roll(1, 0)

@@ -1,4 +1,4 @@
-"""Scoring a network on labelled samples."""
+"""Scores networks on labelled samples."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from haq.threads import in_threads
 
 __all__ = ["device_of", "evaluate", "logits_of", "outputs_of", "teacher_of"]
 
-_BATCH = 50  # what a layer computes for so few images stays in the cache
-_PART = 1000  # samples at most, on threads
+_BATCH = 50  # so few images that a layer's outputs stay in the cache
+_PART = 1000  # most samples that a thread evaluates at a time
 _TEACHER_BYTES = 2**28
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns where the network computes."""
+    """Returns the device of the network's parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Returns what the network gives for these inputs.
+    """Returns the network's outputs for these inputs.
 
     Raises:
-        ModelError: It is no tensor.
+        ModelError: The network does not return a tensor.
     """
     outputs = model(x)
     if not isinstance(outputs, Tensor):
         raise ModelError(
-            f"{type(model).__name__} returns a {type(outputs).__name__}, and which part of it is the logits is not "
-            "known; let its forward return one tensor in evaluation mode"
+            f"{type(model).__name__} returns a {type(outputs).__name__}, and haq does not know which part of it holds "
+            "the logits; let its forward return one tensor in evaluation mode"
         )
     return outputs
 
@@ -48,7 +48,7 @@ def logits_of(model: nn.Module, samples: Samples, threads: int | None = None) ->
 
     Args:
         model: See `evaluate`.
-        samples: What it reads.
+        samples: Inputs of the network.
         threads: See `evaluate`.
     """
 
@@ -61,13 +61,19 @@ def logits_of(model: nn.Module, samples: Samples, threads: int | None = None) ->
 
 
 def teacher_of(model: nn.Module, samples: Samples, threads: int | None = None) -> Tensor | nn.Module:
-    """Returns the network's outputs for all samples, or, where they would take much memory, the network itself."""
+    """Returns the network's outputs for all samples, or the network itself if they would take over 256 MiB.
+
+    Args:
+        model: See `evaluate`.
+        samples: Inputs of the network.
+        threads: See `evaluate`.
+    """
     taken = logits_of(model, samples.subset([0])).nbytes * len(samples)
     return logits_of(model, samples, threads) if taken <= _TEACHER_BYTES else model
 
 
 def _sums(model: nn.Module, samples: Samples) -> tuple[int, float]:
-    """Returns right answers and cross-entropy, summed over the samples."""
+    """Returns the number of correct answers and the cross-entropy in nats, summed over the samples."""
     correct, loss = 0, 0.0
     device = device_of(model)
     with evaluating(model):
@@ -84,11 +90,11 @@ def evaluate(
     """Scores the network in evaluation mode.
 
     Args:
-        model: Maps `(N, C, H, W)` to `(N, classes)`, or tokens `(N, T)` to `(N, T, words)`, all of which count.
-        samples: What to score on.
-        fidelity: How the network was made; kept in the score.
-        steps: Fine-tuning steps behind it; kept in the score.
-        threads: Parts of the samples at a time, on the CPU; by default as many as PyTorch's threads.
+        model: Maps `(N, C, H, W)` to `(N, classes)`, or tokens `(N, T)` to `(N, T, words)`; every position counts.
+        samples: Samples to score on.
+        fidelity: How the network was made; stored in the score.
+        steps: Fine-tuning steps that the network has had; stored in the score.
+        threads: Number of parts evaluated at a time on the CPU; by default PyTorch's number of threads.
     """
     start = time.perf_counter()
 
@@ -101,14 +107,17 @@ def evaluate(
 
 
 def _parts(model: nn.Module, samples: Samples, threads: int | None) -> list[range]:
-    """Cuts the samples for threads: PyTorch's own wait for each other at every layer, on a busy machine for minutes."""
+    """Splits the samples for threads of our own.
+
+    PyTorch's threads wait for each other at every layer, which can take minutes on a busy machine.
+    """
     count = (threads or torch.get_num_threads()) if device_of(model).type == "cpu" else 1
     if count > 1:
-        count = max(count, -(-len(samples) // _PART))  # Ctrl-C waits for the parts that have begun
+        count = max(count, -(-len(samples) // _PART))  # small parts, because Ctrl-C waits for those that have begun
     ends = [round(part * len(samples) / count) for part in range(count + 1)]
     return [range(low, high) for low, high in itertools.pairwise(ends) if high > low]
 
 
 def _part(model: nn.Module, samples: Samples, part: range) -> tuple[nn.Module, Samples]:
-    """Returns a part of the samples and a network for its thread."""
+    """Returns a network for one thread, and its part of the samples."""
     return (model, samples) if len(part) == len(samples) else (sharing(model), samples.subset(part))

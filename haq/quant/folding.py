@@ -1,4 +1,4 @@
-"""Batch-norm folding: integer hardware has no normalisation step, so it becomes part of the layer before it."""
+"""Folds batch norms into the layers before them, because integer hardware has no normalisation step."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     """Returns a copy of `model` in evaluation mode with every batch norm folded into the layer that feeds it.
 
-    Pairs are found by running the sample: a batch norm whose input *is* a layer's output follows it, however the
-    forward pass is written. Another reader of that output would see a changed value, so the folded network's output is
-    compared with the original's, and the copy is left unfolded where they differ.
+    Pairs are found by running the sample: a batch norm follows a layer if its input *is* the layer's output, however
+    the forward pass is written. Another reader of that output would see a changed value. So the outputs of the folded
+    network and the original are compared, and an unfolded copy is returned if they differ.
 
     Args:
         model: Any module.
@@ -46,8 +46,8 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
 
 
 def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
-    """Finds `(layer, batch norm)` where both run once and one feeds the other, by running the sample."""
-    outputs: list[tuple[nn.Module, Tensor]] = []  # tensors stay alive here, so that identity means the same tensor
+    """Finds all `(layer, batch norm)` that run once and feed each other, by running the sample."""
+    outputs: list[tuple[nn.Module, Tensor]] = []  # keeps tensors alive, so that identity means the same tensor
     inputs: list[tuple[_BatchNorm, Tensor]] = []
 
     def layer_ran(module: nn.Module, x: Tensor, y: Tensor) -> None:

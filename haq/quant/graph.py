@@ -1,27 +1,27 @@
-"""The network as a graph of operations, for passes that must know what feeds what."""
+"""Traces a network into a graph of operations, for passes that need to know what feeds what."""
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
+from haq.io.prefixes import one_line
 from haq.quant.quantizers.base import Quantizer
 
-__all__ = ["trace_graph"]
-
+__all__ = ["module_of", "trace_graph"]
 
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 
 
 class _Tracer(fx.Tracer):
-    """Layers, batch norms and quantizers stay whole; everything else is opened up to functions.
+    """Keeps layers, batch norms and quantizers whole, and traces everything else down to functions.
 
-    Conditions on the shape of the input, such as a check of its channels, are decided by the sample.
+    Conditions on the shape of the input, such as a check of its channels, are evaluated for the sample.
     """
 
     def __init__(self, sample: Tensor | None) -> None:
@@ -33,7 +33,7 @@ class _Tracer(fx.Tracer):
         return known if isinstance(known, bool) else bool(super().to_bool(obj))
 
     def _known(self, node: Any) -> Any:
-        """What a shape of the input, a part of it or a comparison of parts is; `None` for anything else."""
+        """Returns the value of an input's shape, a part of it or a comparison of parts; `None` for other nodes."""
         if not isinstance(node, fx.Node):
             return node
         if node.op == "placeholder" and not node.args:
@@ -58,19 +58,23 @@ def trace_graph(model: nn.Module, purpose: str, sample: Tensor | None = None) ->
     """Returns `model` as a `torch.fx` graph that shares its modules.
 
     Args:
-        model: In evaluation mode; its forward pass must not depend on values of the input.
-        purpose: What needs the graph; an error says so.
-        sample: One input; the graph then holds for inputs of its shape, where the forward pass asks for that.
+        model: Network in evaluation mode; its forward pass must not depend on the input's values.
+        purpose: What needs the graph, for the error message.
+        sample: One input; if the forward pass depends on the input's shape, the graph is valid for this shape only.
 
     Raises:
         ModelError: The forward pass cannot be traced.
     """
     try:
         graph: Any = _Tracer(sample).trace(model)
-    except Exception as error:  # the model is the user's code
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # the model is user code and may raise anything
         raise ModelError(
-            f"{purpose} needs the graph of {type(model).__name__}, which cannot be traced: {reason}; "
+            f"{purpose} needs the graph of {type(model).__name__}, which cannot be traced: {one_line(error)}; "
             "keep Python control flow on tensor values out of its forward"
         ) from None
     return fx.GraphModule(model, graph)
+
+
+def module_of(node: fx.Node, network: fx.GraphModule) -> nn.Module | None:
+    """Returns the module that a node calls; `None` if it calls a function or method."""
+    return network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None

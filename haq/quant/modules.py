@@ -16,7 +16,7 @@ __all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like"]
 
 
 class QuantConv2d(nn.Conv2d):
-    """A convolution with quantizers; `nn.Identity` stands for floating point."""
+    """A convolution with quantizers; `nn.Identity` means floating point."""
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
@@ -29,7 +29,7 @@ class QuantConv2d(nn.Conv2d):
 
 
 class QuantLinear(nn.Linear):
-    """A linear layer with quantizers; `nn.Identity` stands for floating point."""
+    """A linear layer with quantizers; `nn.Identity` means floating point."""
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
@@ -45,7 +45,7 @@ Quantized = QuantConv2d | QuantLinear
 
 
 class _QuantizedProduct(OwnForward):
-    """Added to a layer with a forward pass of its own: its product is quantized."""
+    """Mixed into a layer with its own forward pass: quantizes its product."""
 
     def product(self, function: Callable[..., Tensor], x: Tensor, *rest: Any) -> Tensor:
         """Returns the product of the quantized input with the quantized weights."""
@@ -55,7 +55,7 @@ class _QuantizedProduct(OwnForward):
 
 
 class _QuantizedWeight(Substituted):
-    """Added to a layer whose product cannot be taken over: its own forward pass reads quantized weights and input."""
+    """Mixed into a layer whose product cannot be intercepted: quantizes what its own forward pass reads."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the forward pass of the layer's class."""
@@ -73,15 +73,22 @@ class _QuantizedWeight(Substituted):
 def quantized_like(
     layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.Module, gradients: nn.Module | None = None
 ) -> Quantized:
-    """Returns a layer with the same parameters and hooks as `layer`, and the given quantizers."""
+    """Returns a layer with the same parameters and hooks as `layer`, and the given quantizers.
+
+    Args:
+        layer: A convolution or linear layer; it is not changed.
+        weights: Quantizer of the weight.
+        inputs: Quantizer of the input.
+        gradients: Quantizer of the output's gradient; by default gradients stay in floating point.
+    """
     kind: type[nn.Module] = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
     if isinstance(layer, OwnForward):
         kind = variant(own_class(layer), _QuantizedProduct, kind)
     elif isinstance(layer, Substituted):
         kind = variant(own_class(layer), _QuantizedWeight, kind)
     quantized = cast(Quantized, kind.__new__(kind))
-    # The layer's own attributes are taken over as they are, so that every form of convolution is covered; the two
-    # registries are copied because quantizers are added to one of them.
+    # All attributes are taken over unchanged, which covers every form of convolution; the two registries are copied,
+    # because quantizers are added to one of them.
     quantized.__dict__.update(layer.__dict__, _modules=dict(layer._modules), _parameters=dict(layer._parameters))
     quantized.weight_quantizer, quantized.input_quantizer = weights, inputs
     quantized.gradient_quantizer = gradients or nn.Identity()

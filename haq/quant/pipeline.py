@@ -1,4 +1,4 @@
-"""One given policy, applied: calibrate, post-training passes, fine-tune, convert to integers, and score."""
+"""Applies one given policy: calibration, post-training passes, fine-tuning, conversion to integers, and scoring."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.evaluation import evaluate
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.ptq import apply_passes, check_applicable
 from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
 from haq.quant.quantizers.base import Quantizer
@@ -25,25 +25,25 @@ __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "
 
 _CALIBRATION_IMAGES = 1024
 _FLOAT_BYTES = 4
-_REPORTS = 20
+_REPORTS = 20  # progress reports during fine-tuning
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a policy is realised.
+    """Options for applying a policy.
 
     Attributes:
-        scheme: What quantizes.
+        scheme: Scheme for weights and activations.
         passes: Post-training passes; see `haq.quant.ptq`. All but `sequential` fold batch norms, which then cannot be
             fine-tuned.
         qat_steps: Fine-tuning steps.
-        batch: Images a step.
-        seed: Decides the order of images.
+        batch: Images per step.
+        seed: Seed for the order of images.
 
     Raises:
-        ConfigError: A value is of another type, or out of range.
+        ConfigError: A value has the wrong type or is out of range.
     """
 
     scheme: Scheme
@@ -62,12 +62,12 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came of it.
+    """Result of applying a policy.
 
     Attributes:
         model: The quantized network.
-        size_bytes: Of its weights as stored, see `stored_bytes`.
-        top1: On the test images, by stage: `calibrated`, then `fine-tuned` where that was asked for.
+        size_bytes: Size of its layers as stored; see `stored_bytes`.
+        top1: Accuracy on the test images by stage: `calibrated`, and `fine-tuned` if there was fine-tuning.
     """
 
     model: nn.Module
@@ -79,10 +79,10 @@ def uniform_policy(layers: Sequence[LayerSpec], w_bits: int, a_bits: int | None,
     """Returns the same widths for all layers, with the first and last at 8 bits as is usual.
 
     Args:
-        layers: As `trace` gives them.
-        w_bits: Of weights.
-        a_bits: Of activations; `None` leaves them in floating point.
-        pin_ends: Whether the first and the last are held at 8 bits; see `haq.layers.ends`.
+        layers: Layers from `trace`.
+        w_bits: Width of weights.
+        a_bits: Width of activations; `None` leaves them in floating point.
+        pin_ends: Whether the first and the last layer are held at 8 bits; see `haq.layers.ends`.
     """
     pinned = ends(layers) if pin_ends else ()
     outer = LayerBits(8, None if a_bits is None else 8)
@@ -97,15 +97,15 @@ def apply_policy(
     progress: Progress = lambda task, done, total: None,
     lessons: Lessons | None = None,
 ) -> Result:
-    """Quantizes `model` by `policy` and scores it on the test images.
+    """Quantizes `model` with the widths of `policy` and scores it on the test images.
 
     Args:
         model: The float network.
         policy: Widths of its layers.
         data: Training images for calibration and fine-tuning, test images for the score.
-        recipe: How.
-        progress: Is told what is done.
-        lessons: Of fine-tuning, where several networks learn the same; by default the recipe's.
+        recipe: Scheme, passes and fine-tuning.
+        progress: Called with the name of the task, and its steps done and in total.
+        lessons: Fine-tuning lessons to share between several networks; by default made from the recipe.
 
     Raises:
         ConfigError: The policy does not fit the model, or a pass is unknown.
@@ -132,7 +132,7 @@ def apply_policy(
 
 
 def integer_top1(model: nn.Module, data: ImageData) -> float:
-    """Returns test top-1 of a quantized network in integer-only arithmetic.
+    """Returns the test top-1 of a quantized network in integer-only arithmetic.
 
     Raises:
         ModelError: A quantizer or an operation has no integer form.
@@ -144,25 +144,25 @@ def integer_top1(model: nn.Module, data: ImageData) -> float:
 
 
 def stored_bytes(model: nn.Module, layers: Sequence[LayerSpec]) -> int:
-    """Returns the bytes of layers as stored: packed codes with their scales or codebooks, and 32-bit biases.
+    """Returns the size of layers as stored, in bytes: packed codes with their scales or codebooks, and 32-bit biases.
 
-    A bias is counted for every output channel, because batch norms are folded in deployment, and so is one scale for
-    every quantized input.
+    Every output channel counts with a bias, because batch norms are folded in deployment, and every quantized input
+    with one scale.
 
     Args:
-        model: In floating point, or quantized.
-        layers: Those that are called; others, such as heads for training alone, are not deployed.
+        model: Network in floating point, or quantized.
+        layers: Layers that are called; others, such as heads used only in training, are not deployed.
     """
     total, called = 0, {spec.name for spec in layers}
     for name, layer in quantizable_layers(model):
         if name not in called:
             continue
         total += _FLOAT_BYTES * layer.weight.shape[0]
-        quantizer = layer.weight_quantizer if isinstance(layer, QuantConv2d | QuantLinear) else None
+        quantizer = layer.weight_quantizer if isinstance(layer, Quantized) else None
         if isinstance(quantizer, Quantizer):
             total += quantizer.encode(layer.weight).size_bytes
         else:
             total += _FLOAT_BYTES * layer.weight.numel()
-        if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.input_quantizer, Quantizer):
+        if isinstance(layer, Quantized) and isinstance(layer.input_quantizer, Quantizer):
             total += _FLOAT_BYTES
     return total

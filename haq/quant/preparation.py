@@ -1,4 +1,4 @@
-"""From a float network and a policy to a network that computes with the policy's widths, and back from a file."""
+"""Prepares a float network to compute with the widths of a policy, and saves and loads prepared networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.io.files import replacing
+from haq.io.prefixes import one_line
 from haq.io.tensors import read_tensors
 from haq.layers import copied, quantizable_layers, reachable, replace_modules
 from haq.policy import BitPolicy
@@ -38,12 +39,13 @@ def prepare(
     Args:
         model: The float network.
         policy: Widths of the layers to quantize; other layers stay in floating point.
-        scheme: What they are quantized with; by default the one that the policy names.
-        calibration: Quantizers for the policy's widths. Without it, those of the weights are set up from the weights,
-            and those of activations for values between 0 and 1, to be loaded from a state dict.
+        scheme: Scheme for these layers; by default the one that the policy names.
+        calibration: Quantizers for the policy's widths. Without it, weight quantizers are set up from the weights, and
+            input quantizers for values between 0 and 1, which a state dict should then overwrite.
 
     Raises:
-        ConfigError: The policy names a layer that the model does not have, or the calibration lacks a width.
+        ConfigError: The policy names a layer that is not in the model or the calibration, or the calibration lacks a
+            width.
     """
     chosen = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     gradient_bits = chosen.options.get("gradient_bits")
@@ -79,7 +81,7 @@ def prepare(
 
 def _ready(which: str, known: Mapping[int, Known], bits: int) -> Known:
     if bits not in known:
-        raise ConfigError(f"{which} of {bits} bits are not calibrated; calibrate with bits {sorted({*known, bits})}")
+        raise ConfigError(f"{which} of {bits} bits are not calibrated; calibrate for bits {sorted({*known, bits})}")
     return known[bits]
 
 
@@ -88,12 +90,12 @@ def _unit_ramp() -> Tensor:
 
 
 def reopened(model: nn.Module, shape: Sequence[int], dtype: str | None, folded: bool) -> nn.Module:
-    """Returns a float network as it was when a file of its quantized form was written.
+    """Returns a float network in the form in which it was quantized for a file.
 
     Args:
-        model: As the user gives it.
-        shape: Of a sample.
-        dtype: Of a sample, such as `float32`; files of before do not tell it.
+        model: The user's network.
+        shape: Shape of a sample.
+        dtype: Type of a sample, such as `float32`; `None` for older files, which do not hold it.
         folded: Whether its batch norms were folded.
     """
     blank = torch.zeros(list(shape), dtype=getattr(torch, dtype or "float32"))
@@ -101,7 +103,7 @@ def reopened(model: nn.Module, shape: Sequence[int], dtype: str | None, folded: 
         return fold_batch_norm(model, blank)
     try:
         return reachable(model, blank if dtype is not None else None)
-    except ModelError:  # another network, perhaps; whoever reads the file says what does not fit
+    except ModelError:  # this may be another network; loading the state reports what does not fit
         return reachable(model)
 
 
@@ -113,15 +115,15 @@ def save_quantized(
     folded: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a prepared network's weights and scales, with what `load_quantized` needs to rebuild it.
+    """Writes a prepared network's weights and scales, with all that `load_quantized` needs to rebuild it.
 
     Args:
         path: File to write.
         model: The prepared network.
         policy: Its widths and scheme.
-        sample: One input.
+        sample: One input; only its shape and type are stored.
         folded: Whether batch norms were folded before the network was prepared.
-        options: Of the scheme.
+        options: Options of the scheme.
     """
     content = {
         "state_dict": model.state_dict(),
@@ -136,11 +138,11 @@ def save_quantized(
 
 
 def load_quantized(path: Path, model: nn.Module) -> nn.Module:
-    """Rebuilds a network that `save_quantized` wrote.
+    """Rebuilds a network that `save_quantized` wrote, in evaluation mode.
 
     Args:
         path: `model.pt` of a run folder; it is read with `weights_only=True` and cannot run code.
-        model: The float network that the search started from; its own weights do not matter.
+        model: The float network that the search started from; its weights are overwritten in the result.
 
     Raises:
         ModelError: The file is damaged or belongs to another network.
@@ -153,14 +155,13 @@ def load_quantized(path: Path, model: nn.Module) -> nn.Module:
         load_state(quantized, content["state_dict"])
     except ModelError:
         raise
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"cannot load {path} into {type(model).__name__}: {reason}") from None
+    except Exception as error:  # torch.load raises many kinds of errors for a damaged file
+        raise ModelError(f"cannot load {path} into {type(model).__name__}: {one_line(error)}") from None
     return quantized.eval()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Loads the state of a prepared network; layers get the biases that rounding gave those of the state."""
+    """Loads the state of a prepared network; adds biases to convolutions that got one from compensated rounding."""
     for name, layer in quantizable_layers(model):
         bias = state.get(f"{name}.bias")
         if layer.bias is None and isinstance(layer, nn.Conv2d) and bias is not None:

@@ -1,4 +1,4 @@
-"""Proof that quantizers are reached: before a network is searched, quantized, measured or exported."""
+"""Checks that quantizers reach all layers of a network, before it is searched, quantized, measured or exported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["reached"]
 
 
 class _Probe(nn.Module):
-    """A quantizer that changes nothing, and counts how often it is called."""
+    """A quantizer that changes nothing and counts its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,18 +30,18 @@ class _Probe(nn.Module):
 
 
 def reached(model: nn.Module, sample: Sample) -> tuple[nn.Module, list[LayerSpec]]:
-    """Returns the network to work with, and its layers, once it is proven that quantizers in them are all there is.
+    """Returns the network to work with and its layers, after a check that quantizers reach every layer.
 
-    With quantizers that change nothing, the network gives the outputs of the float network to the bit, so no forward
-    pass of a layer is lost; and each is called as often as its layer was seen to be called, so nothing goes around
-    it. Both in evaluation mode, without gradients and without hooks, as the network is scored.
+    Quantizers that change nothing are put into a copy. Its outputs must equal those of the float network to the bit, so
+    no layer has lost its own forward pass. Each quantizer must be called as often as its layer, so no call bypasses it.
+    Both are checked as the network is scored: in evaluation mode, without gradients and without hooks.
 
     Args:
         model: Any network.
         sample: One input, as for `haq.layers.trace`.
 
     Returns:
-        `reachable(model, sample)` and `trace` of it.
+        `reachable(model, sample)` and its `trace`.
 
     Raises:
         ModelError: The model fails on the sample, or a layer cannot be reached; the message names it.
@@ -57,8 +57,9 @@ def reached(model: nn.Module, sample: Sample) -> tuple[nn.Module, list[LayerSpec
         for what, probe in zip(("weight", "input"), pair, strict=True):
             if probe.calls != calls[name]:
                 raise ModelError(
-                    f"layer {name!r} is called {calls[name]} times, but a quantizer of its {what} {probe.calls} times: "
-                    f"{type(model).__name__} has another reference to the layer; call it as an attribute of its module"
+                    f"layer {name!r} is called {calls[name]} times, but the quantizer of its {what} {probe.calls} "
+                    f"times: {type(model).__name__} has another reference to the layer; call it as an attribute of its "
+                    "module"
                 )
     if not _equal(expected, found):
         raise ModelError(_difference(probed, sample, seen))
@@ -66,7 +67,7 @@ def reached(model: nn.Module, sample: Sample) -> tuple[nn.Module, list[LayerSpec
 
 
 def _run(network: nn.Module, sample: Sample) -> tuple[Any, list[tuple[str, Any]]]:
-    """Returns the outputs of the network, and those of its layers in the order of their calls."""
+    """Returns the network's output, and the outputs of its layers in the order of their calls."""
     names = {layer: name for name, layer in quantizable_layers(network)}
     seen: list[tuple[str, Any]] = []
     with same_randomness(), watched(names, after=lambda layer, x, y: seen.append((names[layer], y))):
@@ -79,16 +80,16 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _difference(probed: nn.Module, sample: Sample, seen: list[tuple[str, Any]]) -> str:
-    """Says where the outputs part, as far as layers show it."""
+    """Returns a message with the first layer whose outputs differ, if there is one."""
     for (name, y), (_, other) in zip(seen, _run(probed, sample)[1], strict=False):
         if not _equal(y, other):
             return (
-                f"layer {name!r} gives other outputs with quantizers that change nothing, so its own forward pass is "
-                "lost; make it a plain Conv2d or Linear"
+                f"layer {name!r} gives different outputs with quantizers that change nothing, so its own forward pass "
+                "is lost; make it a plain Conv2d or Linear"
             )
     return (
-        "the network gives other outputs with quantizers that change nothing, though its layers do not; does its "
-        "forward pass ask for the type of a layer, or keep values between calls?"
+        "the network gives different outputs with quantizers that change nothing, but its layers do not; does its "
+        "forward pass check the type of a layer, or keep values between calls?"
     )
 
 

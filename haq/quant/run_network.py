@@ -1,4 +1,4 @@
-"""The network that a run wrote, with the float network and the data that it came from."""
+"""Opens the quantized network of a run, with the float network and the data that the run started from."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["RunNetwork", "check_widths", "open_quantized"]
 
 @dataclass(frozen=True, eq=False)
 class RunNetwork:
-    """What a run started from, and what it wrote.
+    """The networks and the data of a run.
 
     Attributes:
-        model: The float network, in evaluation mode, proven to be reached by quantizers.
-        network: Fake-quantized, likewise.
+        model: The float network, in evaluation mode and checked by `reached`.
+        network: The fake-quantized network, in evaluation mode.
         data: All splits.
     """
 
@@ -39,13 +39,13 @@ class RunNetwork:
 def open_quantized(
     run: RunFolder, policy: BitPolicy, progress: Callable[[int, int], None], named: Named | None = None
 ) -> RunNetwork:
-    """Opens the network of a run that has ended.
+    """Opens the network of a finished run.
 
     Args:
-        run: Its model and data are opened, which runs the code that they name.
-        policy: What the network must agree with.
-        progress: Is told when the built-in network has to be trained again.
-        named: What takes the place of the model and data that the run names.
+        run: The run; its model and data are opened, which runs the user's code that they name.
+        policy: Policy that the network must match.
+        progress: Called with the number of epochs done and in total if the built-in network must be trained again.
+        named: Model and data to use instead of those that the run names.
 
     Raises:
         ConfigError: The run has no network, or one of another run or policy.
@@ -63,7 +63,16 @@ def open_quantized(
 
 
 def check_widths(run: RunFolder, policy: BitPolicy, network: nn.Module) -> None:
-    """Raises `ConfigError` where model.pt and best.json name other layers or widths."""
+    """Checks that model.pt and best.json hold the same layers and widths.
+
+    Args:
+        run: Run folder, for messages.
+        policy: Policy from best.json.
+        network: Network from model.pt.
+
+    Raises:
+        ConfigError: A layer has other widths in one of them, or is missing.
+    """
     held = {
         name: tuple(getattr(quantizer, "bits", None) for quantizer in (layer.weight_quantizer, layer.input_quantizer))
         for name, layer in network.named_modules()
@@ -75,5 +84,5 @@ def check_widths(run: RunFolder, policy: BitPolicy, network: nn.Module) -> None:
         if held.get(name) != asked:
             raise ConfigError(
                 f"layer {name!r} has (w_bits, a_bits) {asked} in {run.path / 'best.json'}, but {held.get(name)} in "
-                f"model.pt; the files are of different searches, so finish it with `haq search --resume {run.path}`"
+                f"model.pt; the files are from different searches; finish it with `haq search --resume {run.path}`"
             )

@@ -471,15 +471,15 @@ def _scripted_part() -> nn.Module:
 
 REFUSED: dict[str, tuple[Make, str]] = {
     "read elsewhere, too": (ElsewhereToo, r"layer 'c2': its weight is also read outside of it \(by conv2d\)"),
-    "cosine": (Cosine, r"layer 'fc': its weight is read, and the layer is not called \(by normalize\)"),
-    "without its bias": (WithoutBias, r"layer 'fc': its weight is read, and the layer is not called \(by linear\)"),
-    "multiplied": (Multiplied, r"layer 'fc': its weight is read, and the layer is not called \(by matmul\)"),
-    "global": (Global, r"layer 'c2' is called 1 times, but a quantizer of its weight 0 times: Global has another"),
+    "cosine": (Cosine, r"layer 'fc': its weight is read, but the layer is not called \(by normalize\)"),
+    "without its bias": (WithoutBias, r"layer 'fc': its weight is read, but the layer is not called \(by linear\)"),
+    "multiplied": (Multiplied, r"layer 'fc': its weight is read, but the layer is not called \(by matmul\)"),
+    "global": (Global, r"layer 'c2' is called 1 times, but the quantizer of its weight 0 times: Global has another"),
     "asks for a class": (
         AsksForClass,
-        r"gives other outputs with quantizers that change nothing, though its layers do",
+        r"gives different outputs with quantizers that change nothing, but its layers do",
     ),
-    "padded tokens": (PaddedTokens, r"PaddedTokens gives other outputs when its layers are called one by one"),
+    "padded tokens": (PaddedTokens, r"PaddedTokens gives different outputs when its layers are called one by one"),
     "scripted": (lambda: torch.jit.script(Plain()), r"the model is TorchScript.*give the nn.Module it was made from"),
     "scripted part": (_scripted_part, r"module 'c2' of Plain is TorchScript"),
 }

@@ -1,4 +1,4 @@
-"""Compensated rounding: what one weight loses in rounding, the layer's other weights make up for."""
+"""Compensated rounding: a layer's other weights make up for the rounding error of each one."""
 
 from haq.quant.compensation.layers import Rounded, round_layer
 from haq.quant.compensation.moments import Moments, Reads, is_product

@@ -1,4 +1,4 @@
-"""Uniform grids that fit compensated rounding: scales, and zero points where they pay."""
+"""Fits uniform grids for compensated rounding: scales, and zero points where they pay off."""
 
 from __future__ import annotations
 
@@ -10,37 +10,41 @@ from torch import Tensor
 
 from haq.quant.compensation.rounding import Grid, descend, diffuse, output_error
 from haq.quant.quantizers.base import Quantizer
-from haq.quant.quantizers.functional import is_binary, mse_affine, mse_scale
+from haq.quant.quantizers.functional import code_range, is_binary, mse_affine, mse_scale
 from haq.quant.quantizers.uniform import UniformQuantizer
 
 __all__ = ["fit_grids"]
 
 _REFITS = 2
-_CLIPS = 16  # that a start of the fit is chosen among
-# A zero point costs a sum of activations: it must save so much of an error that is so much of the outputs' energy
+_CLIPS = 16  # clips tried for the grid that a fit starts from
+# A zero point costs a sum of activations. It must remove the share _WORTH of the error, and the error must be at least
+# the share _NOTICED of the outputs' energy
 _WORTH, _NOTICED = 0.05, 1e-3
 
 
 def fit_grids(
     weight: Tensor, target: Tensor, gram: Tensor, quantizers: Mapping[int, Quantizer], choose: bool
 ) -> dict[int, tuple[Quantizer, Tensor]]:
-    """Returns the best grid of every width that may have another scale, and the target rounded to it.
+    """Returns the best grid for every width, and the target rounded to it.
 
-    Rounding and scales are fitted in turn: the scale of each channel by least squares for the codes that it has, the
-    codes by coordinate descent for the scale. All grids of all widths are fitted at once, as copies of the rows.
+    Codes and scales are fitted in turn: the scale of each channel by least squares for its codes, and the codes by
+    coordinate descent for the scale. All grids of all widths are fitted at once, as copies of the rows.
 
     Args:
-        weight: As the layer has it, `(M, ...)`.
-        target: What is to be rounded, `(groups, K, rows)`.
-        gram: Damped moments.
-        quantizers: By width; those that are not uniform, with one free scale a channel, are left out.
-        choose: Whether layers may be given zero points, or lose them, where the quantizer is `adaptive`.
+        weight: Weight of the layer, `(M, ...)`.
+        target: Values to round, `(groups, K, rows)`.
+        gram: Damped moments, `(groups, K, K)`.
+        quantizers: Quantizers by width; only uniform ones with one free scale per channel are fitted.
+        choose: Whether `adaptive` quantizers may gain or lose zero points.
+
+    Returns:
+        Width → quantizer with the fitted grid, and the rounded target, same shape.
     """
     groups, columns, rows = target.shape
     energy = float(output_error(target, torch.zeros_like(target), gram).sum())
 
     def noticed(start: _Start) -> bool:
-        """Whether rounding to the nearest, which is no better than what follows, loses so much that it matters."""
+        """Whether rounding to the nearest level, which is no better than the fit, has an error that matters."""
         rounded = start.grid(groups).nearest(target)
         return float(output_error(target, rounded, gram).sum()) > _NOTICED * energy
 
@@ -71,7 +75,7 @@ def fit_grids(
         picked = owner * rows + torch.arange(rows)
         scale, zero = scales.gather(1, picked).flatten(), None
         if starts[mine[0]].binary and bool((owner == mine[0]).all()):
-            scale = scale / 2  # it is the distance of −α and +α
+            scale = scale / 2  # the fitted scale is the distance between −α and +α
         elif any(starts[number].zero_point is not None for number in set(owner.flatten().tolist())):
             zeros = torch.stack([start.zeros(groups) for start in starts], 1)
             zero = zeros.gather(1, owner[:, None])[:, 0].flatten()
@@ -81,7 +85,7 @@ def fit_grids(
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """A grid to begin with, `(M,)` each."""
+    """A grid that the fit starts from; `scale` and `zero_point` are `(M,)`."""
 
     width: int
     scale: Tensor
@@ -97,14 +101,18 @@ class _Start:
         none = torch.zeros_like(scale)
         if self.binary:
             return Grid(2 * scale, none, none + 1, none + 0.5)
-        low, high = -(2 ** (self.width - 1)), 2 ** (self.width - 1) - 1
+        low, high = code_range(self.width, signed=True)
         return Grid(scale, low - zero, high - zero, none)
 
 
 def _starts(
     rows: Tensor, quantizer: UniformQuantizer, width: int, choose: bool, noticed: Callable[[_Start], bool]
 ) -> list[_Start]:
-    """Returns the symmetric grid first where there is a choice, and alone where it is fine enough; else the own one."""
+    """Returns the grids to try for a width.
+
+    These are the symmetric grid and, unless it is fine enough, asymmetric ones; only the quantizer's own grid if it is
+    not adaptive or there is no choice.
+    """
     scale, zero = quantizer.scale.detach(), quantizer.zero_point
     if not (quantizer.adaptive and choose):
         return [_Start(width, scale, zero, zero is None and is_binary(quantizer.bits, quantizer.signed))]
@@ -120,12 +128,15 @@ def _starts(
 
 
 def _chosen(error: Tensor, starts: list[_Start], mine: list[int], energy: float) -> Tensor:
-    """Returns which start each row takes, `(groups, rows)`: the first, unless others are worth their zero points."""
+    """Returns the number of the start that each row takes, `(groups, rows)`.
+
+    It is the first one, unless others reduce the error enough to be worth their zero points.
+    """
     first, *others = mine
     owner = torch.full((error.shape[0], error.shape[2]), first)
     if not others:
         return owner
-    # A symmetric channel is one whose zero point is 0, but {−1, +1} is no such grid
+    # A symmetric channel has a zero point of 0, but {−1, +1} cannot be written as such a grid
     open_to = others if starts[first].binary else mine
     among = error[:, open_to]
     before, after = float(error[:, first].sum()), float(among.amin(1).sum())
@@ -135,7 +146,7 @@ def _chosen(error: Tensor, starts: list[_Start], mine: list[int], energy: float)
 
 
 def _best_factor(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
-    """Returns by what each row's scale is best multiplied, its codes unchanged, by least squares, `(groups, 1, n)`."""
+    """Returns the least-squares factor for each row's scale, with unchanged codes, `(groups, 1, n)`."""
     seen = gram @ rounded
     along, own = (seen * target).sum(1, keepdim=True), (seen * rounded).sum(1, keepdim=True)
     return torch.where((along > 0) & (own > 0), along / own.clamp_min(1e-30), torch.ones_like(own)).clamp(0.5, 2.0)

@@ -1,4 +1,4 @@
-"""One layer's weight at several widths: its grids, and what is rounded to them."""
+"""Rounds one layer's weight for several widths."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["Rounded", "compensated_target", "round_layer"]
 
-_TARGET_PER_COLUMN = 1.0  # times columns over samples: towards the exact weight, where samples are few
-_WIDEST = 8  # at 16 bits there is nothing to make up for
+_TARGET_PER_COLUMN = 1.0  # times columns over samples: few samples keep the target near the exact weight
+_WIDEST = 8  # at 16 bits there is nothing to compensate for
 
 
 @dataclass(frozen=True, eq=False)
 class Rounded:
-    """A weight that lies on its quantizer's grid, in little memory.
+    """A weight on its quantizer's grid, in compact form.
 
     Attributes:
-        quantizer: Gives the weight back as it is.
-        codes: As the quantizer would encode the weight, in a byte each; `None` for the nearest levels.
-        shift: Mean error of each output channel, to be taken off the bias, `(M,)`; `None` where that is not wanted.
+        quantizer: Quantizer of the weight; it leaves the rounded weight unchanged.
+        codes: The quantizer's codes of the weight, one byte each; `None` if the quantizer rounds the float weight to
+            the nearest levels.
+        shift: Mean error of each output channel, to subtract from the bias, `(M,)`; `None` for none.
     """
 
     quantizer: nn.Module
@@ -35,20 +36,20 @@ class Rounded:
     shift: Tensor | None = None
 
     def weight(self, exact: Tensor) -> Tensor:
-        """Returns the weight that the layer holds: on the grid, or the float network's where that is rounded later."""
+        """Returns the weight that the layer holds: on the grid, or `exact` if the quantizer rounds it later."""
         if self.codes is None:
             return exact
         return replace(self.codes, codes=self.codes.codes.to(torch.int32)).dequantize()
 
     def bias(self, layer: nn.Conv2d | nn.Linear) -> Tensor | None:
-        """Returns the bias that the layer holds beside this weight."""
+        """Returns the bias that goes with this weight, given the layer with its float bias."""
         own = None if layer.bias is None else layer.bias.detach()
         if self.shift is None:
             return own
         return -self.shift if own is None else own - self.shift
 
     def put_in(self, layer: nn.Conv2d | nn.Linear) -> None:
-        """Gives the layer this weight, and takes the mean error off its bias."""
+        """Puts this weight into the layer, and subtracts the mean error from its bias."""
         if self.codes is None:
             return
         trained = layer.weight.requires_grad
@@ -60,17 +61,20 @@ class Rounded:
 def round_layer(
     layer: nn.Conv2d | nn.Linear, quantizers: Mapping[int, Quantizer], moments: Moments | None, choose: bool = True
 ) -> dict[int, Rounded]:
-    """Rounds a layer's weight for every width, so that its outputs stay close to what they are in the float network.
+    """Rounds a layer's weight for every width, so that the layer's outputs stay close to the float network's.
 
-    Uniform grids with one scale a channel get the scale and, where a quantizer is `adaptive`, the zero points that fit
-    compensated rounding best; other grids and codebooks stay as they are. A quantizer that does not give values on its
-    grid back as they are, because its grid depends on them, keeps rounding to the nearest.
+    Uniform grids with one scale per channel get the scales that suit compensated rounding best, and zero points if the
+    quantizer is `adaptive`. Other grids and codebooks stay unchanged. If a quantizer changes values that are on its
+    grid, because the grid depends on the values, it keeps rounding to the nearest level.
 
     Args:
-        layer: With the float network's weight and bias.
-        quantizers: By width.
-        moments: Of what the layer reads; without them weights are rounded to the nearest.
-        choose: Whether zero points may be chosen; otherwise they stay as they are.
+        layer: Layer with the float network's weight and bias.
+        quantizers: Width → quantizer of the weight.
+        moments: Moments of the layer's inputs; `None` rounds weights to the nearest level.
+        choose: Whether zero points may be chosen; otherwise they stay unchanged.
+
+    Returns:
+        Width → rounded weight.
     """
     found = {width: Rounded(quantizer) for width, quantizer in quantizers.items()}
     chosen = {width: quantizer for width, quantizer in quantizers.items() if _compensable(quantizer)}
@@ -89,7 +93,7 @@ def round_layer(
         rounded = as_weight(values, weight)
         stored = quantizer.encode(rounded)
         if not torch.allclose(stored.dequantize(), rounded, rtol=1e-4, atol=1e-9):
-            continue  # its grid moves with the values
+            continue  # the grid depends on the values
         narrow = torch.int8 if stored.codes.amax() <= 127 else torch.uint8
         stored = replace(stored, codes=stored.codes.to(narrow), dtype=layer.weight.dtype)
         shift = _mean_error(weight, rounded, moments).to(layer.weight.dtype) if takes_shift(layer) else None
@@ -98,14 +102,15 @@ def round_layer(
 
 
 def compensated_target(weight: Tensor, moments: Moments) -> Tensor:
-    """Returns the weight that makes the most of the inputs that a layer gets, to be rounded in place of the exact one.
+    """Returns the weight that best reproduces the exact outputs from the layer's actual inputs; this one is rounded.
 
-    The W* that minimises ‖W x − W* x̂‖² is W E[x x̂ᵀ] E[x̂ x̂ᵀ]⁻¹, damped towards W; rounding it for x̂ is then the whole
-    problem (the first step of Qronos, Zhang et al. 2025, arXiv:2505.11695, section 3, for all columns at once).
+    The W* that minimises ‖W x − W* x̂‖² is W E[x x̂ᵀ] E[x̂ x̂ᵀ]⁻¹, damped towards W. Rounding W* for x̂ is then
+    equivalent to the whole problem (the first step of Qronos, Zhang et al. 2025, arXiv:2505.11695, section 3, for all
+    columns at once).
 
     Args:
-        weight: `(groups, K, rows)`.
-        moments: Of the layer's inputs.
+        weight: W, `(groups, K, rows)`.
+        moments: Moments of the layer's inputs.
     """
     if moments.cross is None:
         return weight

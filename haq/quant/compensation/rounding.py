@@ -1,8 +1,8 @@
-"""Rounding the columns of a matrix one after the other, each making up for the errors of those before.
+"""Rounds the columns of a matrix one after the other, each compensating for the errors of those before.
 
 The error of a layer's outputs is Σ (w − q) H (w − q)ᵀ over its output channels, with the second moments H of its
-inputs. Everything here works on `(groups, K, rows)`: K weights of each output channel, channels along the rows, so that
-one step rounds a column of all channels, widths and grids at once.
+inputs. All tensors here are `(groups, K, rows)`: K weights of each output channel, with the channels along `rows`, so
+that one step rounds one column for all channels, widths and grids at once.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from haq.quant.quantizers.functional import code_range
 from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
 
 __all__ = ["Grid", "damped", "descend", "diffuse", "output_error"]
 
-_BLOCK = 64
+_BLOCK = 64  # columns whose later updates are applied at once
 _ATTEMPTS = 4
-_DAMPING = 0.01  # of the mean diagonal, as GPTQ's
-_DAMPING_PER_COLUMN = 0.1  # times columns over samples: few samples say little about how columns go together
+_DAMPING = 0.01  # share of the mean diagonal, as in GPTQ
+_DAMPING_PER_COLUMN = 0.1  # times columns over samples: few samples say little about correlations of columns
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The levels that each weight may take: S·(q − o) for whole q from `low` to `high`, or those of a codebook.
+    """The levels of each weight: S·(q − o) for integers q from `low` to `high`, or those of a codebook.
 
     Attributes:
         scale: S, `(groups, K or 1, rows)`.
-        low: Smallest q, likewise.
-        high: Largest q.
-        offset: o: 0, or ½ for the levels −S/2 and S/2 of one bit.
-        codebook: Levels in ascending order, `(groups, K or 1, rows, levels)`, in place of all these.
+        low: Smallest q, same shape.
+        high: Largest q, same shape.
+        offset: o, same shape: 0, or ½ for the levels −S/2 and S/2 of one bit.
+        codebook: Levels in ascending order, `(groups, K or 1, rows, levels)`; the other attributes are then unused.
     """
 
     scale: Tensor
@@ -46,8 +47,8 @@ class Grid:
         """Returns the grid of a quantized weight.
 
         Args:
-            stored: `(M, ...)`, at any granularity.
-            groups: Of the layer.
+            stored: Codes `(M, ...)`, at any granularity.
+            groups: Groups of the layer.
         """
         places = torch.arange(stored.codes.numel()).view(stored.codes.shape)
         owners = group(places, stored.granularity)
@@ -62,12 +63,12 @@ class Grid:
         scale = stored.scale[owner]
         if stored.bits == 1 and stored.zero_point is None and bool((stored.codes.abs() == 1).all()):
             return cls(2 * scale, one, one + 1, one + 0.5)  # {−1, +1}
-        low, high = -(2 ** (stored.bits - 1)), 2 ** (stored.bits - 1) - 1
+        low, high = code_range(stored.bits, signed=True)
         shift = one if stored.zero_point is None else stored.zero_point[owner].float()
         return cls(scale, low - shift, high - shift, one)
 
     def nearest(self, x: Tensor, column: int | None = None) -> Tensor:
-        """Returns the nearest levels: of a column, `(groups, rows)`, or of all, `(groups, K, rows)`."""
+        """Returns the nearest levels for one column, `(groups, rows)`, or for all, `(groups, K, rows)`."""
         at = slice(None) if column is None else column if self.low.shape[1] > 1 else 0
         if self.codebook is not None:
             levels = self.codebook[:, at]
@@ -78,12 +79,12 @@ class Grid:
         return steps.clamp_(self.low[:, at], self.high[:, at]).sub_(offset).mul_(scale)
 
     def scaled(self, factor: Tensor) -> Grid:
-        """Returns the grid with its scale multiplied."""
+        """Returns the grid with its scale multiplied by `factor`."""
         return Grid(self.scale * factor, self.low, self.high, self.offset)
 
     @staticmethod
     def beside(grids: list[Grid]) -> Grid:
-        """Returns the grids of several copies of the same rows, one copy after the other."""
+        """Joins grids of the same rows into one grid for copies of these rows, one copy after the other."""
         parts = ([getattr(grid, name) for grid in grids] for name in ("scale", "low", "high", "offset"))
         return Grid(*(torch.cat(part, 2) for part in parts))
 
@@ -94,15 +95,20 @@ def as_columns(weight: Tensor, groups: int) -> Tensor:
 
 
 def as_weight(values: Tensor, like: Tensor) -> Tensor:
-    """Returns `(groups, K, rows)` as a weight of the shape of `like`."""
+    """Returns `(groups, K, rows)` as a weight with the shape of `like`, the inverse of `as_columns`."""
     return values.transpose(1, 2).reshape(like.shape).contiguous()
 
 
 def damped(gram: Tensor, samples: int, per_column: float = _DAMPING_PER_COLUMN) -> Tensor:
-    """Returns the moments with a share of their mean added to the diagonal, so that they have an inverse.
+    """Adds a share of the mean diagonal to the diagonal of the moments, so that they can be inverted.
 
-    Where all inputs are the same, any rounding does; what is added is then 1, and the nearest level is taken. So it is
-    with moments that are not positive definite for the rounding of their sums, however much is added.
+    If the mean diagonal is 0, the inputs do not matter; 1 is added, so weights are rounded to the nearest level. The
+    identity, with the same effect, is returned if rounding errors keep the moments from becoming positive definite.
+
+    Args:
+        gram: Moments, `(groups, K, K)`.
+        samples: Number of columns that the moments are averages of.
+        per_column: Additional share for each column per sample.
     """
     columns = gram.shape[1]
     mean = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(0)
@@ -117,15 +123,15 @@ def damped(gram: Tensor, samples: int, per_column: float = _DAMPING_PER_COLUMN) 
 
 
 def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
-    """Rounds column by column; the error of each is spread over the columns that are still to come.
+    """Rounds column by column, and spreads the error of each column over the remaining ones.
 
-    Frantar et al. 2022 (GPTQ, arXiv:2210.17323, algorithm 1): columns in the order of their curvature, in blocks, with
-    the Cholesky factor of the inverse of H.
+    Frantar et al. 2022 (GPTQ, arXiv:2210.17323, algorithm 1), with columns in the order of their curvature, in blocks,
+    and the Cholesky factor of the inverse of H.
 
     Args:
-        target: `(groups, K, rows)`.
-        gram: H, positive definite; see `damped`.
-        grid: What to round to.
+        target: Values to round, `(groups, K, rows)`.
+        gram: H, `(groups, K, K)`, positive definite; see `damped`.
+        grid: Grid to round to.
 
     Returns:
         Levels of the grid, same shape.
@@ -153,7 +159,7 @@ def diffuse(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
 
 
 def _inverse_factor(gram: Tensor) -> Tensor:
-    """Returns the upper triangular U with H⁻¹ = UᵀU: the inverse of the R with H = R Rᵀ, which is upper, too."""
+    """Returns the upper triangular U with H⁻¹ = UᵀU, as the inverse of the upper triangular R with H = R Rᵀ."""
     flipped = torch.linalg.cholesky(gram.flip(1, 2)).flip(1, 2)
     whole = torch.eye(gram.shape[1], dtype=gram.dtype)
     inverse: Tensor = torch.linalg.solve_triangular(flipped, whole, upper=True)
@@ -172,20 +178,24 @@ def _reordered(grid: Grid, order: Tensor) -> Grid:
 
 
 def descend(target: Tensor, rounded: Tensor, gram: Tensor, grid: Grid, passes: int = 1) -> Tensor:
-    """Moves every weight to the best level given all the others, in turn; the error never rises.
+    """Moves each weight in turn to the level that is best for the current values of the others.
 
-    Coordinate descent (Behdin et al. 2023, QuantEase, arXiv:2309.01885, section 3), in blocks of columns.
+    The error never rises. This is coordinate descent (Behdin et al. 2023, QuantEase, arXiv:2309.01885, section 3), in
+    blocks of columns.
 
     Args:
-        target: `(groups, K, rows)`.
-        rounded: Where to start, same shape.
-        gram: H.
-        grid: What to round to.
-        passes: Over all columns.
+        target: Exact values, `(groups, K, rows)`.
+        rounded: Values to start from, same shape.
+        gram: H, `(groups, K, K)`.
+        grid: Grid to round to.
+        passes: Number of passes over all columns.
+
+    Returns:
+        Levels of the grid, same shape.
     """
     rounded = rounded.clone()
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    slope = gram @ (target - rounded)  # of the error, (groups, K, rows)
+    slope = gram @ (target - rounded)  # half the negative gradient of the error, (groups, K, rows)
     columns = target.shape[1]
     for _ in range(passes):
         for start in range(0, columns, _BLOCK):
@@ -203,6 +213,12 @@ def descend(target: Tensor, rounded: Tensor, gram: Tensor, grid: Grid, passes: i
 
 
 def output_error(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
-    """Returns (w − q) H (w − q)ᵀ of every row, `(groups, rows)`."""
+    """Returns (w − q) H (w − q)ᵀ of every row, `(groups, rows)`.
+
+    Args:
+        target: w, `(groups, K, rows)`.
+        rounded: q, same shape.
+        gram: H, `(groups, K, K)`.
+    """
     error = target - rounded
     return ((gram @ error) * error).sum(1)

@@ -1,4 +1,4 @@
-"""Rounding layer by layer on the inputs that the layers before really give."""
+"""Rounds layer by layer, for the inputs that the quantized layers before actually produce."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from haq.layers.own_forward import OwnForward, window_of
 from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
 from haq.quant.compensation.moments import Reads, is_product, padded
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.threads import in_threads, one_thread
 
 __all__ = ["compensate_in_sequence", "compensate_together"]
 
-_PART = 64  # samples that go through the network together: what a layer computes for so few stays near the processor
+_PART = 64  # samples that run together: so few that a layer's outputs stay in the processor's cache
 _SAMPLES = 32_768  # columns; with 8,192 a 2-bit ResNet-20 ends with 4 % more divergence
-_BYTES = 2**31  # of what all parts hold at once, about
-_ALIVE = 4  # times what the largest layer reads and gives
+_BYTES = 2**31  # that all parts together may take, approximately
+_ALIVE = 4  # memory of a part, as a multiple of the largest layer's input and output
 
 Progress = Callable[[int, int], None]
 Layer = nn.Conv2d | nn.Linear
@@ -38,24 +38,25 @@ Layer = nn.Conv2d | nn.Linear
 def compensate_in_sequence(
     quantized: nn.Module, model: nn.Module, batches: Iterable[Tensor], progress: Progress = lambda done, total: None
 ) -> bool:
-    """Rounds the weights of a prepared network again, in place, so that they make up for what came before them, too.
+    """Rounds the weights of a prepared network again, in place, so that they also compensate for earlier layers.
 
-    Every layer is rounded in the order of calls, for the inputs that the quantized layers before it give, towards the
-    outputs of the float network (Qronos, Zhang et al. 2025, arXiv:2505.11695). One run does it: every batch holds its
-    samples twice, and the layers compute the first half in floating point and the second half quantized. Parts of the
-    samples run in threads that wait for each other at every layer. So it works for every network that treats samples
-    apart; where halves do not stay apart, as when a network has its samples along another dimension, nothing is
-    changed; where parts call their layers in different orders, only the layers before that are. Layers that are called
-    more than once keep their rounding, and so do those whose weight another module holds.
+    Layers are rounded in the order of their calls, for the inputs that the quantized layers before them produce,
+    towards the outputs of the float network (Qronos, Zhang et al. 2025, arXiv:2505.11695). This takes a single run:
+    every batch holds its samples twice, and layers compute the first half in floating point and the second half
+    quantized. Parts of the samples run in threads that wait for each other at every layer.
+
+    The network must process samples independently. If the halves mix, for example because samples lie along another
+    dimension, nothing is changed. If parts call their layers in different orders, only the layers before that point are
+    changed. Layers that are called several times or share their weight with another module keep their rounding.
 
     Args:
         quantized: A prepared network with quantizers for all its widths.
-        model: The float network that it was prepared from, batch norms folded alike.
-        batches: Inputs, each `(N, C, H, W)`; as many are taken as the network can run at once in 2 GiB, about.
-        progress: Called with layers done and layers in all.
+        model: The float network that it was prepared from, with the same batch norms folded.
+        batches: Inputs, each `(N, C, H, W)`; only as many samples are used as can run at once in about 2 GiB.
+        progress: Called with the number of layers done and in total.
 
     Returns:
-        Whether the network keeps its samples apart, and calls its layers in one order.
+        Whether the network processes samples independently and calls its layers in one order.
     """
     return compensate_together([quantized], model, batches, progress)
 
@@ -66,16 +67,17 @@ def compensate_together(
     batches: Iterable[Tensor],
     progress: Progress = lambda done, total: None,
 ) -> bool:
-    """Does so for several networks that were prepared from one, which is run once for all of them.
+    """Applies `compensate_in_sequence` to several networks that were prepared from one, in a single run.
 
     Args:
         quantized: Prepared networks.
-        model: See `compensate_in_sequence`.
-        batches: Likewise; where not all samples fit into memory for all networks, these take turns.
-        progress: Likewise.
+        model: As for `compensate_in_sequence`.
+        batches: As for `compensate_in_sequence`; the networks are rounded one by one if all samples do not fit into
+            memory for all networks.
+        progress: As for `compensate_in_sequence`.
 
     Returns:
-        See `compensate_in_sequence`.
+        As for `compensate_in_sequence`.
     """
     inputs = torch.cat(list(batches))
     network = reachable(model, inputs[:1])
@@ -104,7 +106,7 @@ def compensate_together(
 
 
 def _quantized(layer: nn.Module | None) -> Quantized | None:
-    return layer if isinstance(layer, QuantConv2d | QuantLinear) else None
+    return layer if isinstance(layer, Quantized) else None
 
 
 def _share(progress: Progress, number: int, count: int) -> Progress:
@@ -113,12 +115,12 @@ def _share(progress: Progress, number: int, count: int) -> Progress:
 
 @dataclass(frozen=True)
 class _Here:
-    """Of a part of the samples that waits at a layer: columns that the layer reads, `(groups, K, n)` each.
+    """A part of the samples that waits at a layer, with columns of the layer's inputs, `(groups, K, n)` each.
 
     Attributes:
-        layer: Its name.
-        exact: Of the float network.
-        given: Of each quantized network.
+        layer: Name of the layer.
+        exact: Columns in the float network.
+        given: Columns in each quantized network.
     """
 
     layer: str
@@ -127,13 +129,13 @@ class _Here:
 
 
 class _Rounds:
-    """Brings all parts to a layer, rounds it, and lets them go on.
+    """Lets all parts run up to a layer, rounds it, and lets them continue.
 
     Args:
-        layers: Name → layer of the float network, those that are rounded again.
-        twins: Name → the layer in each quantized network, `None` where it is none.
-        networks: How many are quantized.
-        parts: How many there are.
+        layers: Name → layer of the float network, for the layers to round again.
+        twins: Name → the layer in each quantized network, `None` if it is not quantized there.
+        networks: Number of quantized networks.
+        parts: Number of parts.
         done: Called with the number of layers done.
     """
 
@@ -173,7 +175,7 @@ class _Rounds:
 
     def _run(self, network: nn.Module, number: int, x: Tensor) -> None:
         try:
-            own = sharing(network)  # a forward pass may keep values in its modules
+            own = sharing(network)  # a forward pass may store values in its modules
             with ExitStack() as stack:
                 for name, layer in quantizable_layers(own):
                     if name in self._twins:
@@ -190,7 +192,7 @@ class _Rounds:
             self._barrier.abort()
 
     def _taking(self, number: int, name: str, inner: Callable[..., Tensor], first: bool) -> Callable[..., Tensor]:
-        """Returns what takes the place of a layer's forward pass: one copy in floating point, the others quantized."""
+        """Returns a replacement for a layer's forward pass: the first copy in floating point, the others quantized."""
         twins = self._twins[name]
 
         def call(*args: Any, **kwargs: Any) -> Tensor:
@@ -207,7 +209,7 @@ class _Rounds:
 
         def call_whole(*args: Any, **kwargs: Any) -> Tensor:
             whole = [inner(*args, **kwargs)]
-            with self._one_at_a_time:  # while it runs, its weight is another
+            with self._one_at_a_time:  # the weight is substituted while the layer runs
                 whole += [twin(*args, **kwargs) if twin else whole[0] for twin in twins]
             return torch.cat([y.chunk(self._copies)[copy] for copy, y in enumerate(whole)])
 
@@ -223,7 +225,7 @@ class _Rounds:
         self._barrier.wait()
 
     def _round(self) -> None:
-        """Rounds the layer at which all parts are."""
+        """Rounds the layer that all parts have reached."""
         names = {here.layer if here else None for here in self._here}
         if len(names) > 1:
             self._strayed = True
@@ -235,7 +237,7 @@ class _Rounds:
             in_threads(partial(self._round_twin, name), range(self._copies - 1))
             self._count += 1
             self._done(self._count)
-        except BaseException as error:  # a barrier would only say that it is broken
+        except BaseException as error:  # the barrier itself only reports that it is broken
             self._error = error
             raise
 
@@ -251,7 +253,7 @@ class _Rounds:
             rounded.put_in(twin)
 
     def _read(self, layer: Layer, network: int, half: int) -> Reads:
-        """Adds up every other part, always in the same order, so that sums are the same to the last digit."""
+        """Adds up every second part, always in the same order, so that sums are reproducible to the last bit."""
         reads = Reads(layer, self._parts)
         for here in self._here[half::2]:
             assert here is not None
@@ -262,9 +264,9 @@ class _Rounds:
 def _calls(
     model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor, copies: int
 ) -> tuple[Counter[str], float] | None:
-    """Counts the calls of each layer, and the bytes that a sample takes, in all its copies.
+    """Returns the number of calls of each layer, and the bytes that a sample takes in all its copies.
 
-    `None` where the copies of a batch do not stay apart, or a layer takes no part of them.
+    Returns `None` if the copies of a batch mix, or a layer does not get them one after the other.
     """
     names = {layer: name for name, layer in layers.items()}
     calls: Counter[str] = Counter()
@@ -282,14 +284,14 @@ def _calls(
 
 
 def _repeats(values: Tensor, copies: int) -> bool:
-    """Whether values are the same so many times, one after the other."""
+    """Whether the values are `copies` equal parts, one after the other."""
     size = len(values) // copies
     once = values[:size]
     return len(values) == copies * size > 0 and all(torch.equal(once, part) for part in torch.split(values, size))
 
 
 def _product(layer: Quantized, x: Tensor) -> Tensor:
-    """Returns the product of the layer's quantized weight with an input that is quantized already."""
+    """Returns the product of the layer's quantized weight with an input that is already quantized."""
     weight = layer.weight_quantizer(layer.weight)
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, layer.bias)

@@ -1,4 +1,4 @@
-"""Integer-only inference: a prepared network as one that computes with integers alone."""
+"""Integer-only inference: converts a prepared network into one that computes only with integers."""
 
 from haq.quant.integer.check import Difference, compare
 from haq.quant.integer.network import IntegerNetwork, convert, insert_value_grids, integer_network

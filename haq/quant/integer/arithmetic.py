@@ -15,27 +15,27 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from haq.quant.quantizers.functional import Rounding, integer_range, is_binary, quantize_affine
+from haq.quant.quantizers.functional import Rounding, code_range, is_binary, quantize_affine
 
 __all__ = ["PRODUCT_BITS", "Grid", "Rescale", "fixed_point", "matmul"]
 
 PRODUCT_BITS = 62
 """A sum times its factor stays below 2^62, so that adding half a step cannot overflow 64 bits."""
 
-_MANTISSA_BITS = 31  # beside the sign: 32 bits in all
+_MANTISSA_BITS = 31  # without the sign; 32 bits in total
 _LARGEST_SHIFT = 62
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What the codes of one tensor mean: r = S·(q − Z) (eq. 1); with Z of `None` it is symmetric.
+    """Meaning of the codes of one tensor: r = S·(q − Z) (eq. 1).
 
     Attributes:
         bits: Width of a code.
         signed: Whether codes are signed.
         scale: S, a float32 number.
-        zero_point: Z.
-        rounding: How a value becomes a code.
+        zero_point: Z; `None` for a symmetric grid.
+        rounding: How a value is rounded to a code.
     """
 
     bits: int
@@ -52,9 +52,7 @@ class Grid:
     @property
     def range(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        if self.binary:
-            return -1, 1
-        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else integer_range(self.bits, False)
+        return (-1, 1) if self.binary else code_range(self.bits, self.signed)
 
     @property
     def zero(self) -> int:
@@ -81,11 +79,11 @@ class Grid:
         return (codes.to(torch.int32) - self.zero).to(torch.float32) * self.scale
 
     def code(self, value: float) -> int:
-        """Returns the code of one number, which may be infinite."""
+        """Returns the code of a single number, which may be infinite."""
         return int(self.encode(torch.tensor([value])))
 
     def steps(self, codes: Tensor, others: Tensor) -> int:
-        """Returns how many levels two tensors of codes are apart at most."""
+        """Returns the largest difference between two tensors of codes, in levels."""
         gap = (codes.to(torch.int64) - others.to(torch.int64)).abs()
         return int(gap.max()) // (2 if self.binary else 1) if gap.numel() else 0
 
@@ -94,12 +92,12 @@ def fixed_point(factors: Tensor, mantissa_bits: int = _MANTISSA_BITS) -> tuple[T
     """Returns integers m and s with m·2^−s ≈ factor (Jacob et al. 2018, eq. 5 and 6, whose M₀ is m·2^−31).
 
     |m| is at least 2^(mantissa_bits − 1), so that the relative error is at most 2^−mantissa_bits. Factors may be
-    negative, as those of a batch norm are. Below 2^(mantissa_bits − 62) they lose bits rather than shift further, and
-    from 2^mantissa_bits on they saturate.
+    negative, as those of a batch norm are. Factors below 2^(mantissa_bits − 62) lose bits instead of shifting further;
+    factors from 2^mantissa_bits on saturate.
 
     Args:
         factors: Any shape, finite.
-        mantissa_bits: Bits of |m|; m with its sign takes one more.
+        mantissa_bits: Bits of |m|; the sign of m takes one more.
 
     Returns:
         m and s, int64 tensors of the same shape; s is from 0 to 62.
@@ -120,14 +118,15 @@ def fixed_point(factors: Tensor, mantissa_bits: int = _MANTISSA_BITS) -> tuple[T
 class Rescale(nn.Module):
     """Turns sums of integers into codes: q = clamp(Z + ⌊Σ tₖ·mₖ·2^−s + ½⌋).
 
-    One rounding, to the nearest code, ties up (towards +∞); a grid that rounds down has no ½, and {−1, +1} takes the
-    sign. PyTorch's fake quantization takes ties to even, so the two may differ by one step on an exact tie.
+    There is one rounding, to the nearest code, with ties up (towards +∞). A grid that rounds down has no ½, and for
+    {−1, +1} the result is the sign. PyTorch's fake quantization rounds ties to even, so the two may differ by one step
+    on an exact tie.
 
     Args:
-        factors: `(terms, channels)` or `(terms, 1)` float64: what one unit of each term is worth, in steps of `grid`.
-        grid: Of the result.
+        factors: Value of one unit of each term in steps of `grid`, `(terms, channels)` or `(terms, 1)` float64.
+        grid: Grid of the result.
         clip: Smallest and largest code, for an activation function; by default the grid's range.
-        term_bits: Width of the largest term; wider ones than 31 bits leave the mantissa fewer.
+        term_bits: Width of the largest term; above 31 bits, fewer are left for the mantissa.
     """
 
     mantissa: Tensor
@@ -140,7 +139,7 @@ class Rescale(nn.Module):
         super().__init__()
         self.grid, self.clip = grid, clip or grid.range
         spare = PRODUCT_BITS - math.ceil(math.log2(len(factors))) - term_bits
-        # The terms share the shift of the largest factor, so that they are added before the one rounding
+        # The terms share the shift of the largest factor, so that they can be added before the rounding
         _, shift = fixed_point(factors.abs().amax(0), min(_MANTISSA_BITS, spare))
         largest = 2 ** min(_MANTISSA_BITS, spare)
         mantissa = torch.ldexp(factors.to(torch.float64), shift).round().clamp(-largest, largest).to(torch.int64)
@@ -150,7 +149,7 @@ class Rescale(nn.Module):
         self.register_buffer("offset", half if grid.rounding == "nearest" else torch.zeros_like(half))
 
     def forward(self, *terms: Tensor) -> Tensor:
-        """Returns codes; the channels of the terms are their last dimension."""
+        """Returns codes of the sum; the last dimension of the terms is the channels."""
         total = terms[0] * self.mantissa[0]
         for term, mantissa in zip(terms[1:], self.mantissa[1:], strict=True):
             total += term * mantissa
@@ -164,15 +163,15 @@ class Rescale(nn.Module):
 
 
 def matmul(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns x·weightᵀ, exact as long as sums fit `dtype`.
+    """Returns x·weightᵀ, exact if sums fit `dtype`.
 
     Args:
-        x: `(rows, n)` integers.
-        weight: `(channels, n)` integers.
-        dtype: Of the sums, int32 or int64.
+        x: Integers, `(rows, n)`.
+        weight: Integers, `(channels, n)`.
+        dtype: Type of the sums, int32 or int64.
 
     Returns:
-        `(rows, channels)`.
+        Sums, `(rows, channels)`.
     """
     if x.dtype == weight.dtype == torch.int8 and dtype == torch.int32 and x.shape[1] > 1 and _int8_pays():
         return torch._int_mm(x, weight.t())
@@ -181,11 +180,11 @@ def matmul(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 @cache
 def _int8_pays() -> bool:
-    """Whether `torch._int_mm` is there, adds without saturation and takes less time than an int32 product.
+    """Whether `torch._int_mm` exists, does not saturate and takes less time than an int32 product.
 
-    With AVX-512 VNNI it is about 20 times as fast; with AVX2 alone it took 8 times as long. Instructions before VNNI
-    add pairs of products in 16 bits. On PyTorch 2.13 for x86, inner lengths of 1 give wrong sums, which is why `matmul`
-    leaves them out.
+    With AVX-512 VNNI it is about 20 times as fast; with only AVX2 it took 8 times as long. Instructions before VNNI add
+    pairs of products in 16 bits, which may saturate. With PyTorch 2.13 on x86, inner lengths of 1 give wrong sums, so
+    `matmul` does not use it for them.
     """
     try:
         for length in (2, 9, 64, 577):
@@ -193,7 +192,7 @@ def _int8_pays() -> bool:
             weight = torch.where(torch.arange(9)[:, None] % 2 > 0, 127, -128).expand(9, length).to(torch.int8)
             if not torch.equal(torch._int_mm(x, weight.t()).long(), x.long() @ weight.long().t()):
                 return False
-    except (AttributeError, RuntimeError):  # a private function: absent, or not built for this processor
+    except (AttributeError, RuntimeError):  # the private function is missing, or not built for this processor
         return False
     x, weight = torch.zeros(256, 256, dtype=torch.int8), torch.zeros(64, 256, dtype=torch.int8)
     narrow = _least_time(lambda: torch._int_mm(x, weight.t()))

@@ -1,4 +1,4 @@
-"""How far an integer network is from the fake-quantized reference that it was made from."""
+"""Compares an integer network with the fake-quantized reference that it was made from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Difference", "compare"]
 
 @dataclass(frozen=True)
 class Difference:
-    """Differences of codes, in steps of the scale of the tensor that they belong to.
+    """Differences from the reference, in steps of the grid of the tensor concerned.
 
     Attributes:
-        operations: Name → the most that any code of its result differs by when it reads the reference's codes, so that
-            errors do not accumulate.
-        logits: The most that a logit differs by when the whole network reads the images.
+        operations: Name → largest difference of a code in the operation's result. Each operation reads the reference's
+            codes, so errors do not accumulate.
+        logits: Largest difference of a logit when the whole network runs on the images.
     """
 
     operations: Mapping[str, int]
@@ -31,19 +31,19 @@ class Difference:
 
     @property
     def largest(self) -> int:
-        """The most of any operation."""
+        """Largest difference of any operation."""
         return max(self.operations.values())
 
 
 def compare(reference: fx.GraphModule, network: IntegerNetwork, x: Tensor) -> Difference:
     """Returns the differences on some images.
 
-    The reference computes its layers in float64 here: float32 sums are off by several steps of a 16-bit grid.
+    The layers of the reference are computed in float64, because float32 sums are off by several steps of a 16-bit grid.
 
     Args:
-        reference: From `insert_value_grids`.
-        network: Its `integer_network`.
-        x: `(N, C, H, W)`.
+        reference: Reference from `insert_value_grids`.
+        network: Integer network that `integer_network` made of it.
+        x: Images, `(N, C, H, W)`.
     """
     with torch.no_grad():
         values = _Values(_in_float64(reference))
@@ -67,7 +67,7 @@ def _in_float64(network: fx.GraphModule) -> fx.GraphModule:
 
 
 class _Values(fx.Interpreter):
-    """Keeps the value of every node by name."""
+    """Stores the value of every node by name."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
@@ -79,7 +79,7 @@ class _Values(fx.Interpreter):
 
 
 class _Check(fx.Interpreter):
-    """Runs every operation on the reference's codes and counts the steps between the results."""
+    """Runs every operation on the reference's codes, and records the difference of the results in steps."""
 
     def __init__(self, network: IntegerNetwork, values: Mapping[str, Any]) -> None:
         super().__init__(network.body)

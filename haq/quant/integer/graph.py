@@ -1,8 +1,8 @@
-"""The graph of a fake-quantized network as integer arithmetic sees it: what each operation is, and on which grid.
+"""Analyses the graph of a fake-quantized network for integer arithmetic: the kind and the grid of each operation.
 
-Values between layers need grids. Where every reader of a value is a quantized layer with one and the same input grid,
-the value is produced on it. Elsewhere (residual streams, averages, logits) it gets a symmetric grid of its own, a
-*value grid*, from the smallest and largest value of a few batches (Jacob et al. 2018, arXiv:1712.05877, section 3.1).
+Values between layers need grids. If all readers of a value are quantized layers with the same input grid, the value is
+produced on that grid. Other values (residual streams, averages, logits) get their own symmetric grid, a *value grid*,
+from the smallest and largest value over a few batches (Jacob et al. 2018, arXiv:1712.05877, section 3.1).
 """
 
 from __future__ import annotations
@@ -63,7 +63,14 @@ _PRODUCERS = ("layer", "add", "average", "cat", "clamp")
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """Returns an argument of a call, given by position or by name."""
+    """Returns an argument of a call, whether it was given by position or by name.
+
+    Args:
+        node: The call.
+        position: Position of the argument.
+        name: Name of the argument.
+        default: Value if the argument was not given.
+    """
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
@@ -71,10 +78,10 @@ class ValueGraph:
     """A traced network, with the kind of every node.
 
     Args:
-        network: From `trace_graph`, with ranges recorded in its nodes.
+        network: Graph from `trace_graph`, with ranges recorded in its nodes.
 
     Raises:
-        ModelError: An operation has no integer counterpart, or a layer no uniform quantizers.
+        ModelError: An operation has no integer counterpart, or a layer has no uniform quantizers.
     """
 
     def __init__(self, network: fx.GraphModule) -> None:
@@ -95,15 +102,15 @@ class ValueGraph:
         return self.modules[cast(str, node.target)] if node.op == "call_module" else None
 
     def kind(self, node: fx.Node) -> Kind:
-        """Returns what a node is; `outside` comes before the first quantization, `query` gives no tensor."""
+        """Returns the kind of a node; `outside` is before the first quantization, `query` does not give a tensor."""
         return self._kinds[node]
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
-        """Returns the nodes that read the value as integers, the output among them."""
+        """Returns the nodes that read the value as integers, including the output."""
         return [user for user in node.users if user in self.inside or user.op == "output"]
 
     def chain(self, node: fx.Node) -> list[fx.Node]:
-        """Returns the nodes that are computed as one: an operation, its batch norm, and a clamp."""
+        """Returns the nodes that are computed together: an operation, its batch norm and a clamp."""
         chain = [node]
         for follower in ("norm", "clamp"):
             readers = self.readers(chain[-1])
@@ -116,7 +123,7 @@ class ValueGraph:
         return grid_of(cast(UniformQuantizer, cast(Quantized, self.module(layer)).input_quantizer))
 
     def value_grid(self, end: fx.Node) -> Grid | None:
-        """Returns the grid that a produced value is on, or `None` while it needs a value grid."""
+        """Returns the grid of a computed value, or `None` if it still needs a value grid."""
         readers = self.readers(end)
         if len(readers) == 1 and self._kinds[readers[0]] == "grid":
             return grid_of(cast(UniformQuantizer, self.module(readers[0])))
@@ -134,7 +141,7 @@ class ValueGraph:
                 yield None
 
     def starts(self) -> Iterable[fx.Node]:
-        """Yields the nodes whose results need a grid: operations that compute, and what enters from outside."""
+        """Yields the nodes whose results need a grid: operations that compute, and values that enter from outside."""
         fused: set[fx.Node] = set()
         for node in self.network.graph.nodes:
             kind = self._kinds[node]
@@ -200,15 +207,15 @@ class ValueGraph:
         source = node.all_input_nodes[0]
         if self._kinds[source] != "layer" or len(source.users) > 1 or norm.running_mean is None:
             raise ModelError(
-                f"batch norm {node.target!r} does not follow a layer that only it reads, with running statistics; "
-                "move it behind one, or drop it"
+                f"batch norm {node.target!r} must have running statistics and follow a layer that nothing else reads; "
+                "move it behind such a layer, or drop it"
             )
         return "norm"
 
     def _check_layer(self, name: str, layer: nn.Module) -> None:
         if isinstance(layer, OwnForward | Substituted):
             raise ModelError(
-                f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which convert does not know; "
+                f"layer {name!r} ({type(layer).__name__}) has its own forward pass, which convert does not know; "
                 "make it a plain Conv2d or Linear"
             )
         for side in ("weight", "input"):
@@ -217,7 +224,7 @@ class ValueGraph:
                 raise ModelError(
                     f"layer {name!r} has {side}s in floating point; give it w_bits and a_bits in the policy"
                 )
-            if side == "input":  # codes are made by arithmetic here, so that their grid must be known
+            if side == "input":  # integer arithmetic computes these codes, so their grid must be known
                 uniform = any(type(quantizer).encode is kind.encode for kind in _GRIDS if isinstance(quantizer, kind))
                 allowed: tuple[str, ...] = ("tensor",)
             else:
@@ -236,13 +243,14 @@ def insert_value_grids(model: nn.Module, batches: Iterable[Tensor], value_bits: 
     """Returns the fake-quantized reference of the integer network: `model` with value grids between its layers.
 
     Args:
-        model: Prepared: every layer has uniform quantizers. Batch norms may be folded or follow their layers.
-        batches: Images to find the ranges of values with, each `(N, C, H, W)`.
-        value_bits: Width of the value grids, 8 to 20. Beyond 16 their codes take 32 bits of memory, but the network
-            stays closer to `model` where coarse input grids make much of small errors.
+        model: Prepared network whose layers all have uniform quantizers. Batch norms may be folded or follow their
+            layers.
+        batches: Images for finding the ranges of values, each `(N, C, H, W)`.
+        value_bits: Width of the value grids, 8 to 20. Above 16 their codes take 32 bits of memory, but the network
+            stays closer to `model` if coarse input grids amplify small errors.
 
     Raises:
-        ConfigError: `value_bits` is not from 8 to 20; float32, in which the reference computes, resolves no more.
+        ConfigError: `value_bits` is not from 8 to 20; the reference computes in float32, which resolves no more.
         DataError: There are no batches.
         ModelError: The network cannot be traced, or has an operation or layer that integers cannot compute.
     """
@@ -254,7 +262,7 @@ def insert_value_grids(model: nn.Module, batches: Iterable[Tensor], value_bits: 
         for batch in batches:
             recorder.run(fresh(batch).cpu())
     if not recorder.batches:
-        raise DataError("convert has no batches to find the ranges of values with; give at least one")
+        raise DataError("convert needs batches to find the ranges of values; give at least one")
     values = ValueGraph(network)
     for start in list(values.starts()):
         end = values.chain(start)[-1]
@@ -290,7 +298,7 @@ def _asks_shape(node: fx.Node) -> bool:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the network and keeps the range of every tensor in its nodes."""
+    """Runs the network and records the range of every tensor in its nodes."""
 
     batches = 0
 

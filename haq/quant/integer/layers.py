@@ -1,6 +1,6 @@
-"""Layers and sums of an integer-only network, its entrance and its exit.
+"""Layers and sums of an integer-only network, and its conversions from and to real numbers.
 
-Activations are `(N, C, H, W)`, laid out channels last, because sums and their factors run along the channels.
+Activations are `(N, C, H, W)` in channels-last layout, because sums and their factors run along the channels.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = [
     "WeightedSum",
 ]
 
-_INT32_SUM = 2**30  # leaves room for the bias, and for codes whose zero point is taken off afterwards
-_SMALLEST_FACTOR = 1e-40  # of a channel whose batch norm multiplies by 0
+_INT32_SUM = 2**30  # leaves room for the bias, and for codes whose zero point is subtracted afterwards
+_SMALLEST_FACTOR = 1e-40  # replaces the factor of a channel whose batch norm multiplies by 0
 
 
 class Quantize(nn.Module):
-    """Real numbers → codes; the entrance of the network."""
+    """Real numbers → codes, at the start of the network."""
 
     scale: Tensor
 
@@ -47,7 +47,7 @@ class Quantize(nn.Module):
 
 
 class Dequantize(nn.Module):
-    """Codes → float32 numbers; the exit of the network."""
+    """Codes → float32 numbers, at the end of the network."""
 
     scale: Tensor
 
@@ -63,11 +63,11 @@ class Dequantize(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LayerCodes:
-    """What an integer layer is made of: y = factor·Σ weight·(x − Z) + constant.
+    """Parts of an integer layer: y = factor·Σ weight·(x − Z) + constant.
 
     Attributes:
-        weight: Codes less their zero point, `(M, …)`.
-        factor: Real value of one unit of the sum, `(M,)` float64; negative where a batch norm turns the sign.
+        weight: Codes minus their zero point, `(M, …)`.
+        factor: Real value of one unit of the sum, `(M,)` float64; negative if a batch norm flips the sign.
         constant: Bias with the batch norm's shift, `(M,)` float64.
         inputs: Grid of x.
         outputs: Grid of y.
@@ -85,17 +85,18 @@ class LayerCodes:
 class _IntegerLayer(nn.Module):
     """Sums of products, plus a bias, rescaled (Jacob et al. 2018, eq. 4 and 7, and section 2.4).
 
-    Sums are int32. That it holds them is proven at conversion from the weights' codes and the width of x:
-    |Σ w·(x − Z)| ≤ Σ|w| · max|x − Z|. A layer that could exceed it gets int64, as in TensorFlow Lite's 16x8 mode: with
-    8-bit weights and 16-bit activations that is one of a few hundred products or more, with 8 and 8 of over 30,000.
+    Sums are int32. The conversion checks from the weights' codes and the width of x that they cannot overflow:
+    |Σ w·(x − Z)| ≤ Σ|w| · max|x − Z|. A layer whose sums could overflow gets int64, as in TensorFlow Lite's 16x8 mode:
+    with 8-bit weights and 16-bit activations from a few hundred products on, with 8 and 8 bits above 30,000.
 
-    The bias is an integer of the same width. The paper gives it the scale of the sums, S_w·S_x. At low widths that is
+    The bias is an integer of the same width. The paper gives it the scale of the sums, S_w·S_x. At low widths this is
     coarser than a step of the output, so both are first shifted left by as many bits as are sure to fit: the bias has
-    scale S_w·S_x·2^−k, k by channel. Where a batch norm makes the sum negligible beside the bias, k is negative.
+    scale S_w·S_x·2^−k, with its own k for each channel. If a batch norm makes the sum negligible compared to the bias,
+    k is negative.
 
-    Codes of 8 bits less their zero point may need 9. A matrix of them is stored as int8 less the middle of each
-    channel's range, which is multiplied by the sum of x and added. On the way there sums may wrap around in int32: what
-    they end in fits, and arithmetic modulo 2^32 is exact.
+    8-bit codes minus their zero point may need 9 bits. A matrix of them is stored as int8, minus the middle of each
+    channel's range; the middle times the sum of x is added later. Intermediate sums may wrap around in int32, but the
+    final ones fit, and arithmetic modulo 2^32 is exact.
     """
 
     weight: Tensor
@@ -130,7 +131,7 @@ class _IntegerLayer(nn.Module):
         total = torch.zeros_like(spare, dtype=self.sum_dtype)
         self.register_buffer("weight", weight)
         self.register_buffer("middle", middle)
-        # Eq. 7: the zero point of x, less what was taken off its codes already, times the sum of the weights
+        # Eq. 7: the zero point of x, minus the offset already subtracted from its codes, times the sum of the weights
         shift = (self.offset - self.zero) * codes.weight.flatten(1).sum(1, dtype=torch.int64)
         self.register_buffer("correction", total + shift.to(self.sum_dtype))
         self.register_buffer("bias", torch.round(torch.ldexp(bias, spare)).to(self.sum_dtype))
@@ -151,13 +152,22 @@ class _IntegerLayer(nn.Module):
         return codes
 
     def product(self, rows: Tensor, weight: Tensor, middle: Tensor | None) -> Tensor:
-        """Returns the sums `(rows, channels)` of narrowed codes `(rows, n)`, for a part of the channels."""
+        """Returns sums for some of the channels.
+
+        Args:
+            rows: Codes from `narrow`, `(rows, n)`.
+            weight: Weights of these channels, `(channels, n)`.
+            middle: Middles of these channels, `(channels,)`, if they were subtracted from the weights.
+
+        Returns:
+            Sums, `(rows, channels)`.
+        """
         sums = matmul(rows, weight, self.sum_dtype)
         return sums if middle is None else sums.addcmul_(rows.sum(1, dtype=self.sum_dtype)[:, None], middle)
 
     def narrow(self, x: Tensor) -> Tensor:
-        """Returns codes less the offset, in the type that they are multiplied in."""
-        return x.view(torch.int8) ^ -128 if self.offset else x.to(self.code_dtype)  # turning the top bit subtracts 128
+        """Returns codes minus the offset, in the type used for the product."""
+        return x.view(torch.int8) ^ -128 if self.offset else x.to(self.code_dtype)  # flipping the top bit subtracts 128
 
 
 class IntegerLinear(_IntegerLayer):
@@ -176,6 +186,11 @@ class IntegerConv2d(_IntegerLayer):
     """Codes `(N, C, H, W)` → codes `(N, M, H', W')`, padded with the zero point.
 
     A dense or grouped convolution multiplies its windows as a matrix; a depthwise one adds up its kernel's positions.
+
+    Args:
+        codes: Weights, factors and grids.
+        window: Kernel, stride, dilation and padding.
+        groups: Groups of the convolution.
     """
 
     def __init__(self, codes: LayerCodes, window: Window, groups: int) -> None:
@@ -214,7 +229,10 @@ class IntegerConv2d(_IntegerLayer):
 
 
 def _middle(weight: Tensor) -> Tensor | None:
-    """Returns what is taken off each channel of `(M, n)` so that int8 holds it, int32; `None` if it does, or cannot."""
+    """Returns the middle to subtract from each channel of `(M, n)` so that it fits int8, as int32 `(M,)`.
+
+    Returns `None` if the weights are already int8, or do not fit even then.
+    """
     if weight.dtype == torch.int8:
         return None
     low, high = weight.aminmax(dim=1)
@@ -222,9 +240,14 @@ def _middle(weight: Tensor) -> Tensor | None:
 
 
 class WeightedSum(nn.Module):
-    """Adds values that lie on symmetric grids; with one term it only changes the grid.
+    """Adds values on symmetric grids; with one term it only changes the grid.
 
-    Both are brought to one scale in 64 bits and added before the one rounding (Jacob et al. 2018, appendix A.2).
+    Terms are brought to one scale in 64 bits, and added before the only rounding (Jacob et al. 2018, appendix A.2).
+
+    Args:
+        inputs: Grid of each term.
+        outputs: Grid of the sum.
+        clip: Smallest and largest code of the sum; by default the grid's range.
     """
 
     def __init__(self, inputs: tuple[Grid, ...], outputs: Grid, clip: tuple[int, int] | None = None) -> None:

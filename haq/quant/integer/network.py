@@ -1,7 +1,7 @@
-"""Integer-only inference: between the image and the logits nothing but integers.
+"""Integer-only inference: a network computes only with integers between the image and the logits.
 
 Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-arXiv:1712.05877. Deviations, each described where it is made: spare bits in the bias and 64-bit sums for 16-bit
+arXiv:1712.05877. Deviations, each described in its module: spare bits in the bias and 64-bit sums for 16-bit
 activations (`layers`), ties that round up and signed factors (`arithmetic`), batch norms in the factors
 (`parts`), and 16-bit values between layers (`graph`).
 """
@@ -31,18 +31,18 @@ __all__ = ["Codes", "IntegerNetwork", "convert", "insert_value_grids", "integer_
 
 @dataclass(frozen=True)
 class Codes:
-    """What a tensor of codes stands for: its grid, and the node of the reference that has these values."""
+    """Meaning of a tensor of codes: its grid, and the name of the reference's node with the same values."""
 
     grid: Grid
     source: str
 
 
 class IntegerNetwork(nn.Module):
-    """A network that computes with integers alone between the first quantization and the last dequantization.
+    """A network that computes only with integers between the first quantization and the last dequantization.
 
     Attributes:
-        body: The graph. What comes before the first quantization, such as resizing the image, stays in it.
-        codes: Node name in `body` → what its codes stand for.
+        body: The graph, including operations before the first quantization, such as resizing the image.
+        codes: Node name in `body` → meaning of its codes.
     """
 
     def __init__(self, body: fx.GraphModule, codes: Mapping[str, Codes]) -> None:
@@ -56,14 +56,15 @@ class IntegerNetwork(nn.Module):
 
 
 def convert(model: nn.Module, batches: Iterable[Tensor], value_bits: int = 16) -> IntegerNetwork:
-    """Returns a network that computes what the fake-quantized `model` does, with integers; `model` is not changed.
+    """Returns a network that does the computations of the fake-quantized `model` with integers.
 
-    It runs on the CPU. Feature maps that are averaged over all positions must keep the size they have here.
+    `model` is not changed. The network runs on the CPU. Feature maps that are averaged over all positions must have the
+    same size as in `batches`.
 
     Args:
-        model: Prepared: every layer has uniform quantizers of 1 to 8 bits (activations up to 16). Batch norms may be
-            folded or follow their layers.
-        batches: Images to find the ranges of the values between layers with, each `(N, C, H, W)`.
+        model: Prepared network whose layers all have uniform quantizers of 1 to 8 bits (activations up to 16). Batch
+            norms may be folded or follow their layers.
+        batches: Images for finding the ranges of values between layers, each `(N, C, H, W)`.
         value_bits: Width of those values, 8 to 20.
 
     Raises:
@@ -75,10 +76,10 @@ def convert(model: nn.Module, batches: Iterable[Tensor], value_bits: int = 16) -
 
 
 def integer_network(reference: fx.GraphModule) -> IntegerNetwork:
-    """Returns the integer network of a reference that `insert_value_grids` made.
+    """Returns the integer network for a reference from `insert_value_grids`.
 
     Raises:
-        ModelError: It has an operation that integers cannot compute.
+        ModelError: The reference has an operation that integers cannot compute.
     """
     with torch.no_grad():
         return _Conversion(reference).run()
@@ -90,7 +91,7 @@ class _Conversion:
     def __init__(self, reference: fx.GraphModule) -> None:
         self.values = ValueGraph(reference)
         self.graph, self.modules = fx.Graph(), dict[str, Any]()
-        self.copied: dict[fx.Node, fx.Node] = {}  # node of the reference → the same in floating point, or a shape
+        self.copied: dict[fx.Node, fx.Node] = {}  # node of the reference → its copy, a float tensor or a shape
         self.encoded: dict[fx.Node, fx.Node] = {}  # node of the reference → its codes
         self.regridded: dict[tuple[fx.Node, Grid], fx.Node] = {}
         self.codes: dict[fx.Node, Codes] = {}
@@ -124,7 +125,7 @@ class _Conversion:
         return self.encoded[source] if source in self.values.inside else self.copied[source]
 
     def _call(self, name: str, module: nn.Module, inputs: tuple[fx.Node, ...], codes: Codes) -> fx.Node:
-        while name in self.modules:  # one module may be called at several places, each with grids of its own
+        while name in self.modules:  # a module may be called in several places, each with its own grids
             name += "_again"
         self.modules[name] = module
         node = self.graph.call_module(name, inputs)
@@ -139,7 +140,7 @@ class _Conversion:
     def _leave(self, output: fx.Node) -> None:
         result = output.args[0]
         if not isinstance(result, fx.Node) or result not in self.values.inside:
-            raise ModelError("the network must return one tensor that its layers compute; return the logits alone")
+            raise ModelError("the network must return one tensor that its layers compute; return only the logits")
         grid = self.codes[self.encoded[result]].grid
         self.modules["dequantize"] = Dequantize(grid)
         self.graph.output(self.graph.call_module("dequantize", (self.encoded[result],)))
@@ -185,7 +186,7 @@ class _Conversion:
         self.encoded.update(dict.fromkeys(chain, made))
 
     def _move(self, node: fx.Node) -> None:
-        """Adds an operation that only moves codes or compares them."""
+        """Adds an operation that only moves or compares codes."""
         kind, module = self.values.kind(node), self.values.module(node)
         source = self.encoded[next(source for source in node.all_input_nodes if self.values.kind(source) != "query")]
         codes = Codes(self.codes[source].grid, node.name)
@@ -201,7 +202,7 @@ class _Conversion:
             if module is not None:
                 self.modules[str(node.target)] = module
             made = self.graph.node_copy(node, self._lookup)
-            if node.target == "view":  # results are laid out channels last
+            if node.target == "view":  # does not work on channels-last results
                 made.target = "reshape"
         self.codes[made] = codes
         self.encoded[node] = made

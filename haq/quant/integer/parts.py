@@ -1,4 +1,4 @@
-"""What single operations of a traced network become: layers with their batch norms, and windows of pooling."""
+"""Converts single operations of a traced network: layers with their batch norms, and windows of pooling."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ __all__ = ["average_window", "integer_layer", "linear_parts", "max_window", "pad
 def integer_layer(
     name: str, layer: Quantized, norms: Iterable[_BatchNorm], inputs: Grid, outputs: Grid, clip: tuple[int, int]
 ) -> IntegerConv2d | IntegerLinear:
-    """Returns the integer layer of a quantized one.
+    """Returns the integer layer for a quantized one.
 
-    A batch norm that follows scales every channel by γ/σ and moves it by β − μ·γ/σ, which become part of the factor
-    and of the bias; the weights' codes stay as they were trained (Jacob et al. 2018, section 3.2, folds them instead).
+    A following batch norm scales every channel by γ/σ and shifts it by β − μ·γ/σ, which become part of the factor and
+    the bias. The weights' codes stay as they were trained (Jacob et al. 2018, section 3.2, fold the batch norm into the
+    weights instead).
 
     Args:
-        name: For errors.
-        layer: Its weight's codes have scales, and its input is on `inputs`.
-        norms: The batch norm that follows it, if any.
-        inputs: Grid of its input.
-        outputs: Grid of its output.
+        name: Name of the layer, for errors.
+        layer: Layer whose weight's codes have scales and whose input is on `inputs`.
+        norms: The batch norm that follows the layer, if any.
+        inputs: Grid of the layer's input.
+        outputs: Grid of the output.
         clip: Smallest and largest code of the output.
 
     Raises:
@@ -51,15 +52,15 @@ def integer_layer(
 
 
 def linear_parts(layer: Quantized, norms: Iterable[_BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns weight, factor and constant of y = factor·Σ weight·(x − Z) + constant, what follows the layer included.
+    """Returns weight, factor and constant of y = factor·Σ weight·(x − Z) + constant, including a following batch norm.
 
     Args:
-        layer: Its weight's codes have scales.
+        layer: Layer whose weight's codes have scales.
         norms: The batch norm that follows it, if any.
-        input_scale: Step of its input.
+        input_scale: Step of its input's grid.
 
     Returns:
-        Codes less their zero point, int8 where they fit; float64 `(M,)`; float64 `(M,)`.
+        Weight: codes minus their zero point, int8 if they fit, else int32; factor and constant: float64 `(M,)`.
     """
     quantized = cast(Quantizer, layer.weight_quantizer).encode(layer.weight)
     codes = quantized.codes.flatten(1)
@@ -84,7 +85,7 @@ def average_window(node: fx.Node, module: nn.Module | None) -> tuple[Window | No
     """Returns the window of average pooling (`None` for all positions), the size of its input, and `keepdim`.
 
     Raises:
-        ModelError: It averages over anything but height and width, or counts unevenly.
+        ModelError: It averages over other dimensions than height and width, or over windows of different sizes.
     """
     shape = node.all_input_nodes[0].meta[RANGE][0]
     size = _pair(shape[2:]) if len(shape) == 4 else (0, 0)
@@ -127,7 +128,7 @@ def pad_widths(node: fx.Node, module: nn.Module | None) -> Any:
     """Returns the widths that `torch.nn.functional.pad` takes.
 
     Raises:
-        ModelError: It pads with anything but zeros.
+        ModelError: It does not pad with zeros.
     """
     mode, value = argument(node, 2, "mode", "constant"), argument(node, 3, "value", None)
     if module is None and (mode != "constant" or value):
@@ -136,7 +137,7 @@ def pad_widths(node: fx.Node, module: nn.Module | None) -> Any:
 
 
 def terms_of(node: fx.Node) -> list[fx.Node]:
-    """Returns the two tensors that an addition adds.
+    """Returns the two terms of an addition.
 
     Raises:
         ModelError: A term is not a tensor of the network, or has a factor.

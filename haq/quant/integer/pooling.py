@@ -1,4 +1,4 @@
-"""Windows of integer feature maps, and pooling over them."""
+"""Windows over integer feature maps, and pooling."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Average", "MaxPool", "Window"]
 
 @dataclass(frozen=True)
 class Window:
-    """Which values a convolution or pooling reads; pairs are (vertical, horizontal).
+    """Window of a convolution or pooling; pairs are (vertical, horizontal).
 
     Attributes:
-        kernel: Size.
+        kernel: Size of the window.
         stride: Distance between windows.
-        dilation: Distance between values of a window.
-        padding: Left, right, top and bottom, as `torch.nn.functional.pad` takes them.
+        dilation: Distance between values within a window.
+        padding: Left, right, top and bottom, in the order of `torch.nn.functional.pad`.
     """
 
     kernel: tuple[int, int]
@@ -36,7 +36,7 @@ class Window:
         return F.pad(x, self.padding, value=code) if any(self.padding) else x
 
     def of(self, x: Tensor) -> Tensor:
-        """Returns the windows of a padded `(N, C, H, W)` as a view `(N, H', W', kernel_h, kernel_w, C)`."""
+        """Returns the windows of a padded feature map `(N, C, H, W)` as a view `(N, H', W', kernel_h, kernel_w, C)`."""
         n, c, *size = x.shape
         rows, columns = (
             (length - d * (k - 1) - 1) // s + 1
@@ -53,12 +53,12 @@ class Average(nn.Module):
     """Average pooling of values on a symmetric grid; the division is part of the rescaling.
 
     Args:
-        window: What is averaged; `None` for all positions.
-        size: Height and width of the feature map, which a global average divides by.
-        keepdim: Whether a global average stays `(N, C, 1, 1)`.
+        window: Window to average over; `None` for all positions.
+        size: Height and width of the feature map; a global average divides by their product.
+        keepdim: Whether a global average is `(N, C, 1, 1)` instead of `(N, C)`.
         inputs: Grid of the values.
         outputs: Grid of the average.
-        clip: Smallest and largest code of it.
+        clip: Smallest and largest code of the average.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Average(nn.Module):
         """Returns codes of the averages.
 
         Raises:
-            ModelError: A global average reads another size of feature map than at conversion.
+            ModelError: A global average gets a feature map of another size than at conversion.
         """
         if self.window:
             sums = self.window.of(self.window.pad(x, 0)).sum((3, 4), dtype=self.sum_dtype).permute(0, 3, 1, 2)
@@ -98,7 +98,7 @@ class Average(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Max pooling of codes, padded with the smallest one."""
+    """Max pooling of codes, padded with the smallest code."""
 
     def __init__(self, window: Window, grid: Grid) -> None:
         super().__init__()

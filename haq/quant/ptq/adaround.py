@@ -1,4 +1,4 @@
-"""AdaRound: every weight is rounded up or down so that outputs, not weights, stay close to the float network's."""
+"""AdaRound: rounds every weight up or down so that the outputs, not the weights, stay close to the float network's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from haq.errors import DataError, ModelError
 from haq.layers import copied, quantizable_layers
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.ptq.blocks import chain_of_blocks
 from haq.quant.quantizers.base import Quantizer
-from haq.quant.quantizers.functional import is_binary
+from haq.quant.quantizers.functional import code_range, is_binary
 from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.quantizers.uniform import UniformQuantizer
 
@@ -24,31 +24,31 @@ STEPS = 400
 
 Progress = Callable[[int, int], None]
 
-_ZETA, _GAMMA = 1.1, -0.1  # the paper's stretch of the sigmoid, which lets it reach 0 and 1
-_BETA_START, _BETA_END, _WARM_UP = 20.0, 2.0, 0.2  # the paper's annealing
-# The rest was chosen on validation images of CIFAR-10; see benchmarks/ptq.py
+_ZETA, _GAMMA = 1.1, -0.1  # stretch of the sigmoid from the paper, so that it reaches 0 and 1
+_BETA_START, _BETA_END, _WARM_UP = 20.0, 2.0, 0.2  # annealing from the paper
+# The other values were chosen on validation images of CIFAR-10; see benchmarks/ptq.py
 _BATCH = 16
 _LAMBDA = 3.0
 _ROUNDING_RATE = 0.1
-_SCALE_RATE = 1e-3  # of a parameter's own magnitude
-_TRUST = 0.9  # of the rounding that it starts from; at 2 bits .5 ends with a tenth more divergence
-_CHUNK = 128  # samples that go through a block at once where nothing is trained
+_SCALE_RATE = 1e-3  # as a share of a parameter's magnitude
+_TRUST = 0.9  # weight of the rounding to start from; 0.5 leads to a tenth more divergence at 2 bits
+_CHUNK = 128  # samples that run through a block at once when nothing is trained
 
 
 class SoftRounding(nn.Module):
-    """Stands in for a weight's quantizer while it is decided which way each value is rounded.
+    """Replaces a weight's quantizer while the rounding of each value is optimised.
 
     W̃ = s·clip(⌊W/s⌋ + h(V), n, p) with the rectified sigmoid h(V) = clip(σ(V)·(ζ − γ) + γ, 0, 1) (Nagel et al. 2020,
-    "Up or Down? Adaptive Rounding for Post-Training Quantization", arXiv:2004.10568, eq. 21 and 23). At first h is
-    W/s − ⌊W/s⌋, so that W̃ is W wherever the grid reaches. Codes {−1, +1} are two apart; everything else is the same.
+    "Up or Down? Adaptive Rounding for Post-Training Quantization", arXiv:2004.10568, eq. 21 and 23). Initially h is
+    W/s − ⌊W/s⌋, so that W̃ is W wherever the grid reaches. Codes {−1, +1} are two apart; otherwise they work the same.
 
-    A weight that compensation has moved already may stay where it is or go a step towards W; h starts near its
-    place, a tenth of the way towards W.
+    With `start`, a value may keep the level that compensation has given it, or move one step towards W; h starts a
+    tenth of the way from this level towards W.
 
     Args:
-        quantizer: The grid.
-        weight: Any shape.
-        start: A rounding to start from, on the grid; by default the nearest.
+        quantizer: Quantizer with the grid.
+        weight: W, any shape.
+        start: Rounded weight to start from, on the grid, same shape; by default every value may be rounded up or down.
     """
 
     def __init__(self, quantizer: UniformQuantizer, weight: Tensor, start: Tensor | None = None) -> None:
@@ -56,7 +56,7 @@ class SoftRounding(nn.Module):
         bits, signed, zero = quantizer.bits, quantizer.signed, quantizer.zero_point
         self._weight, self._granularity = weight.detach(), quantizer.granularity
         self._scale = quantizer.scale.detach()[:, None]
-        self._lowest = torch.full_like(self._scale, -(2 ** (bits - 1)) if signed else 0)
+        self._lowest = torch.full_like(self._scale, code_range(bits, signed)[0])
         if zero is not None:
             self._lowest -= zero[:, None]
         self._spacing = 2 if zero is None and is_binary(bits, signed) else 1
@@ -71,15 +71,15 @@ class SoftRounding(nn.Module):
         self.v = nn.Parameter(torch.logit(share))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Returns W̃; the argument is ignored, for the weight is known."""
+        """Returns W̃; the argument is ignored, because the weight was given before."""
         return self._value(self.up())
 
     def up(self) -> Tensor:
-        """Returns h(V), how far each value is rounded up, `(groups, n)`."""
+        """Returns h(V), the share by which each value is rounded up, `(groups, n)`."""
         return (torch.sigmoid(self.v) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
 
     def decided(self) -> Tensor:
-        """Returns the weight on the grid, each value rounded to where its h is nearer."""
+        """Returns the weight on the grid, each value rounded up if its h is at least ½."""
         with torch.no_grad():
             return self._value((self.up() >= 0.5).float())
 
@@ -100,23 +100,24 @@ def adaround(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Returns a copy of `quantized` whose weights lie on their grids, rounded up or down for the least output error.
+    """Returns a copy of `quantized` whose weights are rounded up or down for the least output error.
 
-    min over V of ‖f(W x) − f(W̃ x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β), ReLUs included, x̂ from the part that is quantized
-    already, β annealed (Nagel et al. 2020, arXiv:2004.10568, eq. 25 and section 3.3). The quantizers give the weights
-    back as they are; there is no other state.
+    Minimises ‖f(W x) − f(W̃ x̂)‖² + λ·Σ(1 − |2h(V) − 1|^β) over V, where f includes ReLUs, x̂ comes from the blocks that
+    are already quantized, and β is annealed (Nagel et al. 2020, arXiv:2004.10568, eq. 25 and section 3.3). The weights
+    of the result lie on the grids of their quantizers, which leave them unchanged; there is no other state.
 
-    Deviations: layers of a residual block are decided together (BRECQ, Li et al. 2021, arXiv:2102.05426, section 3.2),
-    and scales of their inputs tuned along (the same, section 3.4); the error is in units of the target's variance and
-    the regulariser a mean, so that one λ fits every layer; rates are higher and steps fewer.
+    Deviations: the layers of a residual block are optimised together (BRECQ, Li et al. 2021, arXiv:2102.05426, section
+    3.2), with the scales of their inputs (the same, section 3.4). The error is in units of the target's variance and
+    the regulariser is a mean, so that one λ suits every layer. Rates are higher and there are fewer steps.
 
     Args:
         quantized: A prepared network.
-        model: The float network that it was prepared from, batch norms folded alike.
-        batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in all. Values of all are held at once.
-        steps: For each block.
-        seed: Decides which images each step sees.
-        progress: Called with blocks done and blocks in all.
+        model: The float network that it was prepared from, with the same batch norms folded.
+        batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in total. The values of all images are
+            held in memory at once.
+        steps: Optimisation steps for each block.
+        seed: Seed for the choice of images in each step.
+        progress: Called with the number of blocks done and in total.
 
     Raises:
         DataError: There are no batches.
@@ -128,8 +129,8 @@ def adaround(
     references = chain_of_blocks(copied(model).eval(), "AdaRound")
     if len(blocks) != len(references):
         raise ModelError(
-            f"the quantized network has {len(blocks)} blocks, the float one {len(references)}; give AdaRound the "
-            "network that was prepared, batch norms folded alike"
+            f"the quantized network has {len(blocks)} blocks, the float one {len(references)}; give AdaRound the float "
+            "network that was prepared, with the same batch norms folded"
         )
     inputs = list(batches)
     if not inputs:
@@ -152,7 +153,7 @@ def adaround(
 
 
 class _Block:
-    """One block while its layers are tuned."""
+    """A block whose layers are being tuned."""
 
     def __init__(
         self,
@@ -177,7 +178,12 @@ class _Block:
         return [(parameter, _SCALE_RATE * magnitude) for parameter, magnitude in found]
 
     def tune(self, x: Tensor, target: Tensor) -> None:
-        """Decides the rounding, given the block's inputs, quantized so far, and the float network's outputs."""
+        """Optimises the rounding.
+
+        Args:
+            x: Inputs of the block in the quantized network, `(N, …)`.
+            target: Outputs of the block in the float network, `(N, …)`.
+        """
         quantizers = [_uniform(layer) for layer in self._layers]
         for layer, rounding in zip(self._layers, self._rounding, strict=True):
             layer.weight_quantizer = rounding
@@ -209,18 +215,18 @@ class _Block:
 
 
 def _cosine(progress: float) -> float:
-    """Falls from 1 to 0."""
+    """Falls from 1 to 0 while `progress` rises from 0 to 1."""
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _run(block: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([block(part.clone()) for part in torch.split(x, _CHUNK)])  # a block may start in place
+        return torch.cat([block(part.clone()) for part in torch.split(x, _CHUNK)])  # a block may change its input
 
 
 def _check(quantized: nn.Module) -> None:
     for name, layer in quantizable_layers(quantized):
-        if not isinstance(layer, QuantConv2d | QuantLinear) or isinstance(layer.weight_quantizer, nn.Identity):
+        if not isinstance(layer, Quantized) or isinstance(layer.weight_quantizer, nn.Identity):
             continue
         if not isinstance(layer.weight_quantizer, UniformQuantizer):
             kind = type(layer.weight_quantizer).__name__
@@ -231,7 +237,7 @@ def _check(quantized: nn.Module) -> None:
 
 
 def _uniform_layers(block: nn.Module) -> list[Quantized]:
-    layers = [m for m in block.modules() if isinstance(m, QuantConv2d | QuantLinear)]
+    layers = [m for m in block.modules() if isinstance(m, Quantized)]
     return [layer for layer in layers if isinstance(layer.weight_quantizer, UniformQuantizer)]
 
 

@@ -1,4 +1,4 @@
-"""Bias correction: the mean that quantization adds to a layer's outputs is taken off its bias."""
+"""Bias correction: subtracts the mean error that quantization adds to a layer's outputs from the layer's bias."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from haq.errors import ModelError, did_you_mean
 from haq.layers import copied, fresh, quantizable_layers, reachable, run_sample, watched
+from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
-from haq.quant.graph import trace_graph
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.graph import module_of, trace_graph
+from haq.quant.modules import Quantized
 from haq.quant.ptq.statistics import input_statistics
 
 __all__ = ["correct_bias", "correct_bias_analytic", "output_means"]
@@ -23,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Returns a copy of `quantized` whose layers give the float network's mean output in every channel.
+    """Returns a copy of `quantized` whose layers have the float network's mean output in every channel.
 
-    E[ŷ] − E[y] is subtracted from the bias, layer by layer in the order of execution, so that each layer sees what the
-    corrected ones before it give (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
-    Correction", arXiv:1906.04721, appendix D). Layers that run several times are left alone.
+    E[ŷ] − E[y] is subtracted from the bias, layer by layer in the order of execution, so that each layer gets the
+    outputs of the corrected layers before it (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization
+    and Bias Correction", arXiv:1906.04721, appendix D). Layers that run several times are not corrected.
 
     Args:
         quantized: A prepared network.
-        model: The float network that it was prepared from, batch norms folded alike.
-        batches: Inputs, each `(N, C, H, W)`. Values of all of them are held at once.
+        model: The float network that it was prepared from, with the same batch norms folded.
+        batches: Inputs, each `(N, C, H, W)`. The values of all of them are held in memory at once.
 
     Raises:
         ModelError: The network cannot be traced, or has layers that `model` lacks.
@@ -46,10 +47,10 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
         run.args_iter = iter((fresh(x),))
     calls = Counter(node.target for node in network.graph.nodes)
     with torch.no_grad():
-        for node in network.graph.nodes:  # one operation on all batches, then the next
+        for node in network.graph.nodes:  # each operation runs on all batches before the next one
             values = [run.run_node(node) for run in runs]
-            layer = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(layer, QuantConv2d | QuantLinear) and calls[node.target] == 1:
+            layer = module_of(node, network)
+            if isinstance(layer, Quantized) and calls[node.target] == 1:
                 values = _correct(layer, str(node.target), values, means)
             for run, value in zip(runs, values, strict=True):
                 run.env[node] = value
@@ -59,7 +60,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
 
 
 def _correct(layer: Quantized, name: str, outputs: list[Tensor], means: dict[str, Tensor]) -> list[Tensor]:
-    """Corrects a layer that has given these outputs, and returns what it would have given."""
+    """Corrects the bias of a layer, given its outputs, and returns the corrected outputs."""
     if name not in means:
         raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, means)}")
     count = sum(map(len, outputs))
@@ -71,10 +72,10 @@ def _correct(layer: Quantized, name: str, outputs: list[Tensor], means: dict[str
 
 
 def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Returns the mean output of every layer and channel over the batches, `(out_channels,)` each.
+    """Returns the mean output of every layer by channel over the batches, `(out_channels,)` each.
 
     Args:
-        model: Any network; layers that do not run are missing.
+        model: Any network; layers that do not run are missing in the result.
         batches: Inputs, each `(N, C, H, W)`.
     """
     sums: dict[nn.Module, tuple[Tensor, int]] = {}
@@ -91,13 +92,13 @@ def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tenso
 
 
 def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor) -> nn.Module:
-    """Returns a copy of `quantized` whose biases make up for the rounding of weights, without data.
+    """Returns a copy of `quantized` whose biases compensate for the rounding of weights, without data.
 
-    A weight error ε shifts the mean output by E[εx] = ε·E[x]; E[x] of an input channel follows from the batch norm
-    before it and the ReLU between, as the mean of a clipped normal distribution (arXiv:1906.04721, section 4.2.1,
-    eq. 17–19). Behind a sum of branches the means add, and the variances as if the branches were independent. Layers
-    whose input cannot be traced to batch norms are left alone, and their number is logged. The error of rounding
-    activations is not seen; `correct_bias` sees it.
+    A weight error ε shifts the mean output by E[εx] = ε·E[x]. E[x] of an input channel follows from the batch norm and
+    the ReLU before the layer, as the mean of a clipped normal distribution (arXiv:1906.04721, section 4.2.1,
+    eq. 17–19). After a sum of branches the means add up, and so do the variances, as if the branches were independent.
+    Layers whose input cannot be traced to batch norms are not corrected, and are logged. This ignores errors from
+    rounding activations, which `correct_bias` includes.
 
     Args:
         quantized: A network prepared from `model` with its batch norms folded.
@@ -105,14 +106,14 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
         sample: One input, `(1, C, H, W)`, for folding.
 
     Raises:
-        ModelError: The float network cannot be traced, or `quantized` has layers that it lacks.
+        ModelError: The float network cannot be traced, or lacks layers of `quantized`.
     """
     model, corrected = reachable(model, sample), copied(quantized).eval()
     floats = dict(quantizable_layers(fold_batch_norm(model, sample)))
     statistics = input_statistics(model)
     left = []
     for name, layer in quantizable_layers(corrected):
-        if not isinstance(layer, QuantConv2d | QuantLinear):
+        if not isinstance(layer, Quantized):
             continue
         if name not in floats:
             raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, floats)}")
@@ -122,19 +123,19 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
         mean, _ = statistics[name].moments()
         with torch.no_grad():
             error = layer.weight_quantizer(layer.weight) - floats[name].weight
-            # From the float bias: compensated rounding may have taken off the mean error of its samples
+            # Start from the float bias: compensated rounding may have subtracted the mean error on its samples
             layer.bias = floats[name].bias
             _subtract(layer, _mean_output(layer, error, mean))
     if left:
         logger.info(
-            "%d layers are not corrected, no batch norm tells their input's mean: %s", len(left), ", ".join(left)
+            "%d layers are not corrected: no batch norm gives their input's mean: %s", len(left), ", ".join(left)
         )
     return corrected
 
 
 def _mean_output(layer: Quantized, weight: Tensor, mean: Tensor) -> Tensor:
-    """Returns what a weight makes of inputs with these channel means, `(out_channels,)`; padding is ignored."""
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    """Returns the mean outputs of a weight for inputs with these channel means, `(out_channels,)`; ignores padding."""
+    groups = groups_of(layer)
     taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
     return torch.einsum("goc,gc->go", taps.view(groups, -1, taps.shape[1]), mean.view(groups, -1)).flatten()
 

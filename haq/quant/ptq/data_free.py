@@ -1,4 +1,4 @@
-"""Calibration without data: ranges of activations from batch norms."""
+"""Calibration without data, with ranges of activations from batch norms."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from haq.quant.schemes import Scheme, get_scheme
 
 __all__ = ["calibrate_data_free", "data_free_inputs"]
 
-_POINTS = 1001  # of each channel's distribution
+_POINTS = 1001  # quantiles of each channel's distribution
 _REACH = 6.0  # standard deviations
 
 
 def data_free_inputs(model: nn.Module, sample: Tensor) -> dict[str, tuple[float, float]]:
-    """Returns the range of what each layer reads: mean ± 6σ over all channels, clipped by the ReLU before it.
+    """Returns the range of each layer's input: mean ± 6σ over all channels, clipped by the ReLU before the layer.
 
-    (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721,
-    section 4.1.) How the means and deviations are found is told by `input_statistics`; layers behind a layer without
-    batch norm get a guess from that layer's weights.
+    See Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721,
+    section 4.1. The means and standard deviations come from `input_statistics`. After a layer without batch norm, they
+    are estimated from that layer's weights.
 
     Args:
-        model: The float network, batch norms not folded.
-        sample: Inputs, `(N, C, H, W)`. No batch norm tells the range of images: their channels' mean and deviation are
-            taken from here, so it should hold a real image, or noise with the images' mean and deviation.
+        model: The float network, with its batch norms.
+        sample: Inputs, `(N, C, H, W)`. The mean and standard deviation of the images' channels are taken from here,
+            because no batch norm gives them. So it should hold a real image, or noise with the same statistics.
 
     Raises:
-        ModelError: The network cannot be traced, or the range of a layer's input not told.
+        ModelError: The network cannot be traced, or the range of a layer's input is unknown.
     """
     return {name: _range(values) for name, values in _statistics(model, sample).items()}
 
@@ -45,20 +45,20 @@ def calibrate_data_free(
 ) -> Calibration:
     """Sets up the quantizers of all layers without running the network.
 
-    The scheme sees, in place of samples, evenly spaced quantiles of every channel's distribution and the ends of the
-    range, so `clip="minmax"` is mean ± 6σ, and other rules find their own clip.
+    In place of samples, the scheme gets evenly spaced quantiles of every channel's distribution and the ends of the
+    range. So `clip="minmax"` gives mean ± 6σ, and other methods find their own clip.
 
     Args:
-        model: The float network, batch norms not folded.
+        model: The float network, with its batch norms.
         sample: As for `data_free_inputs`.
         bits: Widths to set up.
-        scheme: What weights and activations are quantized with.
+        scheme: Scheme for weights and activations.
 
     Returns:
         Quantizers for the network with its batch norms folded.
 
     Raises:
-        ModelError: The network cannot be traced, or the range of a layer's input not told.
+        ModelError: The network cannot be traced, or the range of a layer's input is unknown.
     """
     chosen = get_scheme(scheme) if isinstance(scheme, str) else scheme
     widths = sorted(set(bits))
@@ -79,7 +79,8 @@ def _statistics(model: nn.Module, sample: Tensor) -> dict[str, ClippedNormal]:
     missing = [name for name, _ in quantizable_layers(model) if name not in statistics]
     if missing:
         raise ModelError(
-            f"no batch norm tells what layer {missing[0]!r} reads, and {len(missing) - 1} more; calibrate with images"
+            f"no batch norm gives the input range of layer {missing[0]!r} and {len(missing) - 1} more; "
+            "calibrate with images"
         )
     return statistics
 
@@ -90,7 +91,7 @@ def _range(values: ClippedNormal) -> tuple[float, float]:
 
 
 def _values(values: ClippedNormal) -> Tensor:
-    """Returns what the scheme may take for samples, `(channels, points)`."""
+    """Returns values that the scheme can use as samples, `(channels, points)`."""
     shares = (torch.arange(_POINTS, dtype=torch.float32) + 0.5) / _POINTS
     z = torch.cat([torch.tensor([-_REACH, _REACH]), torch.special.ndtri(shares)])
     return (values.mean[:, None] + values.std[:, None] * z).clamp(values.low, values.high)

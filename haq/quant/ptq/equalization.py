@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: channels of two layers in a row share their ranges, and no output changes."""
+"""Cross-layer equalisation: makes the ranges of two consecutive layers' channels equal without changing the output."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.layers import copied, reachable, replace_modules, run_sample, watched
+from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
-from haq.quant.graph import trace_graph
+from haq.quant.graph import module_of, trace_graph
 
 __all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
 
@@ -22,9 +23,9 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 200
 _CONVERGED = 1e-4  # largest relative change of a channel in a round
 _DEAD = 1e-8  # range of a channel, as a share of the layer's largest
-_SETTLED = 5  # times that the bound on scales, which they move, is found anew
-_TOLERANCE = 1e-3  # of the largest output
-_TINY = 1e-30  # in place of the sum of nothing but zeros
+_SETTLED = 5  # times that the bound on scales is recomputed, because it depends on them
+_TOLERANCE = 1e-3  # as a share of the largest output
+_TINY = 1e-30  # avoids division by a sum of zeros
 _RELU6 = 6.0
 
 Layer = nn.Conv2d | nn.Linear
@@ -41,7 +42,7 @@ _COMMUTING_METHODS = ("relu", "relu_", "flatten", "contiguous", "mean")
 
 
 class LayerPair(NamedTuple):
-    """Two layers, the second of which alone reads what the first gives.
+    """Two layers; only the second reads the output of the first.
 
     Attributes:
         first: Name of the layer whose output channels are divided by s.
@@ -55,27 +56,28 @@ class LayerPair(NamedTuple):
 
 
 def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
-    """Returns a copy of `model` in which the channels of layers in a row have equal ranges.
+    """Returns a copy of `model` in which the channels of consecutive layers have equal ranges.
 
-    f(s·x) = s·f(x) for a ReLU, so what the first layer's channel j is divided by, the second's may be multiplied by
-    (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv:1906.04721,
-    section 4.1, eq. 11). Pairs are visited in turn until the ranges stay, so that a depthwise convolution and both its
-    neighbours, as in MobileNetV2, are equalised together. Between the layers of a pair there is nothing but ReLU,
-    pooling, dropout and flattening; a layer whose output has another reader, such as a shortcut, is in no pair.
+    f(s·x) = s·f(x) for a ReLU, so channel j of the first layer may be divided by a scale if the second layer's weights
+    for it are multiplied by the same scale (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and
+    Bias Correction", arXiv:1906.04721, section 4.1, eq. 11). Pairs are visited in turn until the ranges converge, so
+    that a depthwise convolution and both its neighbours, as in MobileNetV2, are equalised together. Only ReLU, pooling,
+    dropout and flattening may lie between the layers of a pair. A layer whose output has another reader, such as a
+    shortcut, is in no pair.
 
-    Where a channel's weights are small beside its bias, the paper's scale makes its activations large, and with them
-    the step that all channels share. So scales are bounded by what activations stand; see `_bounded`.
+    If a channel's weights are small compared to its bias, the paper's scale makes its activations large, and with them
+    the step that all channels share. So scales are bounded; see `_bounded`.
 
-    A ReLU6 clips at 6 whatever the scale. The paper replaces it by a ReLU (section 5.1.1); so do we, but only where no
-    value of the sample reaches 6, and leave other pairs alone. High biases are not absorbed (section 4.1.3), because
-    that changes the function.
+    A ReLU6 clips at 6 whatever the scale. The paper replaces it by a ReLU (section 5.1.1). So does this function, but
+    only if no value of the sample reaches 6; other pairs are not equalised. High biases are not absorbed (section
+    4.1.3), because that changes the function.
 
     Args:
         model: The float network.
-        sample: Inputs, `(N, C, H, W)`, on which the result must agree with `model`; the more, the surer is the choice
-            of ReLU6s that may go.
-        fold: Whether batch norms are folded in the result. Without it they carry the scales, for passes that read
-            what they say about activations; folded, both results are the same.
+        sample: Inputs, `(N, C, H, W)`, on which the result must agree with `model`; with more inputs, the choice of
+            ReLU6s to replace is safer.
+        fold: Whether batch norms are folded in the result. If not, the batch norms absorb the scales, for passes that
+            read statistics of activations from them; after folding, both results are the same.
 
     Raises:
         ModelError: The network cannot be traced.
@@ -86,7 +88,7 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
     clipping, shares = _observed(folded, pairs, sample)
     chosen = [pair for pair in pairs if clipping.isdisjoint(pair.clips)]
     if len(chosen) < len(pairs):
-        logger.info("%d of %d pairs are not equalised: a ReLU6 clips", len(pairs) - len(chosen), len(pairs))
+        logger.info("%d of %d pairs are not equalised: their ReLU6 clips", len(pairs) - len(chosen), len(pairs))
     expected = run_sample(folded, sample)
     with torch.no_grad():
         scales = _converge(folded, chosen, shares)
@@ -103,7 +105,7 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
 
 
 def _converge(model: nn.Module, pairs: list[LayerPair], shares: Mapping[LayerPair, Tensor]) -> dict[LayerPair, Tensor]:
-    """Equalises in place until nothing changes, and returns the product of each pair's scales."""
+    """Equalises in place until the scales converge, and returns the total scales of each pair."""
     scales: dict[LayerPair, Tensor] = {}
     squares = {pair: _by_input_channel(_layer(model, pair.second)).square().sum((1, 3)).flatten() for pair in pairs}
     for _ in range(_ROUNDS):
@@ -123,11 +125,11 @@ def _converge(model: nn.Module, pairs: list[LayerPair], shares: Mapping[LayerPai
 
 
 def _bounded(scales: Tensor, shares: Tensor, squares: Tensor) -> Tensor:
-    """Returns the scales, raised where activations would be rounded more coarsely for it, `(m,)`.
+    """Returns the scales, raised if they would make the rounding error of activations larger, `(m,)`.
 
-    The step of the activations follows max_j a_j/s_j, and the second layer multiplies its error by s_j·W2_j. So
-    rounding costs max_j(a_j/s_j)·√(Σ s_j²·‖W2_j‖²), and max_j(a_j)·√(Σ ‖W2_j‖²) without equalisation. It is no more
-    where s_i ≥ a_i/max_j(a_j)·√(Σ s_j²·‖W2_j‖² / Σ ‖W2_j‖²).
+    The step of the activations is proportional to max_j a_j/s_j, and the second layer multiplies its error by s_j·W2_j.
+    So the error is max_j(a_j/s_j)·√(Σ s_j²·‖W2_j‖²), and max_j(a_j)·√(Σ ‖W2_j‖²) without equalisation. It does not
+    grow if s_i ≥ a_i/max_j(a_j)·√(Σ s_j²·‖W2_j‖² / Σ ‖W2_j‖²).
 
     Args:
         scales: s, `(m,)`.
@@ -142,22 +144,22 @@ def _bounded(scales: Tensor, shares: Tensor, squares: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _carry(model: nn.Module, scales: Mapping[LayerPair, Tensor]) -> None:
-    """Scales a network whose batch norms are not folded; β/s and γ/s divide what a batch norm gives by s."""
+    """Scales a network whose batch norms are not folded; β/s and γ/s divide the output of a batch norm by s."""
     network = trace_graph(model, "cross-layer equalisation")
     readers = {node.target: next(iter(node.users)) for node in network.graph.nodes if node.op == "call_module"}
     for pair, s in scales.items():
-        first, norm = _layer(model, pair.first), _module(readers[pair.first], network)
+        first, norm = _layer(model, pair.first), module_of(readers[pair.first], network)
         _divide_outputs(norm if isinstance(norm, _BatchNorm) and norm.affine else first, s)
         _multiply_inputs(_layer(model, pair.second), s)
 
 
 @torch.no_grad()
 def equalize_pair(first: Layer, second: Layer) -> Tensor:
-    """Scales two layers in place, so that the ranges of each channel between them are equal.
+    """Scales two layers in place, so that both have the same range for each channel between them.
 
-    s_j = (1/r2_j)·√(r1_j·r2_j), with r1_j = max |W1| over output channel j and r2_j = max |W2| over input channel j; W1
-    and its bias are divided by s, W2 multiplied, and both ranges become √(r1_j·r2_j) (arXiv:1906.04721, eq. 11).
-    Channels with a range of 0 stay as they are.
+    s_j = (1/r2_j)·√(r1_j·r2_j), with r1_j = max |W1| over output channel j and r2_j = max |W2| over input channel j. W1
+    and its bias are divided by s, W2 is multiplied by s, and both ranges become √(r1_j·r2_j) (arXiv:1906.04721, eq.
+    11). Channels with a range of 0 stay unchanged.
 
     Args:
         first: Layer with m output channels.
@@ -211,12 +213,12 @@ def find_pairs(model: nn.Module) -> list[LayerPair]:
 
 def _pair_from(node: fx.Node, network: fx.GraphModule) -> LayerPair | None:
     """Follows a layer's output through single readers to the next layer."""
-    first = _module(node, network)
+    first = module_of(node, network)
     if not isinstance(first, Layer) or not _runs_once(node, network):
         return None
     clips: list[str] = []
     for reader in _only_readers(node):
-        module = _module(reader, network)
+        module = module_of(reader, network)
         if isinstance(module, Layer):
             fits = _runs_once(reader, network) and input_ranges(module).numel() == len(first.weight)
             return LayerPair(str(node.target), str(reader.target), tuple(clips)) if fits else None
@@ -236,23 +238,19 @@ def _only_readers(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _commutes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation gives s·y for s·x, channel by channel."""
+    """Whether an operation that maps x to y maps s·x to s·y, channel by channel."""
     if module is not None:
         return isinstance(module, _COMMUTING_MODULES)
     return node.target in (_COMMUTING_METHODS if node.op == "call_method" else _COMMUTING_FUNCTIONS)
 
 
-def _module(node: fx.Node, network: fx.GraphModule) -> nn.Module | None:
-    return network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None
-
-
 def _runs_once(node: fx.Node, network: fx.GraphModule) -> bool:
-    module = _module(node, network)
-    return sum(_module(other, network) is module for other in network.graph.nodes) == 1
+    module = module_of(node, network)
+    return sum(module_of(other, network) is module for other in network.graph.nodes) == 1
 
 
 def _observed(model: nn.Module, pairs: list[LayerPair], sample: Tensor) -> tuple[set[str], dict[LayerPair, Tensor]]:
-    """Runs the sample and returns the ReLU6s that some value drives to 6, and the shares of channels; see `_shares`."""
+    """Runs the sample and returns the ReLU6s with an output of 6, and the channels' shares; see `_shares`."""
     reached: set[str] = set()
     shares: dict[LayerPair, Tensor] = {}
 
@@ -274,8 +272,8 @@ def _observed(model: nn.Module, pairs: list[LayerPair], sample: Tensor) -> tuple
 def _shares(x: Tensor) -> Tensor:
     """Returns each channel's magnitude as a share of the largest, for values `(m, n)`.
 
-    It is the larger of two: of the largest values, which the clip follows at high widths, and of the root mean squares,
-    which it follows at low ones.
+    It is the larger of two shares: that of the largest values, which determine the clip at high widths, and that of the
+    root mean squares, which determine it at low widths.
     """
     largest, usual = x.abs().amax(1), x.square().mean(1).sqrt()
     return torch.maximum(largest / largest.amax().clamp_min(_TINY), usual / usual.amax().clamp_min(_TINY))
@@ -287,6 +285,6 @@ def _layer(model: nn.Module, name: str) -> Layer:
 
 def _by_input_channel(layer: Layer) -> Tensor:
     """Views the weight as `(groups, out_channels / groups, in_channels / groups, kernel area)`."""
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    groups = groups_of(layer)
     out_channels, in_channels = layer.weight.shape[:2]
     return layer.weight.detach().view(groups, out_channels // groups, in_channels, -1)

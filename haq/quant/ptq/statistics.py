@@ -1,4 +1,4 @@
-"""What batch norms say about the values that layers read, without data."""
+"""Statistics of layers' inputs from batch norms, without data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from haq.quant.graph import trace_graph
+from haq.layers.running import groups_of
+from haq.quant.graph import module_of, trace_graph
 from haq.quant.ptq.blocks import is_relu
 
 __all__ = ["ClippedNormal", "clipped_normal_moments", "input_statistics"]
 
 _INFINITY = float("inf")
-_FAR = 40.0  # standard deviations, behind which a normal density is 0 in double precision
+_FAR = 40.0  # standard deviations beyond which a normal density is 0 in double precision
 
 _KEEPING = (
     nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, F.dropout, F.avg_pool2d,
@@ -29,14 +30,14 @@ _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 @dataclass(frozen=True)
 class ClippedNormal:
-    """Values of each channel: normal, then clipped to [low, high].
+    """Distribution of the values of each channel: normal, then clipped to [low, high].
 
     Attributes:
-        mean: Of the normal distribution, `(channels,)`.
-        std: Likewise.
-        low: 0 behind a ReLU.
-        high: 6 behind a ReLU6.
-        exact: Whether a batch norm says so; otherwise only the range is worth something.
+        mean: Mean of the normal distribution, `(channels,)`.
+        std: Its standard deviation, `(channels,)`.
+        low: 0 after a ReLU.
+        high: 6 after a ReLU6.
+        exact: Whether the statistics come from a batch norm; otherwise only the range is usable.
     """
 
     mean: Tensor
@@ -54,7 +55,7 @@ class ClippedNormal:
         return replace(self, low=max(low, self.low), high=min(high, self.high))
 
     def __add__(self, other: ClippedNormal) -> ClippedNormal:
-        """Returns the sum as if the two were independent, as a normal distribution with its mean and variance."""
+        """Returns the sum of both as a normal distribution with its mean and variance, as if they were independent."""
         (mean, var), (other_mean, other_var) = self.moments(), other.moments()
         low = self.low + other.low
         return ClippedNormal(
@@ -63,17 +64,17 @@ class ClippedNormal:
 
 
 def clipped_normal_moments(mean: Tensor, std: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Returns mean and variance of clip(x, low, high) for x ~ N(mean, std²).
+    """Returns the mean and variance of clip(x, low, high) for x ~ N(mean, std²), `(channels,)` each.
 
     With α = (a − μ)/σ and β = (b − μ)/σ for the clip [a, b],
     E = σ(φ(α) − φ(β)) + μ(Φ(β) − Φ(α)) + a·Φ(α) + b·(1 − Φ(β)) (Nagel et al. 2019, arXiv:1906.04721, appendix C, eq.
     30–34); for a ReLU, a = 0 and b = ∞, this is its eq. 19.
 
     Args:
-        mean: `(channels,)`.
-        std: `(channels,)`, not negative.
-        low: May be −∞.
-        high: May be ∞.
+        mean: μ, `(channels,)`.
+        std: σ, `(channels,)`, not negative.
+        low: a, may be −∞.
+        high: b, may be ∞.
     """
     mu, sigma = mean.double(), std.double().clamp_min(1e-12)
     alpha, beta = (((bound - mu) / sigma).clamp(-_FAR, _FAR) for bound in (low, high))
@@ -93,15 +94,16 @@ def clipped_normal_moments(mean: Tensor, std: Tensor, low: float, high: float) -
 
 
 def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> dict[str, ClippedNormal]:
-    """Returns how the values that each layer reads are distributed, as far as that can be told.
+    """Returns the distribution of each layer's input values, as far as it is known.
 
-    Behind a batch norm a channel has mean β and standard deviation |γ| (arXiv:1906.04721, section 4.2.1); ReLUs clip,
-    averages and flattening keep, sums add means and variances. Behind a layer without batch norm, and behind a maximum,
-    the values are a guess, `exact=False`; behind anything else they are unknown, and the layers that read them missing.
+    After a batch norm a channel has mean β and standard deviation |γ| (arXiv:1906.04721, section 4.2.1). ReLUs clip the
+    distribution, averages and flattening keep it, and sums add means and variances. After a layer without batch norm,
+    and after a maximum, the distribution is an estimate, `exact=False`. After any other operation it is unknown, and
+    layers that read such values are missing.
 
     Args:
-        model: The float network, batch norms not folded.
-        image: What the network reads; without it, the first layer is missing.
+        model: The float network, with its batch norms.
+        image: Distribution of the network's input; without it, the first layer is missing.
 
     Raises:
         ModelError: The network cannot be traced.
@@ -115,7 +117,7 @@ def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> di
         if node.op in ("placeholder", "get_attr", "output"):
             continue
         inputs = [known.get(argument) for argument in node.all_input_nodes]
-        module = network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None
+        module = module_of(node, network)
         if isinstance(module, nn.Conv2d | nn.Linear) and inputs[0] is not None and _fits(inputs[0], module):
             found[cast(str, node.target)] = inputs[0]
         if (values := _behind(node, module, inputs, network)) is not None:
@@ -160,7 +162,7 @@ def _fits(values: ClippedNormal, layer: nn.Conv2d | nn.Linear) -> bool:
 
 
 def _reshaped(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
-    """Follows two steps of parameter-free shortcuts: subsampling of positions, and channels of zeros."""
+    """Handles the two operations of parameter-free shortcuts: subsampling positions, and adding channels of zeros."""
     what: Any = node.args[1]
     if node.target is operator.getitem:
         whole = slice(None)
@@ -168,14 +170,14 @@ def _reshaped(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
     zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value") and len(node.args) == 2
     if not zeros or len(what) != 6 or any(what[:4]):
         return None
-    # Channels of zeros are clipped normals as well, of no width
+    # Channels of zeros are normal distributions with mean and deviation 0
     return replace(values, mean=F.pad(values.mean, what[4:]), std=F.pad(values.std, what[4:]))
 
 
 def _through(layer: nn.Conv2d | nn.Linear, values: ClippedNormal) -> ClippedNormal:
-    """Returns a layer's outputs as if its inputs were independent."""
+    """Returns the distribution of a layer's outputs, as if its inputs were independent."""
     mean, var = values.moments()
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    groups = groups_of(layer)
     weight = layer.weight.detach().flatten(2) if layer.weight.dim() > 2 else layer.weight.detach()[..., None]
     rows = weight.view(groups, -1, *weight.shape[1:])
     out_mean = torch.einsum("gock,gc->go", rows, mean.view(groups, -1)).flatten()

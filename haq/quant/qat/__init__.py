@@ -1,4 +1,4 @@
-"""Quantization-aware fine-tuning, by distillation from the float network or on labels."""
+"""Quantization-aware fine-tuning, with the float network as teacher or with labels."""
 
 from haq.quant.qat.finetuning import Finetuning, finetune
 from haq.quant.qat.lessons import BATCH_SIZE, Lessons

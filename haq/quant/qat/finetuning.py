@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop of quantization-aware fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from haq.data import Samples
 from haq.errors import ConfigError
 from haq.layers import fresh
 from haq.quant.evaluation import device_of, outputs_of
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.qat.lessons import BATCH_SIZE, Lessons
 from haq.quant.qat.norms import norms_of, trainable
 from haq.quant.qat.rates import usual_rates
@@ -24,30 +24,30 @@ from haq.quant.quantizers.base import Quantizer
 
 __all__ = ["Finetuning", "finetune"]
 
-_BROKEN = 0.5
+_BROKEN = 0.5  # agreement with the float network up to which a network counts as broken
 
 
 class Finetuning:
     """A fine-tuning run that can be advanced in chunks.
 
-    The quantized network learns to give the float network's outputs: the loss is the Kullback-Leibler divergence of
-    the two softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1), plus the quantizers' own
-    penalties. A pretrained network fits its training labels almost perfectly, so labels hold little gradient, while its
-    outputs still do, most of all for mixed samples; see `Lessons`. Adam, with a cosine to zero over `steps`, at rates
-    by how close the network is at the start; see `usual_rates`. The network stays in evaluation mode, so that dropout
-    of any form is off and outputs are those that count; only quantizers, and batch norms as below, are in training
-    mode.
+    The quantized network learns the float network's outputs: the loss is the Kullback-Leibler divergence of the two
+    softmax distributions (Hinton et al. 2015, arXiv:1503.02531, with temperature 1), plus the quantizers' own
+    penalties. A pretrained network fits its training labels almost perfectly, so labels give little gradient. Its
+    outputs give more, especially for mixed samples; see `Lessons`. The optimiser is Adam, with rates that fall to zero
+    as a cosine over `steps` and depend on how close the network is at the start; see `usual_rates`. The network stays
+    in evaluation mode, so that any dropout is off and the outputs are those of the final network. Only quantizers, and
+    batch norms as described below, are in training mode.
 
-    Batch norms keep the float network's statistics, of which a few hundred small batches would only make noisier ones,
-    unless quantization broke the network, so that it disagrees with the float one on most samples: then the statistics
-    are wrong, and follow the quantized activations, where a batch gives a norm more than one value a channel and the
-    network's own `train` does not hold it back. Their scales and shifts are trained either way.
+    Batch norms keep the float network's statistics, because a few hundred small batches would only give noisier ones.
+    If quantization broke the network, so that it disagrees with the float one on most samples, the statistics are wrong
+    and are updated from the quantized activations. This needs batches with more than one value per channel, and the
+    network's own `train` must not keep the norm in evaluation mode. Scales and shifts are trained in any case.
 
     Args:
         model: A prepared network; it is trained in place.
-        lessons: What it learns.
-        steps: Length of the whole run.
-        rate: Of the weights, at the start; by default the usual one.
+        lessons: Inputs and targets of each step.
+        steps: Number of steps of the whole run.
+        rate: Learning rate of the weights at the start; by default that of `usual_rates`.
 
     Raises:
         ModelError: The network returns no tensor, or a batch norm without statistics of its own needs larger batches.
@@ -60,7 +60,7 @@ class Finetuning:
         self._penalised = [
             (layer.weight_quantizer, layer.weight)
             for layer in model.modules()
-            if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer)
+            if isinstance(layer, Quantized) and isinstance(layer.weight_quantizer, Quantizer)
         ]
         agreement = lessons.agreement(model)
         rates = usual_rates(model, agreement)
@@ -78,7 +78,7 @@ class Finetuning:
         return float(self._optimizer.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Any]:
-        """Returns all that decides the rest of the run, as tensors and plain types."""
+        """Returns all state that the rest of the run depends on, as tensors and plain types."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -88,7 +88,7 @@ class Finetuning:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned; a run that was just made and restored ends as one that never stopped."""
+        """Resumes from the result of `state`; a new run that is restored ends like one that was never interrupted."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.last_epoch = self.done = state["done"]
@@ -96,18 +96,18 @@ class Finetuning:
         torch.set_rng_state(state["random"])
 
     def run(self, steps: int) -> float:
-        """Takes up to `steps` more steps, never past the whole run, and returns the last batch's loss in nats."""
+        """Takes up to `steps` more steps, as far as the run has any left; returns the last batch's loss in nats."""
         with self._training():
             return self._run(steps)
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        """Has in training mode what is trained by it, and nothing else."""
+        """Inside its block, puts only the modules that need it into training mode."""
         self.model.eval()
         for module in (*self._quantizers, *([] if self._norms_fixed else self._norms)):
             module.train()
         recurrent = {module: module.dropout for module in self.model.modules() if isinstance(module, nn.RNNBase)}
-        for module in recurrent:  # cuDNN has their gradients in training mode only
+        for module in recurrent:  # cuDNN computes their gradients only in training mode
             module.dropout = 0.0
             module.train()
         try:
@@ -154,13 +154,22 @@ def finetune(
 ) -> nn.Module:
     """Fine-tunes a prepared network in place and returns it in evaluation mode; see `Lessons` and `Finetuning`.
 
+    Args:
+        model: A prepared network.
+        samples: Samples to train on.
+        teacher: The float network; `None` trains on the labels.
+        steps: Number of steps.
+        seed: Seed for the order and the mixing of samples.
+        batch: Images per step.
+
     Raises:
-        ConfigError: The teacher is no network.
+        ConfigError: The teacher is not a network.
+        ModelError: See `Finetuning`.
     """
     if teacher is not None and not isinstance(teacher, nn.Module):
         raise ConfigError(
-            f"finetune takes the float network as teacher, not a {type(teacher).__name__}: it answers samples that are "
-            "mixed on the way"
+            f"finetune takes the float network as teacher, not a {type(teacher).__name__}; pass the network itself, "
+            "because samples are mixed during training"
         )
     Finetuning(model, Lessons(samples, teacher, seed, batch), steps).run(steps)
     return model

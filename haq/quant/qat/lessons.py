@@ -1,4 +1,4 @@
-"""What a network is shown at each step of fine-tuning, and what it is to answer."""
+"""Inputs and targets for each step of fine-tuning."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from haq.threads import in_threads
 __all__ = ["BATCH_SIZE", "Lessons"]
 
 BATCH_SIZE = 64
-_SHOWN = 256  # samples that tell how far a network is from the float one
+_SHOWN = 256  # samples for measuring the agreement with the float network
 _KEPT_BYTES = 2**28
-_PART = 16  # steps that one thread prepares
+_PART = 16  # steps that a thread prepares at a time
 
 
 class Lessons:
     """Batches of mixed samples with the float network's answers, or of samples with their labels.
 
-    The float network is sure of samples that it was trained on, and its answers to what lies between two of them say
-    more; see `haq.quant.divergence.mixed`. Every sample is seen once before any is seen again. A step's lesson depends
-    on nothing but its number, so that networks can be compared, and runs go on where they stopped.
+    The float network is confident about samples that it was trained on; its answers to mixtures of two samples hold
+    more information; see `haq.quant.divergence.mixed`. Every sample is used once before any is used again. The lesson
+    of a step depends only on the step's number, so that networks can be compared and runs can be resumed.
 
     Args:
-        samples: To train on.
-        teacher: The float network; `None` for the labels.
-        seed: Decides the order of the samples, and what is mixed.
-        batch: Images a step; fewer texts, see `Samples.fitting`.
+        samples: Samples to train on.
+        teacher: The float network; `None` to train on the labels.
+        seed: Seed for the order and the mixing of samples.
+        batch: Images per step; fewer for texts, see `Samples.fitting`.
     """
 
     def __init__(self, samples: Samples, teacher: nn.Module | None, seed: int, batch: int = BATCH_SIZE) -> None:
@@ -44,19 +44,19 @@ class Lessons:
         self.size = min(samples.fitting(batch), len(samples))
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._kept: Sequence[Tensor] = ()
-        self._expected: Tensor | None = None  # the teacher's classes for the samples shown first
+        self._expected: Tensor | None = None  # the teacher's classes for the first samples, if already known
 
     @property
     def epoch(self) -> int:
-        """Steps after which every sample has been seen."""
+        """Number of steps in which every sample is used once."""
         return len(self.samples) // self.size
 
     def prepared(self, steps: int, progress: Callable[[float], None] = lambda share: None) -> Lessons:
-        """Returns the same lessons with the teacher's answers for the first `steps` at hand, if memory allows.
+        """Returns the same lessons with stored answers of the teacher for the first `steps`, if memory allows.
 
         Args:
-            steps: That several networks will take.
-            progress: Called with the share that is done, from threads.
+            steps: Number of steps that several networks will take.
+            progress: Called from threads with the share that is done, from 0 to 1.
         """
         teacher = self.teacher
         if teacher is None or not steps or device_of(teacher).type != "cpu":
@@ -80,11 +80,13 @@ class Lessons:
         return made
 
     def at(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns inputs, and log-probabilities `(answers, classes)`, or class indices `(answers,)` without a teacher.
+        """Returns the inputs and targets of a step.
+
+        Targets are log-probabilities `(answers, classes)`, or class indices `(answers,)` without a teacher.
 
         Args:
             step: Number of the step, from 0.
-            device: Where the network computes.
+            device: Device of the network.
         """
         x, y = self._inputs(step)
         if self.teacher is None:
@@ -96,19 +98,19 @@ class Lessons:
         return x.to(device), target.to(device)
 
     def agreement(self, model: nn.Module) -> float | None:
-        """Returns the share of samples on which the network's answer is the teacher's; `None` without a teacher."""
+        """Returns the share of samples on which the network and the teacher agree; `None` without a teacher."""
         if self.teacher is None:
             return None
         expected = self._classes(self.teacher) if self._expected is None else self._expected
         return float((self._classes(model) == expected).float().mean())
 
     def _classes(self, model: nn.Module) -> Tensor:
-        """Returns a network's answers to the first samples, as few as fit into a batch where they are texts."""
+        """Returns a network's classes for the first `_SHOWN` images, or for a batch of texts in their place."""
         shown = self.samples.subset(range(min(self.samples.fitting(_SHOWN), len(self.samples))))
         return logits_of(model, shown).argmax(-1).cpu()
 
     def _inputs(self, step: int) -> tuple[Tensor, Tensor]:
-        """Returns what networks read, and the labels."""
+        """Returns the inputs of a step, mixed if there is a teacher, and the labels."""
         epoch, place = divmod(step, self.epoch)
         order = self._order
         if order is None or order[0] != epoch:

@@ -1,4 +1,4 @@
-"""Which batch norms may follow the activations of a quantized network."""
+"""Finds the batch norms whose statistics may be updated from the activations of a quantized network."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> list[_BatchNorm]:
-    """Returns the batch norms whose statistics may follow batches of `size`.
+    """Returns the batch norms whose statistics may be updated from batches of `size`.
 
     Args:
-        model: Prepared.
-        samples: To train on.
-        size: Samples a step.
-        quiet: Whether it does not matter that some stay as they are.
+        model: A prepared network.
+        samples: Samples to train on.
+        size: Samples per step.
+        quiet: Whether to leave out the warning about norms whose statistics cannot be updated.
 
     Raises:
-        ModelError: A norm without statistics of its own needs larger batches.
+        ModelError: A norm without running statistics needs larger batches.
     """
     norms = norms_of(model)
     modes = {module: module.training for module in model.modules()}
     model.train()
-    free = {module for module in norms.values() if module.training}  # a network may keep some as they are
+    free = {module for module in norms.values() if module.training}  # a network may keep some in evaluation mode
     for module, mode in modes.items():
         module.training = mode
     counts: dict[nn.Module, int] = {}
@@ -48,7 +48,7 @@ def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> lis
         if counts[module] < 2 and module.running_mean is None:
             name = next(name for name, norm in norms.items() if norm is module)
             raise ModelError(
-                f"batch norm {name!r} keeps no statistics, and a batch of {size} gives it one value a channel; "
+                f"batch norm {name!r} has no running statistics, and a batch of {size} gives it one value per channel; "
                 "fine-tune with --batch 2 or more"
             )
 
@@ -62,5 +62,5 @@ def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> lis
             handle.remove()
     single = [name for name, module in norms.items() if module in free and counts.get(module) == 1]
     if single and not quiet:
-        logger.warning("batches of %d leave the statistics of %d batch norms as they are", size, len(single))
+        logger.warning("batches of %d leave the statistics of %d batch norms unchanged", size, len(single))
     return [module for module in norms.values() if module in free and counts.get(module, 0) > 1]

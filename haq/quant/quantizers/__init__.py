@@ -1,1 +1,1 @@
-"""Quantizers of one tensor, a ladder: pure functions, straight-through gradients, modules."""
+"""Quantizers of one tensor, in layers that build on each other: pure functions, straight-through gradients, modules."""

@@ -1,4 +1,4 @@
-"""What every quantizer is: a module that rounds a tensor to a grid, and can say which codes that takes."""
+"""Base class of all quantizers: modules that round a tensor to a grid and give its codes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["Quantizer", "check_values"]
 class Quantizer(nn.Module):
     """Rounds a tensor to at most 2^bits levels in each group, with gradients for fine-tuning.
 
-    A subclass implements `encode`, the codes, and `fake_quantize`, the same numbers with gradients. The width travels
-    in the state dict, so that a checkpoint says what it holds.
+    A subclass implements `encode`, which returns the codes, and `fake_quantize`, which returns the same numbers with
+    gradients. The width is part of the state dict, so that a checkpoint states its own widths.
 
     Args:
         bits: Width of a code.
@@ -28,7 +28,7 @@ class Quantizer(nn.Module):
     """
 
     is_projection = True
-    """Whether quantizing its own output again changes nothing; where a paper's formula is not, the subclass says so."""
+    """Whether quantizing the output again changes nothing; a subclass sets it to false if its formula is different."""
 
     def __init__(self, bits: int, granularity: str, signed: bool) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class Quantizer(nn.Module):
         return self.fake_quantize(x.float()).to(x.dtype)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Returns what `encode` would give back, for a float32 `x`, with gradients."""
+        """Returns the numbers that the codes of a float32 `x` stand for, with gradients."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> QuantizedTensor:
-        """Returns the codes of `x`; `forward(x)` is what they stand for."""
+        """Returns the codes of `x`; they stand for the numbers of `forward(x)`."""
         raise NotImplementedError
 
     def codes(self, x: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ class Quantizer(nn.Module):
         return self.encode(x).codes
 
     def penalty(self, x: Tensor) -> Tensor | None:
-        """Returns a term that fine-tuning adds to its loss, given the tensor that is quantized; most have none."""
+        """Returns a term to add to the loss in fine-tuning, given the tensor to quantize; most quantizers have none."""
         return None
 
     def advance(self, progress: float) -> None:
-        """Is told before every fine-tuning step how much of the run is over, from 0 to 1; schedules override it."""
+        """Called before every fine-tuning step with the share of the run that is done, 0 to 1; for schedules."""
 
     def learned(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """Yields each trained parameter with its magnitude, which an optimiser's rate is to be multiplied by."""
+        """Yields each trained parameter with its magnitude; the learning rate is multiplied by the magnitude."""
         for parameter in self.parameters(recurse=False):
             if parameter.requires_grad:
                 yield parameter, float(parameter.detach().abs().mean().clamp_min(1e-8))
@@ -70,7 +70,7 @@ class Quantizer(nn.Module):
         return {"bits": self.bits, "signed": self.signed}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes the sign from a state dict.
+        """Restores `signed` from a state dict, and checks the width.
 
         Raises:
             ModelError: The state dict holds another width.
@@ -88,7 +88,7 @@ def check_values(x: Tensor) -> Tensor:
     """Returns `x`, detached and as float32.
 
     Raises:
-        DataError: It is empty, not of floating point, or has NaN or infinite values.
+        DataError: The tensor is empty, is not floating-point, or has NaN or infinite values.
     """
     if not x.is_floating_point():
         raise DataError(f"a tensor of {x.dtype} cannot be quantized; convert it to floating point first")

@@ -1,7 +1,7 @@
-"""k-means of values on a line, where the best clusters can be computed.
+"""One-dimensional k-means, for which the optimal clusters can be computed.
 
-There a cluster is an interval of the sorted values, and with prefix sums the error of any interval is known at once.
-Dynamic programming over the intervals then finds the clusters with the least error of all (Wu 1991, "Optimal
+In one dimension a cluster is an interval of the sorted values, and prefix sums give the error of any interval directly.
+Dynamic programming over the intervals then finds the clusters with the least error (Wu 1991, "Optimal
 quantization by matrix searching", Journal of Algorithms 12; Grønlund et al. 2017, "Fast exact k-means, k-medians and
 Bregman divergence clustering in 1D", arXiv:1701.07204).
 """
@@ -19,7 +19,7 @@ from haq.compiling import jit
 __all__ = ["kmeans"]
 
 _MOST_BORDERS = 2**13
-"""Places among which borders are searched, of each of two kinds; rows with fewer values are solved exactly."""
+"""Number of candidate borders of each of two kinds; rows with at most twice as many values are solved exactly."""
 
 _MOST_ROUNDS = 300
 
@@ -27,22 +27,22 @@ _MOST_ROUNDS = 300
 def kmeans(rows: Tensor, clusters: int, weights: Tensor | None = None) -> Tensor:
     """Finds the centroids that minimise the sum over a row's values of weight · (value − nearest centroid)².
 
-    They are the best that there are, up to rounding, for rows of at most 2^14 values. Longer rows are searched at 2^13
-    places with equal numbers of values between them and at 2^13 that are evenly spaced, so that neither dense values
-    nor outliers are left out; Lloyd's algorithm then moves the borders to where they are best among all values.
+    For rows of at most 2^14 values, they are optimal up to rounding. In longer rows, borders are searched among 2^13
+    places with equal numbers of values between them and 2^13 evenly spaced places, which covers both dense values and
+    outliers. Lloyd's algorithm then improves the borders among all values.
 
     Args:
-        rows: `(groups, n)`, finite.
+        rows: Values, `(groups, n)`, finite.
         clusters: k.
-        weights: `(groups, n)`, not negative; all 1 by default.
+        weights: Weights of the values, `(groups, n)`, not negative; all 1 by default.
 
     Returns:
-        Ascending centroids, `(groups, k)`; where a row has fewer distinct values, some are equal.
+        Ascending centroids, `(groups, k)`; some are equal if a row has fewer distinct values.
     """
     ordered, order = rows.cpu().double().sort(1)
     masses = torch.ones_like(ordered) if weights is None else _positive(weights.cpu().double()).gather(1, order)
     middle = (masses * ordered).sum(1, keepdim=True) / masses.sum(1, keepdim=True)
-    ordered = (ordered - middle).contiguous()  # small numbers, whose squares lose no digits
+    ordered = (ordered - middle).contiguous()  # squares of small numbers lose no precision
     mass, sums = (pad(values.cumsum(1), (1, 0)) for values in (masses, masses * ordered))
     places = _places(ordered)
     chosen = best_intervals(mass.gather(1, places).numpy(), sums.gather(1, places).numpy(), clusters)
@@ -61,19 +61,19 @@ def kmeans(rows: Tensor, clusters: int, weights: Tensor | None = None) -> Tensor
 
 
 def _positive(weights: Tensor) -> Tensor:
-    """Lifts weights of 0, so that every cluster has a mean; they still count for next to nothing."""
+    """Raises weights of 0 to nearly 0, so that every cluster has a mean."""
     mean = weights.mean(1, keepdim=True)
     return torch.where(mean > 0, torch.maximum(weights, 1e-6 * mean), 1.0)
 
 
 def _means(mass: Tensor, sums: Tensor, edges: Tensor, empty: Tensor) -> Tensor:
-    """Returns the mean of each interval, `(groups, k)`, or of one without values what `empty` says."""
+    """Returns the mean of each interval, `(groups, k)`; `empty` is used for intervals without values."""
     masses = mass.gather(1, edges).diff(dim=1)
     return torch.where(edges.diff(dim=1) > 0, sums.gather(1, edges).diff(dim=1) / masses, empty)
 
 
 def _places(ordered: Tensor) -> Tensor:
-    """Returns where borders may lie, ascending numbers of values before them, `(groups, places)`."""
+    """Returns candidate borders as ascending numbers of values before them, `(groups, places)`."""
     groups, n = ordered.shape
     if n <= 2 * _MOST_BORDERS:
         return torch.arange(n + 1).expand(groups, -1)
@@ -85,11 +85,11 @@ def _places(ordered: Tensor) -> Tensor:
 
 @jit
 def best_intervals(mass: NDArray[np.float64], sums: NDArray[np.float64], clusters: int) -> NDArray[np.int64]:
-    """Splits each row into the intervals that explain most, which have the least squared error.
+    """Splits each row into the intervals that explain most of its sum of squares, so the squared error is least.
 
-    An interval with mass m and sum s explains s²/m of the row's sum of squares. The best start of the last interval
-    moves up with the interval's end and with the number of intervals (Grønlund et al., section 2), so each is
-    searched between those that are known: ends are visited by halving steps.
+    An interval with mass m and sum s explains s²/m. The best start of the last interval grows with the interval's end
+    and with the number of intervals (Grønlund et al., section 2). So ends are visited in halving steps, and each start
+    is searched between those already known.
 
     Args:
         mass: Prefix sums of the weights, `(groups, places)`.
@@ -97,7 +97,7 @@ def best_intervals(mass: NDArray[np.float64], sums: NDArray[np.float64], cluster
         clusters: k; intervals may be empty.
 
     Returns:
-        Places where intervals start and end, `(groups, k + 1)`.
+        Places at which intervals start and end, `(groups, k + 1)`.
     """
     groups, places = mass.shape
     edges = np.zeros((groups, clusters + 1), np.int64)

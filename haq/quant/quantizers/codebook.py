@@ -1,4 +1,4 @@
-"""Quantizers whose levels are a table: the code is the index of the nearest one."""
+"""Quantizers whose levels are a table; the code is the index of a level."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["CodebookQuantizer", "nearest_level"]
 class CodebookQuantizer(Quantizer):
     """Replaces every value by the nearest level of its group.
 
-    ∂y/∂x is 1 (straight-through), or 0 outside the levels where `clips` is set; a level's gradient is the sum over the
-    values that it replaces (Deep Compression, Han et al. 2016, arXiv:1510.00149, eq. 3).
+    ∂y/∂x is 1 (straight-through), or 0 outside the range of the levels if `clips` is set. A level's gradient is the sum
+    over the values that it replaces (Deep Compression, Han et al. 2016, arXiv:1510.00149, eq. 3).
     """
 
     clips = False
@@ -26,7 +26,7 @@ class CodebookQuantizer(Quantizer):
         raise NotImplementedError
 
     def indices(self, rows: Tensor, levels: Tensor) -> Tensor:
-        """Returns which level stands for each value, int64 `(groups, n)`: the nearest one."""
+        """Returns the index of the level for each value, int64 `(groups, n)`: by default the nearest level."""
         return nearest_level(rows, levels)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def nearest_level(rows: Tensor, levels: Tensor) -> Tensor:
         levels: `(groups, k)`, ascending.
 
     Returns:
-        int64 `(groups, n)`; of two equally near levels, the lower one.
+        Indices, int64 `(groups, n)`; the lower one of two equally near levels.
     """
     boundaries = ((levels[:, 1:] + levels[:, :-1]) / 2).contiguous()
     if len(levels) == 1:

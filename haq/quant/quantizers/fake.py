@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from haq.quant.quantizers.functional import FLOOR_SLACK, Rounding, is_binary
+from haq.quant.quantizers.functional import FLOOR_SLACK, Rounding, code_range, is_binary
 
 __all__ = ["fake_quantize"]
 
@@ -32,17 +32,17 @@ def fake_quantize(
 
     Args:
         x: Any shape.
-        scale: `(1,)`, or `(x.shape[axis],)` when `axis` is given; positive.
+        scale: S, `(1,)`, or `(x.shape[axis],)` if `axis` is given; positive.
         bits: Width of the codes.
         signed: Whether the codes are signed.
-        axis: Dimension that has a scale of its own for every index; `None` for one scale.
-        zero_point: int32, like `scale`; `None` for a symmetric grid.
-        rounding: To nearest (PyTorch's fused operators), or down.
+        axis: Dimension with its own scale for every index; `None` for one scale.
+        zero_point: Z, int32, same shape as `scale`; `None` for a symmetric grid.
+        rounding: `nearest` (PyTorch's fused operators) or `floor`.
     """
     if zero_point is None and is_binary(bits, signed):
         binary: Tensor = _Binarize.apply(x, scale, axis)  # type: ignore[no-untyped-call]
         return binary
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    low, high = code_range(bits, signed)
     if rounding == "nearest" and not torch.is_grad_enabled():
         return _rounded(x, scale, zero_point, low, high, axis)
     zero = torch.zeros_like(scale, dtype=torch.int32) if zero_point is None else zero_point
@@ -51,7 +51,7 @@ def fake_quantize(
 
 
 def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int, axis: int | None) -> Tensor:
-    """The same numbers as the fused operators to the bit, in passes that vectorise: three times as fast on a CPU."""
+    """Returns bit for bit the same as the fused operators, in vectorised passes, three times as fast on a CPU."""
     step = scale if axis is None else _along(scale, x, axis)
     codes = (x * (1.0 / step)).round_()
     if zero_point is None:
@@ -61,7 +61,7 @@ def _rounded(x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Fused forward that also gives the clip mask; the scale's gradient is then two dot products."""
+    """Uses the fused forward that also returns the clip mask; the scale's gradient is then two dot products."""
 
     @staticmethod
     def forward(
@@ -106,12 +106,12 @@ class _Binarize(torch.autograd.Function):
 
 
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Shapes one value for every index of `axis` to broadcast over `x`."""
+    """Reshapes values, one for every index of `axis`, so that they broadcast over `x`."""
     return values.view([-1 if d == axis else 1 for d in range(x.dim())])
 
 
 def _sum(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
-    """Sum of the products, over everything or over all dimensions but `axis`."""
+    """Returns the sum of products, over everything or over all dimensions except `axis`."""
     if axis is None:
         return torch.dot(a.reshape(-1), b.reshape(-1)).view(1)
     return (a * b).sum([d for d in range(a.dim()) if d != axis])

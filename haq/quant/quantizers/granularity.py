@@ -14,17 +14,17 @@ _NAMES = ("tensor", "channel", "row", "column", "element")
 
 
 def check_granularity(granularity: str) -> str:
-    """Returns `granularity` if it is one of these; values that share their parameters are called a group.
+    """Returns `granularity` if it is valid. Values that share their parameters are called a group.
 
-    - `tensor`: all of them.
-    - `channel`: one index of the first dimension, an output channel of a weight.
-    - `row`: one run along the last dimension.
-    - `column`: one column of the weight as a matrix `(out_channels, everything else)`.
-    - `group:n`: n consecutive values of a channel, or the largest divisor of its length below n.
-    - `element`: every value is alone.
+    - `tensor`: all values are one group.
+    - `channel`: one group for each index of the first dimension, the output channel of a weight.
+    - `row`: one group for each run along the last dimension.
+    - `column`: one group for each column of the weight as a matrix `(out_channels, everything else)`.
+    - `group:n`: groups of n consecutive values of a channel, or of the largest divisor of its length below n.
+    - `element`: one group for each value.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: The granularity is unknown.
     """
     if granularity in _NAMES or re.fullmatch(r"group:[1-9]\d{0,6}", granularity):
         return granularity
@@ -33,7 +33,7 @@ def check_granularity(granularity: str) -> str:
 
 
 def group(x: Tensor, granularity: str) -> Tensor:
-    """Returns the values of `x` as `(groups, n)`; a view where that is possible.
+    """Returns the values of `x` as `(groups, n)`, as a view if possible.
 
     Examples:
         >>> import torch
@@ -55,7 +55,13 @@ def group(x: Tensor, granularity: str) -> Tensor:
 
 
 def ungroup(groups: Tensor, like: Tensor, granularity: str) -> Tensor:
-    """Returns `(groups, n)` values in the shape of `like`, the inverse of `group`."""
+    """Returns grouped values in their original shape, the inverse of `group`.
+
+    Args:
+        groups: Values from `group`, `(groups, n)`.
+        like: Tensor of the original shape.
+        granularity: As for `group`.
+    """
     return (groups.t() if granularity == "column" and like.dim() else groups).reshape(like.shape)
 
 

@@ -1,6 +1,6 @@
-"""Range setting: where to clip before rounding.
+"""Range setting: methods that choose where to clip before rounding.
 
-Every function takes `(groups, samples, n)` values and returns the clip of each group, `(groups,)` low and high.
+Every method takes values `(groups, samples, n)` and returns the clip of each group, low and high, `(groups,)` each.
 A weight has one sample; activations have one group.
 """
 
@@ -31,12 +31,15 @@ def minmax(x: Tensor, bits: int) -> Range:
 
 
 def mean_minmax(x: Tensor, bits: int) -> Range:
-    """Averages each sample's smallest and largest value, which one outlying sample moves less."""
+    """Averages each sample's smallest and largest value, which makes single outlying samples matter less."""
     return x.amin(2).mean(1), x.amax(2).mean(1)
 
 
 def moving_average(x: Tensor, bits: int) -> Range:
-    """Averages them exponentially, in the order of the samples (Jacob et al. 2018, arXiv:1712.05877, section 3.1)."""
+    """Averages each sample's smallest and largest value exponentially, in the order of the samples.
+
+    See Jacob et al. 2018, arXiv:1712.05877, section 3.1.
+    """
     samples = x.shape[1]
     ages = torch.arange(samples - 1, -1, -1, dtype=x.dtype, device=x.device)
     weights = (1 - _EMA_MOMENTUM) * _EMA_MOMENTUM**ages
@@ -47,7 +50,7 @@ def moving_average(x: Tensor, bits: int) -> Range:
 def percentile(x: Tensor, bits: int) -> Range:
     """Keeps 99.9 % of the values on each side (McKinstry et al. 2018, arXiv:1809.04191, use 99.99 %).
 
-    99.99 % of a sample as small as ours would be its largest value.
+    The 99.99 % percentile of samples as small as ours would be close to the largest value.
     """
     flat = x.flatten(1).sort(1).values
     last = flat.shape[1] - 1
@@ -55,12 +58,12 @@ def percentile(x: Tensor, bits: int) -> Range:
 
 
 def aciq_laplace(x: Tensor, bits: int) -> Range:
-    """The best clip if the values follow a Laplace distribution (Banner et al. 2019, arXiv:1810.05723, eq. 7)."""
+    """Returns the best clip for a Laplace distribution of values (Banner et al. 2019, arXiv:1810.05723, eq. 7)."""
     return _analytic(x, bits, "laplace")
 
 
 def aciq_gauss(x: Tensor, bits: int) -> Range:
-    """The best clip if the values follow a Gauss distribution (Banner et al. 2019, arXiv:1810.05723, section 3)."""
+    """Returns the best clip for a Gaussian distribution of values (Banner et al. 2019, arXiv:1810.05723, section 3)."""
     return _analytic(x, bits, "gauss")
 
 
@@ -68,14 +71,19 @@ def aciq_gauss(x: Tensor, bits: int) -> Range:
 def aciq_clip(bits: int, distribution: str, one_sided: bool) -> float:
     """Returns the clip that minimises the expected squared error, in units of b (Laplace) or σ (Gauss).
 
-    With b = 1 the error of clip α is 2e^{−α} + α²/(3·4^M); its derivative vanishes where α·e^α = 3·4^M. For values that
-    went through a ReLU, the step and the mass above 0 are halved, and α·e^α = 12·4^M.
+    With b = 1 the error of clip α is 2e^{−α} + α²/(3·4^M); its derivative vanishes at α·e^α = 3·4^M. For values after a
+    ReLU, the step and the mass above 0 are halved, and α·e^α = 12·4^M.
+
+    Args:
+        bits: M, width of the codes.
+        distribution: `laplace` or `gauss`.
+        one_sided: Whether the values come from a ReLU.
 
     Examples:
         >>> [round(aciq_clip(bits, "laplace", one_sided=False), 2) for bits in (2, 3, 4)]
         [2.83, 3.9, 5.03]
     """
-    # Imported here: they take most of a second, which every worker of a search would wait for
+    # Imported here, because they take most of a second, which every worker of a search would otherwise spend
     from scipy.optimize import minimize_scalar
     from scipy.special import lambertw
     from scipy.stats import norm
@@ -97,7 +105,7 @@ def _analytic(x: Tensor, bits: int, distribution: str) -> Range:
     one_sided = bool((low >= 0).all())
     centre = torch.zeros_like(low) if one_sided else flat.mean(1)
     deviation = (flat - centre[:, None]).abs()
-    # Half of what went through the ReLU is zeros: E|x| = b/2 and E x² = σ²/2
+    # Half of the values after a ReLU are zeros: E|x| = b/2 and E x² = σ²/2
     if distribution == "laplace":
         spread = deviation.mean(1) * (2 if one_sided else 1)
     else:
@@ -107,7 +115,10 @@ def _analytic(x: Tensor, bits: int, distribution: str) -> Range:
 
 
 def kl_divergence(x: Tensor, bits: int) -> Range:
-    """The clip whose quantized histogram is closest to the original (Migacz 2017, "8-bit Inference with TensorRT")."""
+    """Returns the clip whose quantized histogram is closest to the original in Kullback-Leibler divergence.
+
+    See Migacz 2017, "8-bit Inference with TensorRT".
+    """
     flat = x.flatten(1)
     low, high = flat.aminmax(dim=1)
     levels = 2**bits - 1 if bool((low >= 0).all()) else max(2 ** (bits - 1) - 1, 1)
@@ -125,7 +136,7 @@ def _kl_clip(magnitudes: NDArray[np.float64], levels: int) -> float:
     for kept in range(max(levels, 8), _BINS + 1, 8):
         reference = counts[:kept].astype(np.float64)
         present = reference > 0
-        reference[-1] += counts[kept:].sum()  # what is clipped lands on the last level
+        reference[-1] += counts[kept:].sum()  # clipped values land in the last bin
         cell = np.arange(kept) * levels // kept
         mass = np.bincount(cell, counts[:kept], levels)
         filled = np.bincount(cell, present, levels)
@@ -149,11 +160,19 @@ RANGES: dict[str, Callable[[Tensor, int], Range]] = {
     "aciq-gauss": aciq_gauss,
     "kl": kl_divergence,
 }
-"""Range setting by name; `mse` stands beside them, because it needs to know the grid."""
+"""Methods by name. `mse` is not among them, because it needs to know the grid."""
 
 
 def clip_range(x: Tensor, bits: int, method: str) -> Range:
-    """Returns the clip of each group by a method of `RANGES`.
+    """Returns the clip of each group.
+
+    Args:
+        x: Values, `(groups, samples, n)`.
+        bits: Width of the codes.
+        method: Name in `RANGES`.
+
+    Returns:
+        Low and high, `(groups,)` each.
 
     Raises:
         ConfigError: The method is unknown.
@@ -165,15 +184,15 @@ def clip_range(x: Tensor, bits: int, method: str) -> Range:
 
 
 def batch_norm_range(mean: Tensor, std: Tensor, relu: bool) -> Range:
-    """Returns mean ± 6σ over all channels, which needs no data (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
+    """Returns mean ± 6σ over all channels, without data (Nagel et al. 2019, arXiv:1906.04721, section 4.1).
 
     Args:
         mean: β of the batch norm, `(channels,)`.
-        std: |γ|, `(channels,)`.
+        std: |γ| of the batch norm, `(channels,)`.
         relu: Whether a ReLU follows.
 
     Returns:
-        Low and high, each `(1,)`.
+        Low and high, `(1,)` each.
     """
     low, high = (mean - 6 * std).amin()[None], (mean + 6 * std).amax()[None]
     return (low.clamp_min(0), high.clamp_min(0)) if relu else (low, high)

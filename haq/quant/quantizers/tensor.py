@@ -1,4 +1,4 @@
-"""What a quantized tensor is stored as: integer codes and what turns them back into numbers."""
+"""Stored form of a quantized tensor: integer codes, and the parameters that turn them back into numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class QuantizedTensor:
     """Codes with either a scale, r = S·(q − Z), or a codebook, r = codebook[q].
 
     Attributes:
-        codes: int32, the shape of the tensor.
-        bits: Width of one code; the tensor has at most 2^bits levels in a group.
+        codes: q, int32, in the shape of the tensor.
+        bits: Width of a code; each group has at most 2^bits levels.
         granularity: Which codes share a scale or a codebook; see `haq.quant.quantizers.granularity`.
-        dtype: Of the tensor that was quantized.
-        scale: `(groups,)`, or `None` with a codebook.
-        zero_point: int32 `(groups,)`, or `None` where it is 0.
-        codebook: `(groups, levels)`, or `None` with a scale.
+        dtype: Type of the tensor that was quantized.
+        scale: S, `(groups,)`; `None` with a codebook.
+        zero_point: Z, int32 `(groups,)`; `None` if it is 0.
+        codebook: Levels, `(groups, levels)`; `None` with a scale.
     """
 
     codes: Tensor
@@ -49,7 +49,7 @@ class QuantizedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the packed codes, of zero points, which are packed codes as well, and of the 32-bit parameters."""
+        """Size in bytes: packed codes, zero points (packed like codes), and 32-bit scales or codebooks."""
         packed = [-(-p.numel() * self.bits // 8) for p in (self.codes, self.zero_point) if p is not None]
         parameters = [p.numel() for p in (self.scale, self.codebook) if p is not None]
         return sum(packed) + _PARAMETER_BYTES * sum(parameters)

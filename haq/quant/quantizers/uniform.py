@@ -30,17 +30,17 @@ __all__ = ["UniformQuantizer", "round_through", "uniform"]
 class UniformQuantizer(Quantizer):
     """r = S·(q − Z), with a scale that fine-tuning learns.
 
-    The scale is trained as its logarithm, which keeps it positive and makes one learning rate fit scales of every
-    magnitude (Jain et al. 2020, "Trained Quantization Thresholds", arXiv:1903.08066, section 5.2). A power-of-two scale
-    rounds the logarithm and passes the gradient through (the same paper, section 3).
+    The logarithm of the scale is trained, which keeps the scale positive and lets one learning rate suit scales of all
+    magnitudes (Jain et al. 2020, "Trained Quantization Thresholds", arXiv:1903.08066, section 5.2). For a power-of-two
+    scale the logarithm is rounded, and the gradient passes through (the same paper, section 3).
 
     Args:
-        bits: Width.
-        scale: `(groups,)`, positive.
+        bits: Width of a code.
+        scale: S, `(groups,)`, positive.
         signed: Whether the codes are signed.
-        zero_point: int32 `(groups,)`; `None` for a symmetric grid.
+        zero_point: Z, int32 `(groups,)`; `None` for a symmetric grid.
         granularity: Which values share a scale.
-        rounding: To the nearest level, or down.
+        rounding: `nearest` or `floor`.
         power_of_two: Whether scales stay powers of two.
         learned: Whether the scale is trained.
         adaptive: Whether calibration may choose a grid with or without zero points for a weight.
@@ -102,13 +102,13 @@ class UniformQuantizer(Quantizer):
         return QuantizedTensor(ungroup(codes, x, self.granularity), self.bits, self.granularity, x.dtype, scale, zero)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Takes the grid of a state as it is, with or without zero points: calibration chooses."""
+        """Accepts a state with or without zero points, because calibration chooses between them."""
         stored = state_dict.get(prefix + "zero_point")
         self.zero_point = None if stored is None else torch.zeros_like(stored)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def learned(self) -> Iterator[tuple[nn.Parameter, float]]:
-        """Yields the logarithm of the scale, whose magnitude is 1 by nature."""
+        """Yields the logarithm of the scale with magnitude 1, because it needs no relative learning rate."""
         if self.log_scale.requires_grad:
             yield self.log_scale, 1.0
 
@@ -128,18 +128,19 @@ def uniform(
     """Returns a uniform quantizer for values like these.
 
     Args:
-        values: A weight, or samples of an activation, `(samples, n)`.
-        bits: Width.
+        values: A weight, or samples of activations, `(samples, n)`.
+        bits: Width of a code.
         granularity: Which values share a scale.
-        symmetric: Whether the zero point is 0. `None` starts so, and lets calibration choose for each layer and width
-            of weights; see `haq.quant.compensation`.
+        symmetric: Whether the zero point is 0. `None` starts with a symmetric grid, and lets calibration choose for
+            each weight and width; see `haq.quant.compensation`.
         rounding: `nearest` or `floor`.
         power_of_two: Whether scales are powers of two.
-        clip: How the range is set: `mse`, or a name of `haq.quant.quantizers.ranges.RANGES`.
+        clip: Method of range setting: `mse`, or a name in `haq.quant.quantizers.ranges.RANGES`.
         learned: Whether fine-tuning trains the scale.
-        signed: Whether codes are signed; by default when there are negative values, or the grid is asymmetric.
+        signed: Whether codes are signed; by default if there are negative values or the grid is asymmetric.
 
     Raises:
+        ConfigError: The method or the granularity is unknown.
         DataError: The values are empty or not finite.
     """
     values = check_values(values)
@@ -154,7 +155,7 @@ def uniform(
         else:
             scale, zero_point = mse_affine(rows, bits, signed)
     elif symmetric and is_binary(bits, signed):
-        scale = minmax_scale(rows, bits, signed)  # {−α, +α} has no range to set; α is mean |x|
+        scale = minmax_scale(rows, bits, signed)  # {−α, +α} needs no range; α is mean |x|
     else:
         samples = len(values) if granularity == "tensor" and values.dim() else 1
         low, high = clip_range(rows.reshape(len(rows), samples, -1), bits, clip)
@@ -166,5 +167,5 @@ def uniform(
 
 
 def round_through(x: Tensor) -> Tensor:
-    """Rounds to nearest; the gradient passes as if it had not."""
+    """Rounds to nearest; the gradient passes straight through."""
     return x + (torch.round(x) - x).detach()

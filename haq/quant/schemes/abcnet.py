@@ -19,8 +19,8 @@ _RIDGE = 1e-6
 class ABCWeights(CodebookQuantizer):
     """W ≈ Σ α_i·B_i with B_i = sign(W − mean(W) + u_i·std(W)), u_i evenly spaced in [−1, 1] (eq. 2–4).
 
-    α is the least-squares solution for the bases of the initial weights, and is trained from there. The bases are
-    nested half-lines, so M of them have M + 1 levels; a value takes the level between whose thresholds it lies.
+    α starts as the least-squares solution for the bases of the initial weights, and is then trained. The bases are
+    nested half-lines, so M of them have M + 1 levels; the thresholds around a value determine its level.
 
     Args:
         values: The weight.
@@ -54,9 +54,9 @@ class ABCWeights(CodebookQuantizer):
 class ABCActivations(CodebookQuantizer):
     """R ≈ Σ β_i·A_i with A_i = [R ≥ t_i] and trained β (eq. 7–9).
 
-    The paper's A_i is ±1 around clip(R + v_i, 0, 1); with 0 and 1, the sum is 0 for an input of 0, as behind a ReLU.
-    The thresholds t_i lie midway between the levels, which start evenly spaced. ∂A_i/∂R is 1 within half a level of
-    t_i, which for all bases together is the straight-through gradient inside the levels.
+    The paper's A_i is ±1 around clip(R + v_i, 0, 1). With 0 and 1 instead, the sum is 0 for an input of 0, as after a
+    ReLU. The thresholds t_i lie midway between the levels, which start evenly spaced. ∂A_i/∂R is 1 within half a level
+    of t_i; for all bases together, this is the straight-through gradient inside the range of the levels.
 
     Args:
         values: Samples of activations.
@@ -70,7 +70,7 @@ class ABCActivations(CodebookQuantizer):
         values = check_values(values)
         low = values.amin().clamp_max(0)
         super().__init__(bits, "tensor", bool(low < 0))
-        # N bases give N + 1 levels; a uniform grid of about as many has nearly the same best clip
+        # N bases give N + 1 levels; a uniform grid with about as many levels has nearly the same best clip
         width = max(1, (bits + 1).bit_length() - 1)
         start = uniform(values, width, granularity="tensor", clip="mse")
         top = start.scale.detach() * (2 ** (width - 1) if self.signed else 2**width - 1)

@@ -1,4 +1,4 @@
-"""What a scheme is: a name for how weights and activations are quantized, with its source."""
+"""Quantization schemes: a name for a way to quantize weights and activations, with its source."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from haq.quant.quantizers.uniform import uniform
 __all__ = ["ALL_WIDTHS", "Factory", "Scheme", "linear_inputs"]
 
 Factory = Callable[..., Quantizer]
-"""`(values, bits, *, granularity, **options) -> Quantizer`, set up for values like these."""
+"""`(values, bits, *, granularity, **options) -> Quantizer`, which sets up a quantizer for values like these."""
 
 ALL_WIDTHS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 
 
 def linear_inputs(values: Tensor, bits: int, *, granularity: str = "tensor", clip: str = "mse") -> Quantizer:
-    """Returns the quantizer of activations for schemes that are about weights alone: `linear`."""
+    """Returns the quantizer of activations for schemes that only concern weights: that of `linear`.
+
+    Args:
+        values: Samples of activations, `(samples, n)`.
+        bits: Width of a code.
+        granularity: Which values share a scale.
+        clip: Method of range setting; see `uniform`.
+    """
     return uniform(values, bits, granularity=granularity, clip=clip)
 
 
@@ -33,20 +40,20 @@ class Scheme:
     """A quantization scheme.
 
     Attributes:
-        name: As in `--scheme`.
-        title: Of the paper or practice.
-        arxiv: Identifier of the paper, `None` where there is none on arXiv.
-        equation: Where in it, and what this package does differently.
+        name: Name for `--scheme`.
+        title: Title of the paper, or name of the practice.
+        arxiv: Identifier of the paper; `None` if it is not on arXiv.
+        equation: Equations or sections of the paper, and differences from it.
         weights: Makes the quantizer of a weight.
         inputs: Makes the quantizer of a layer's input; `None` leaves activations in floating point.
-        widths: Widths of weights that it defines; others, such as those of pinned layers, are `linear`.
-        input_widths: The same for activations.
-        covers: What the paper is about; the rest is `linear`.
-        trainable: What fine-tuning trains beside the weights.
+        widths: Supported widths of weights; other widths, such as those of pinned layers, are `linear`.
+        input_widths: Supported widths of activations; other widths are `linear`.
+        covers: What the paper quantizes; the rest is `linear`.
+        trainable: What fine-tuning trains in addition to the weights.
         kernels: What can run the result: `bit-serial` (`haq.hwmodels.kernels.deployment`), `integer`
-            (`haq.quant.convert`), kernels with a codebook (`lookup`) or of powers of two (`shift`), which others have,
-            or only `float`.
-        options: What was set by `with_options`.
+            (`haq.quant.convert`), third-party kernels with a codebook (`lookup`) or powers of two (`shift`), or only
+            `float`.
+        options: Options set by `with_options`.
     """
 
     name: str
@@ -63,10 +70,10 @@ class Scheme:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def with_options(self, **options: Any) -> Scheme:
-        """Returns the scheme with these options of its factories, such as `granularity` or `clip`.
+        """Returns the scheme with some options of its factories set, such as `granularity` or `clip`.
 
         Raises:
-            ConfigError: It has no such option, or the value is of another type.
+            ConfigError: The scheme has no such option, or the value has the wrong type.
         """
         known, kinds = self.defaults(), self._kinds()
         for name, value in options.items():
@@ -81,7 +88,7 @@ class Scheme:
         return replace(self, options={**self.options, **options})
 
     def defaults(self) -> dict[str, Any]:
-        """Returns its options with what they are unless they are set; `gradient_bits` quantizes gradients as DoReFa."""
+        """Returns the options with their defaults; `gradient_bits` quantizes gradients as in DoReFa-Net."""
         activations = _options(self.inputs) if self.inputs else {}
         return {**activations, **_options(self.weights), "gradient_bits": None}
 
@@ -93,13 +100,20 @@ class Scheme:
         return kinds
 
     def activation_width(self, w_bits: int) -> int | None:
-        """Returns what stands beside `w_bits` in a comparison: the same, 8 where the scheme is about weights alone."""
+        """Returns the width of activations to use with `w_bits`: the same, or 8 if the scheme only covers weights."""
         if self.inputs is None:
             return None
         return 8 if self.covers == "weights" else w_bits
 
     def weight_quantizer(self, weight: Tensor, bits: int, reads: Tensor | None = None) -> Quantizer:
-        """Returns a quantizer for this weight, given samples of what it is multiplied by, `(groups, n, samples)`."""
+        """Returns a quantizer for a weight.
+
+        Args:
+            weight: The weight, `(M, ...)`.
+            bits: Width of a code.
+            reads: Samples of the columns that the weight is multiplied by, `(groups, n, samples)`, for schemes that use
+                them.
+        """
         if bits not in self.widths:
             return uniform(weight, bits, signed=True, symmetric=None)
         options, known = self._of(self.weights), inspect.signature(self.weights).parameters
@@ -110,7 +124,7 @@ class Scheme:
         return self.weights(weight, bits, **options)
 
     def input_quantizer(self, values: Tensor, bits: int) -> nn.Module:
-        """Returns a quantizer for a layer's inputs, given samples of them, `(samples, n)`."""
+        """Returns a quantizer for a layer's inputs, given samples of the inputs, `(samples, n)`."""
         if self.inputs is None:
             return nn.Identity()
         if bits not in self.input_widths:

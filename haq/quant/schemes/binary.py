@@ -1,4 +1,4 @@
-"""What the binary schemes share: signs, and how gradients pass through them."""
+"""Shared parts of the binary schemes: signs, and their gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SignQuantizer", "sign", "sign_through"]
 
 
 class SignQuantizer(Quantizer):
-    """Rounds to {−α, +α}: a subclass says what α is and how the gradient passes."""
+    """Rounds to {−α, +α}; a subclass defines α and how the gradient passes."""
 
     def magnitudes(self, rows: Tensor) -> Tensor:
         """Returns α of each group for values `(groups, n)`; all 1 unless overridden."""

@@ -1,4 +1,4 @@
-"""BinaryConnect: weights −1 and +1, rounded deterministically or by chance."""
+"""BinaryConnect: weights −1 and +1, rounded deterministically or stochastically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["BINARYCONNECT", "BinaryConnectQuantizer"]
 class BinaryConnectQuantizer(SignQuantizer):
     """sign(w) (eq. 1), or in training +1 with probability σ(w) = clip((w + 1)/2, 0, 1) (eq. 2 and 3).
 
-    There is no scale: a batch norm must follow the layer and be trained. Weights beyond ±1 get no gradient, which is
-    what clipping them after the update comes to (section 2.4).
+    There is no scale, so a trained batch norm must follow the layer. Weights beyond ±1 get no gradient, which has the
+    same effect as clipping them after the update (section 2.4).
 
     Args:
         values: The weight.
         bits: 1.
         granularity: Has no effect.
-        stochastic: Whether training rounds by chance; evaluation is deterministic (section 2.6, method 1).
+        stochastic: Whether training rounds stochastically; evaluation is deterministic (section 2.6, method 1).
     """
 
     def __init__(self, values: Tensor, bits: int, *, granularity: str = "tensor", stochastic: bool = False) -> None:

@@ -29,11 +29,11 @@ class SignWeights(SignQuantizer):
 
 
 class SignActivations(Quantizer):
-    """sign(x − τ), times β.
+    """β·sign(x − τ).
 
-    A BNN has batch norms in front of its signs and no ReLU, so τ = 0. In a network with ReLU, activations are never
-    negative and all signs would be alike; there τ is the mean of the calibration samples. The gradient passes within
-    one mean deviation on each side, which is the |x| ≤ 1 of eq. 4 for normalised activations.
+    A BNN has batch norms before its signs and no ReLU, so τ = 0. In a network with ReLU, activations are never negative
+    and all signs would be the same; there τ is the mean of the calibration samples. The gradient passes within twice
+    the mean deviation on each side, for the |x| ≤ 1 of eq. 4 with normalised activations.
 
     Args:
         values: Samples of activations.

@@ -1,4 +1,4 @@
-"""DoReFa-Net: weights, activations and gradients of few bits."""
+"""DoReFa-Net: weights, activations and gradients with few bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import UniformQuantizer, round_through, uniform
 from haq.quant.schemes.base import Scheme
 
-__all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "dorefa_weights", "quantize_k"]
+__all__ = ["DOREFA", "DoReFaWeights", "GradientQuantizer", "quantize_k"]
 
 
 def quantize_k(r: Tensor, bits: int) -> Tensor:
@@ -25,14 +25,14 @@ def quantize_k(r: Tensor, bits: int) -> Tensor:
 class DoReFaWeights(Quantizer):
     """2·quantize_k(tanh(w) / (2·max |tanh W|) + ½) − 1 (eq. 9), times a size for the group.
 
-    The paper trains from scratch and leaves levels in [−1, 1]. A network that was trained already needs its weights'
-    size, so levels are multiplied by the factor that is best in least squares; `scaled=False` is the paper's form. One
-    bit is E|W|·sign(w) (eq. 7), whose factor is the least-squares one too.
+    The paper trains from scratch and leaves levels in [−1, 1]. A pretrained network needs the magnitude of its weights,
+    so levels are multiplied by the least-squares factor; `scaled=False` is the paper's form. One bit is E|W|·sign(w)
+    (eq. 7), which is also the least-squares factor.
 
     Args:
         values: The weight.
-        bits: Width.
-        granularity: Which values share a maximum; the paper has one a tensor.
+        bits: Width of a code.
+        granularity: Which values share a maximum; the paper has one per tensor.
         scaled: Whether levels keep the size of the weights.
     """
 
@@ -69,20 +69,15 @@ class DoReFaWeights(Quantizer):
         return QuantizedTensor(ungroup(codes, x, self.granularity), self.bits, self.granularity, x.dtype, scale)
 
 
-def dorefa_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scaled: bool = True) -> Quantizer:
-    """Returns DoReFa's weight quantizer, for schemes that share it."""
-    return DoReFaWeights(values, bits, granularity=granularity, scaled=scaled)
-
-
 def dorefa_inputs(values: Tensor, bits: int, *, granularity: str = "tensor", limit: float | None = None) -> Quantizer:
     """Returns quantize_k(clip(x / limit, 0, 1))·limit (eq. 11).
 
     Args:
         values: Samples of activations.
-        bits: Width.
+        bits: Width of a code.
         granularity: `tensor`.
         limit: Upper end of the clip; 1 is the paper's bounded activation. By default the end that minimises the squared
-            error of the samples, because a network that was trained already does not bound its activations by 1.
+            error of the samples, because activations of a pretrained network are not bounded by 1.
     """
     if limit is None:
         return uniform(values, bits, granularity="tensor", learned=False)
@@ -90,7 +85,7 @@ def dorefa_inputs(values: Tensor, bits: int, *, granularity: str = "tensor", lim
 
 
 class GradientQuantizer(nn.Module):
-    """Passes activations on, and rounds the gradient that comes back, with noise, to `bits` bits (eq. 12).
+    """Passes activations on unchanged, and rounds their gradient stochastically to `bits` bits (eq. 12).
 
     f(dr) = 2·m·[quantize_k(dr / (2·m) + ½ + N(k)) − ½] with m = max |dr| over one sample and N(k) = σ/(2^k − 1),
     σ uniform in [−½, ½]: stochastic rounding, whose expectation is the gradient itself.

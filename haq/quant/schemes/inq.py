@@ -1,4 +1,4 @@
-"""INQ: weights become powers of two, half of the rest at a time."""
+"""INQ: weights become powers of two, half of the remaining ones at a time."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from haq.quant.schemes.base import Scheme
 __all__ = ["INQ", "SCHEDULE", "INQQuantizer"]
 
 SCHEDULE = (0.5, 0.75, 0.875, 1.0)
-"""Share of the weights that are quantized in each quarter of fine-tuning (section 3.1, for pretrained CNNs)."""
+"""Share of the weights that is quantized in each quarter of fine-tuning (section 3.1, for pretrained CNNs)."""
 
 
 class INQQuantizer(CodebookQuantizer):
     """{±2^n1, …, ±2^n2, 0} with n1 = ⌊log₂(4·max |W| / 3)⌋ and n2 = n1 + 1 − 2^(bits−1)/2 (eq. 2 and 3).
 
     A magnitude in [¾·2ⁿ, 1½·2ⁿ) becomes 2ⁿ (eq. 4). In fine-tuning the largest half is quantized and frozen first, and
-    the rest, still in floating point, makes up for it; then half of that rest, and so on. Before fine-tuning and after
-    it all weights are quantized.
+    the rest, still in floating point, compensates for it; then half of the rest is frozen, and so on. Before and after
+    fine-tuning all weights are quantized.
 
     Args:
         values: The weight.
         bits: Width, at least 2; one code is 0, the others are sign and exponent.
-        granularity: Which values share n1; the paper has one a layer.
+        granularity: Which values share n1; the paper has one per layer.
     """
 
     share: Tensor
@@ -55,20 +55,20 @@ class INQQuantizer(CodebookQuantizer):
         return half + torch.where(rows < 0, -magnitude, magnitude)
 
     def advance(self, progress: float) -> None:
-        """Sets how many weights are quantized by `SCHEDULE`; the last quarter of a run quantizes all."""
+        """Sets the share of quantized weights from `SCHEDULE`; the last quarter of a run quantizes all."""
         share = SCHEDULE[min(int(progress * len(SCHEDULE)), len(SCHEDULE) - 1)]
         if progress == 0.0:
             self.get_buffer("frozen").zero_()
         self.share.fill_(share)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Returns powers of two, and in fine-tuning the weights that are not yet quantized as they are."""
+        """Returns powers of two; during fine-tuning, weights that are not yet quantized stay unchanged."""
         rounded = self._rounded(x)
         if self.share >= 1 or x.shape != self.get_buffer("frozen").shape:
             return rounded + (x - x.detach())
         frozen = self.get_buffer("frozen")
         missing = round(float(self.share) * x.numel()) - int(frozen.sum())
-        if missing > 0:  # the largest of those that are still free (section 3.1, pruning-inspired)
+        if missing > 0:  # freeze the largest of the free weights (section 3.1, pruning-inspired)
             magnitude = x.detach().abs().masked_fill(frozen, -1.0).flatten()
             frozen.view(-1)[magnitude.topk(missing).indices] = True
         return torch.where(frozen, rounded, x)

@@ -13,14 +13,14 @@ __all__ = ["KMEANS", "KMeansQuantizer"]
 
 
 class KMeansQuantizer(CodebookQuantizer):
-    """A codebook of 2^bits centroids, the best for these weights, fine-tuned with them.
+    """A codebook of 2^bits centroids that is optimal for these weights, and fine-tuned with them.
 
     Args:
         values: The weight.
         bits: Width of an index.
-        reads: What a layer multiplies this weight by, `(groups, n, samples)`. A weight's error then counts as much as
-            the mean square of what it is multiplied by, which makes it the error of the layer's output where inputs are
-            not correlated.
+        reads: Samples of the columns that the weight is multiplied by, `(groups, n, samples)`. The error of each weight
+            is then weighted by the mean square of its inputs, which gives the error of the layer's output if inputs are
+            uncorrelated.
         granularity: Which values share a codebook.
     """
 
@@ -33,12 +33,12 @@ class KMeansQuantizer(CodebookQuantizer):
         self.centroids = nn.Parameter(kmeans(group(values, granularity), 2**bits, moments))
 
     def levels(self) -> Tensor:
-        """Returns the centroids; fine-tuning may have let two of them pass each other."""
+        """Returns the centroids, sorted, because they may overtake each other in fine-tuning."""
         return self.centroids.sort(1).values
 
 
 def _moments(values: Tensor, reads: Tensor) -> Tensor:
-    """Returns the mean square of what each weight is multiplied by, in the shape of the weights."""
+    """Returns the mean square of each weight's inputs, in the shape of the weights."""
     moments = reads.square().mean(2)
     return moments.repeat_interleave(len(values) // len(moments), 0).reshape(values.shape)
 

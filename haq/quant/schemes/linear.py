@@ -1,4 +1,4 @@
-"""Uniform schemes: linear, asymmetric, power-of-two scales, and 8-bit weights alone."""
+"""Uniform schemes: linear, asymmetric, power-of-two scales, and weight-only quantization."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ _RIDGE = 1e-4
 class LQNetsQuantizer(CodebookQuantizer):
     """Levels Σ v_i·b_i over all codes b, with the basis v fitted to the values by the QEM algorithm.
 
-    QEM alternates the nearest level for every value with the least-squares basis for these levels. In training mode it
-    runs on every batch, and the basis follows as a moving average; it has no gradient.
+    QEM alternates between the nearest level for every value and the least-squares basis for these levels. In training
+    mode it runs on every batch, and the basis follows as a moving average, without a gradient.
 
     Args:
         values: A weight, or samples of activations.
         bits: Width, the size of the basis.
         granularity: Which values share a basis.
-        signed: Whether b_i is −1 or +1; otherwise 0 or 1. By default when there are negative values.
+        signed: Whether b_i is −1 or +1, else 0 or 1; by default if there are negative values.
     """
 
     clips = True
@@ -63,7 +63,7 @@ class LQNetsQuantizer(CodebookQuantizer):
         return self._sorted()[0]
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Returns the nearest levels; in training mode the basis first takes a step to where QEM finds it best."""
+        """Returns the nearest levels; in training mode the basis first takes a step towards QEM's solution."""
         if self.training:
             fitted = self._fitted(group(x.detach(), self.granularity))
             self.basis.mul_(_MOMENTUM).add_(fitted, alpha=1 - _MOMENTUM)
@@ -77,7 +77,7 @@ class LQNetsQuantizer(CodebookQuantizer):
         sums = torch.zeros_like(levels).scatter_add_(1, code, rows)
         b = self._codes()
         gram = torch.einsum("gk,ki,kj->gij", counts, b, b)
-        # A level that no value takes leaves the basis undetermined; the old one then stays the answer
+        # If no value takes some levels, the basis may be undetermined; the ridge then keeps the old one
         ridge = _RIDGE * rows.shape[1]
         right = sums @ b + ridge * self.basis
         eye = torch.eye(self.bits, device=rows.device)

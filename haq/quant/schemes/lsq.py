@@ -17,16 +17,16 @@ __all__ = ["LSQ", "LSQQuantizer"]
 
 
 class LSQQuantizer(Quantizer):
-    """A uniform grid whose step s is trained itself, with its gradient times 1/√(N·Q_P).
+    """A uniform grid whose step s is trained directly, with its gradient scaled by 1/√(N·Q_P).
 
-    s starts at 2·mean |v| / √Q_P. N is the number of values that share a step: weights of the group, or, for
-    activations, features of one sample.
+    s starts at 2·mean |v| / √Q_P. N is the number of values that share a step: the weights of the group, or the
+    features of one sample for activations.
 
     Args:
         values: A weight, or samples of activations `(samples, n)`.
-        bits: Width.
-        granularity: Which values share a step; the paper has one a tensor.
-        signed: Whether codes are signed; by default when there are negative values.
+        bits: Width of a code.
+        granularity: Which values share a step; the paper has one per tensor.
+        signed: Whether codes are signed; by default if there are negative values.
     """
 
     def __init__(self, values: Tensor, bits: int, *, granularity: str = "tensor", signed: bool | None = None) -> None:
@@ -63,7 +63,7 @@ class LSQQuantizer(Quantizer):
 
 def _scale_gradient(x: Tensor, factor: float) -> Tensor:
     scaled = x * factor
-    return x.detach() + (scaled - scaled.detach())  # the sum is x to the last bit, so that codes and values agree
+    return x.detach() + (scaled - scaled.detach())  # equal to x to the last bit, so that codes and values agree
 
 
 LSQ = Scheme(

@@ -1,4 +1,4 @@
-"""The nested learned scale, whose gradient comes from the gradient-to-parameter ratio."""
+"""Nested learned scale: the scale's gradient comes from the ratio of gradient to parameter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.quant.quantizers.base import Quantizer, check_values
-from haq.quant.quantizers.functional import FLOOR_SLACK, integer_range, mse_scale
+from haq.quant.quantizers.functional import FLOOR_SLACK, code_range, mse_scale
 from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.schemes.base import Scheme
@@ -17,9 +17,14 @@ __all__ = ["NESTED", "NestedScaleQuantizer", "ratio_gradient"]
 
 
 def ratio_gradient(gradient: Tensor, parameter: Tensor, threshold: float) -> Tensor:
-    """Returns g_s = 0 where r = |∂L/∂P| / |P| ≥ λ, else −tanh(r − λ), of the shape of `parameter`.
+    """Returns g_s = 0 where r = |∂L/∂P| / |P| ≥ λ, else −tanh(r − λ), in the shape of `parameter`.
 
-    Where the loss hardly depends on a parameter, its scale may change; the penalties hold against it.
+    The scale may change if the loss hardly depends on its parameters; the penalties counteract this.
+
+    Args:
+        gradient: ∂L/∂P, any shape.
+        parameter: P, same shape.
+        threshold: λ.
     """
     ratio = gradient.abs() / parameter.abs().clamp_min(1e-12)
     return torch.where(ratio >= threshold, 0.0, -torch.tanh(ratio - threshold))
@@ -28,14 +33,14 @@ def ratio_gradient(gradient: Tensor, parameter: Tensor, threshold: float) -> Ten
 class NestedScaleQuantizer(Quantizer):
     """s·⌊P/s⌋ with a scale for every group, at any granularity, that is trained by `ratio_gradient`.
 
-    The gradient of s is g_s·m, averaged over the group; ∂y/∂P is 1 inside the codes. Three penalties, each a mean over
-    groups, weigh against it: the inverse scale magnitude 1/s, the bin count (max P − min P)/s, and the deviation from
-    the original values, mean (P − s·⌊P/s⌋)² over mean P². The codes are held to the width, which the paper leaves to
-    the penalties.
+    The gradient of s is g_s·m, averaged over the group; ∂y/∂P is 1 inside the range of the codes. Three penalties, each
+    a mean over groups, counteract it: the inverse scale 1/s, the bin count (max P − min P)/s, and the deviation from
+    the original values, mean (P − s·⌊P/s⌋)² over mean P². Here the codes are limited to the width, which the paper
+    leaves to the penalties.
 
     Args:
         values: A weight.
-        bits: Width.
+        bits: Width of a code.
         granularity: Which values share a scale.
         threshold: λ.
         multiplier: m.
@@ -69,7 +74,7 @@ class NestedScaleQuantizer(Quantizer):
 
     @property
     def _range(self) -> tuple[int, int]:
-        return integer_range(self.bits, signed=True) if self.bits > 1 else (-1, 0)
+        return code_range(self.bits, signed=True)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns s·⌊P/s⌋."""

@@ -13,7 +13,7 @@ from haq.quant.quantizers.granularity import ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import uniform
 from haq.quant.schemes.base import Scheme
-from haq.quant.schemes.dorefa import dorefa_weights
+from haq.quant.schemes.dorefa import DoReFaWeights
 
 __all__ = ["PACT", "PACTQuantizer"]
 
@@ -23,8 +23,8 @@ _DECAY = 2e-4
 class PACTQuantizer(Quantizer):
     """y = ½(|x| − |x − α| + α), rounded to 2^bits − 1 steps (eq. 1 and 2); α has an L2 penalty (section 3.1).
 
-    ∂y/∂α is 1 where x ≥ α and 0 elsewhere (eq. 3); ∂y/∂x is 1 between 0 and α. α starts where the squared error of
-    the samples is smallest. Inputs with negative values, such as images, are clipped at ±α.
+    ∂y/∂α is 1 where x ≥ α and 0 elsewhere (eq. 3); ∂y/∂x is 1 between 0 and α. The initial α minimises the squared
+    error of the samples. Inputs with negative values, such as images, are clipped at ±α.
 
     Args:
         values: Samples of activations.
@@ -46,7 +46,7 @@ class PACTQuantizer(Quantizer):
 
     @property
     def scale(self) -> Tensor:
-        """α over the largest code, `(1,)`."""
+        """α divided by the largest code, `(1,)`."""
         return self.alpha.clamp_min(1e-6) / self._steps
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class PACTQuantizer(Quantizer):
         return y
 
     def encode(self, x: Tensor) -> QuantizedTensor:
-        """Returns the codes with scale α/(2^bits − 1)."""
+        """Returns the codes with scale α divided by the largest code."""
         scale = self.scale.detach()
         limited = x.detach().float().clamp(-scale.item() * self._steps, None)
         codes = quantize_affine(limited.reshape(1, -1), scale[:, None], self.bits, self.signed)
@@ -91,7 +91,7 @@ PACT = Scheme(
     title="PACT: Parameterized Clipping Activation for Quantized Neural Networks",
     arxiv="1805.06085",
     equation="eq. 1–3; weights as in DoReFa, as in the paper's experiments; signed inputs are clipped at ±α",
-    weights=dorefa_weights,
+    weights=DoReFaWeights,
     inputs=PACTQuantizer,
     widths=(1, 2, 3, 4, 5, 6, 7, 8),
     input_widths=(2, 3, 4, 5, 6, 7, 8),

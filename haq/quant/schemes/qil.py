@@ -15,22 +15,22 @@ __all__ = ["QIL", "QILQuantizer", "qil_inputs"]
 
 
 class QILQuantizer(Quantizer):
-    """Values inside a learned interval are spread over the levels; below it they are 0, above it they saturate.
+    """Spreads magnitudes inside a learned interval over the levels; below it they become 0, above it they saturate.
 
     With centre c and half-width d, ŵ = (α|w| + β)^γ·sign(w) for c − d ≤ |w| ≤ c + d, α = 0.5/d, β = −0.5·c/d + 0.5 (eq.
-    3–5), which is rounded to multiples of 1/q, q = 2^(bits−1) − 1, or 2^bits − 1 where nothing is negative. c, d and γ
-    are trained with the task. The paper leaves levels in [−1, 1]; here they are multiplied by a trained size, because
-    a network that was trained already needs its values' size.
+    3–5). ŵ is rounded to multiples of 1/q, with q = 2^(bits−1) − 1, or 2^bits − 1 if no value is negative. c, d and γ
+    are trained with the task. The paper leaves levels in [−1, 1]; here they are multiplied by a trained size, because a
+    pretrained network needs the magnitude of its values.
 
     Args:
         values: A weight, or samples of activations.
-        bits: Width; signed, at least 2.
-        granularity: Which values share an interval; the paper has one a tensor.
-        signed: Whether negative values are kept; by default when there are any.
-        curved: Whether γ is trained: for weights (section 3.2), not for activations.
+        bits: Width of a code; at least 2 if signed.
+        granularity: Which values share an interval; the paper has one per tensor.
+        signed: Whether negative values are kept; by default if there are any.
+        curved: Whether γ is trained: true for weights (section 3.2), false for activations.
     """
 
-    is_projection = False  # the transformer moves values before they are rounded
+    is_projection = False  # the transformer changes values before they are rounded
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class QILQuantizer(Quantizer):
         super().__init__(bits, granularity, bool((values < 0).any()) if signed is None else signed)
         start = uniform(values, bits, granularity=granularity, signed=self.signed)
         top = start.scale.detach() * self._steps
-        self.center = nn.Parameter(top / 2)  # the interval starts as [0, top], the clip of least squared error
+        self.center = nn.Parameter(top / 2)  # the interval starts as [0, top], the clip with the least squared error
         self.distance = nn.Parameter(top / 2)
         self.gamma = nn.Parameter(torch.ones_like(top), requires_grad=curved)
         self.size = nn.Parameter(top.clone())
@@ -59,11 +59,11 @@ class QILQuantizer(Quantizer):
         distance = self.distance.abs().clamp_min(1e-8)[:, None]
         spread = (0.5 * (rows.abs() - self.center[:, None]) / distance + 0.5).clamp(0, 1)
         if self.gamma.requires_grad:
-            spread = spread.clamp_min(1e-6) ** self.gamma[:, None]  # the gradient of γ holds a logarithm
+            spread = spread.clamp_min(1e-6) ** self.gamma[:, None]  # above 0, because γ's gradient has a logarithm
         return spread * rows.sign() if self.signed else spread * (rows > 0)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Returns the rounded values; gradients reach c, d, γ and the values by the transformer's formula."""
+        """Returns the rounded values; gradients reach c, d, γ and the values through the transformer's formula."""
         unit = self._unit(group(x, self.granularity))
         y = round_through(unit * self._steps) / self._steps * self.size[:, None]
         return ungroup(y, x, self.granularity)
@@ -77,7 +77,13 @@ class QILQuantizer(Quantizer):
 
 
 def qil_inputs(values: Tensor, bits: int, *, granularity: str = "tensor") -> Quantizer:
-    """Returns the interval of activations, whose γ is 1."""
+    """Returns the quantizer of activations, whose γ is 1.
+
+    Args:
+        values: Samples of activations.
+        bits: Width of a code.
+        granularity: `tensor`.
+    """
     return QILQuantizer(values, bits, granularity="tensor", curved=False)
 
 

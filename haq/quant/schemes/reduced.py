@@ -21,7 +21,7 @@ class ReducedFloat(Quantizer):
     Values beyond ±65504 saturate in fp16.
 
     Args:
-        values: A weight or samples.
+        values: A weight, or samples of activations.
         bits: 16.
         granularity: Has no effect.
         form: `torch.float16` or `torch.bfloat16`.
@@ -49,7 +49,15 @@ class ReducedFloat(Quantizer):
 
 
 class ReducedTensor(QuantizedTensor):
-    """Codes that are bit patterns of a 16-bit floating-point format."""
+    """Codes that are bit patterns of a 16-bit floating-point format.
+
+    Args:
+        codes: Bit patterns, int32, any shape.
+        bits: 16.
+        granularity: See `QuantizedTensor`.
+        dtype: Type of the tensor that was quantized.
+        form: `torch.float16` or `torch.bfloat16`.
+    """
 
     form: torch.dtype
 

@@ -15,9 +15,14 @@ __all__ = ["RISTRETTO"]
 
 
 def dynamic_fixed_point(values: Tensor, bits: int, *, granularity: str = "tensor") -> UniformQuantizer:
-    """Returns fixed point with as many integer bits as the largest magnitude takes, and the rest for the fraction.
+    """Returns a fixed-point quantizer with as many integer bits as the largest magnitude needs; the rest is fraction.
 
-    il = ⌈log₂ max |x|⌉ integer bits beside the sign; the step is 2^(il − (bits − 1)), or 2^(il − bits) without a sign.
+    il = ⌈log₂ max |x|⌉ integer bits without the sign; the step is 2^(il − (bits − 1)), or 2^(il − bits) if unsigned.
+
+    Args:
+        values: A weight, or samples of activations.
+        bits: Width of a code.
+        granularity: Which values share a step; the paper has one per tensor.
     """
     values = check_values(values)
     signed = bool((values < 0).any())
@@ -28,7 +33,7 @@ def dynamic_fixed_point(values: Tensor, bits: int, *, granularity: str = "tensor
 
 def _weights(values: Tensor, bits: int, *, granularity: str = "tensor") -> UniformQuantizer:
     quantizer = dynamic_fixed_point(values, bits, granularity=granularity)
-    if not quantizer.signed:  # a weight may turn negative in fine-tuning
+    if not quantizer.signed:  # a weight may become negative in fine-tuning
         quantizer.signed = True
         quantizer.log_scale.data += torch.log(torch.tensor(2.0))
     return quantizer

@@ -19,15 +19,15 @@ __all__ = ["TTQ", "TTQQuantizer"]
 class TTQQuantizer(Quantizer):
     """{−W_n, 0, +W_p} with two trained scales and Δ = t·max |W| (eq. 6 and 9).
 
-    ∂L/∂W_p is the sum of the gradients of the positive weights, ∂L/∂W_n that of the negative ones with their sign (eq.
-    7); the latent weight's gradient is W_p·g, g or W_n·g by its code (eq. 8). The scales start as the mean magnitudes
-    that they replace.
+    ∂L/∂W_p is the sum of the gradients of the positive weights, ∂L/∂W_n minus that of the negative ones (eq. 7). The
+    latent weight's gradient is W_p·g, g or W_n·g, depending on its code (eq. 8). The scales start as the mean
+    magnitudes of the weights that they replace.
 
     Args:
         values: The weight.
         bits: 2.
-        granularity: Which values share the scales; the paper has one pair a layer.
-        threshold: t; the paper has 0.05 for CIFAR-10.
+        granularity: Which values share the scales; the paper has one pair per layer.
+        threshold: t; the paper uses 0.05 for CIFAR-10.
     """
 
     def __init__(self, values: Tensor, bits: int, *, granularity: str = "tensor", threshold: float = 0.05) -> None:

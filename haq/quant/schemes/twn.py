@@ -14,18 +14,18 @@ __all__ = ["TWN", "TWNQuantizer", "ternary_codes"]
 
 
 def ternary_codes(rows: Tensor, thresholds: Tensor) -> Tensor:
-    """Returns −1, 0 or +1 as int32, by thresholds `(groups,)`."""
+    """Returns −1, 0 or +1 for each value, as int32 `(groups, n)`, given thresholds `(groups,)`."""
     limit = thresholds[:, None]
     return (rows > limit).to(torch.int32) - (rows < -limit).to(torch.int32)
 
 
 class TWNQuantizer(Quantizer):
-    """{−α, 0, +α} with Δ = 0.7·mean |W| and α = mean of |W| beyond Δ (eq. 4–6), found anew in every step.
+    """{−α, 0, +α} with Δ = 0.7·mean |W| and α = mean of |W| beyond Δ (eq. 4–6), recomputed in every step.
 
     Args:
         values: The weight.
         bits: 2.
-        granularity: Which values share Δ and α; the paper has one a layer.
+        granularity: Which values share Δ and α; the paper has one pair per layer.
     """
 
     def __init__(self, values: Tensor, bits: int, *, granularity: str = "tensor") -> None:

@@ -35,13 +35,13 @@ class _Clipped(UniformQuantizer):
 
 
 def wrpn_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scaled: bool = True) -> UniformQuantizer:
-    """Returns weights clipped to [−1, 1] and rounded with k − 1 bits beside the sign (eq. 1).
+    """Returns a quantizer that clips weights to [−1, 1] and rounds them to k − 1 bits and a sign (eq. 1).
 
     Args:
         values: The weight.
         bits: k, at least 2.
-        granularity: `tensor`: there is one clip.
-        scaled: Whether the clip is max |W|, for a network that was trained already; otherwise it is the paper's 1.
+        granularity: `tensor`, because there is one clip.
+        scaled: Whether to clip at max |W|, for a pretrained network, instead of the paper's 1.
     """
     rows = group(check_values(values), "tensor")
     limit = rows.abs().amax(1).clamp_min(1e-12) if scaled else torch.ones(1)
@@ -51,17 +51,17 @@ def wrpn_weights(values: Tensor, bits: int, *, granularity: str = "tensor", scal
 def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
     """Returns a copy of `model` with `factor` times the channels in every layer, which computes the same function.
 
-    Every channel is repeated and every weight that reads it divided by `factor` (a widening in the manner of Net2Net,
-    Chen et al. 2016, arXiv:1511.05641), so that a trained network can be quantized and fine-tuned at once; the paper
+    Every channel is repeated, and every weight that reads it is divided by `factor` (a widening similar to Net2Net,
+    Chen et al. 2016, arXiv:1511.05641), so that a trained network can be quantized and fine-tuned directly; the paper
     trains wide networks from scratch. The image channels and the outputs of the last layer keep their number.
 
     Args:
-        model: In evaluation mode.
-        factor: How many times as many filters.
+        model: Network in evaluation mode.
+        factor: Multiple of the number of filters.
         sample: One input.
 
     Raises:
-        ModelError: The forward pass depends on channel counts, so the copy does not compute the same.
+        ModelError: The forward pass depends on channel counts, so the copy does not compute the same function.
     """
     called = [spec.name for spec in trace(model, sample)]
     model = reachable(model, sample)
@@ -82,7 +82,7 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
         same = False
     if not same:
         raise ModelError(
-            f"{type(model).__name__} cannot be widened: its forward depends on channel counts; build it wider itself"
+            f"{type(model).__name__} cannot be widened: its forward depends on channel counts; build a wider network"
         )
     return wide
 

@@ -8,34 +8,19 @@ from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.bnn import SignActivations
 from haq.quant.schemes.bwn import BWNQuantizer
 
-__all__ = ["XNOR", "XNORActivations", "xnor_dot"]
+__all__ = ["XNOR", "XNORActivations"]
 
 
 class XNORActivations(SignActivations):
     """β·sign(x − τ) with β = mean |x − τ| of the whole input, the solution of eq. 8 for one scale.
 
-    The paper's K has a β for every position of the output (eq. 11). One for the tensor keeps the layer a plain binary
-    convolution with one factor; the paper itself finds that K matters far less than α (section 4.2.2, table 3).
+    The paper's K has a β for every position of the output (eq. 11). With one β for the tensor, the layer stays a plain
+    binary convolution with one factor. The paper itself finds that K matters far less than α (section 4.2.2, table 3).
     """
 
     def magnitude(self, x: Tensor) -> Tensor:
-        """Returns mean |x|."""
+        """Returns β, the mean |x| of the centred input."""
         return x.abs().mean().view(1)
-
-
-def xnor_dot(w: Tensor, x: Tensor) -> Tensor:
-    """Returns Σ w·x for sign bits, −n + 2·popcount(xnor(w, x)) (section 3.2).
-
-    Args:
-        w: bool `(n,)`, true for +1.
-        x: bool `(n,)`.
-
-    Examples:
-        >>> import torch
-        >>> xnor_dot(torch.tensor([1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()).item()
-        -2
-    """
-    return 2 * (w == x).sum() - w.numel()
 
 
 XNOR = Scheme(

@@ -82,7 +82,7 @@ CASES = [
     _npz("test label 1 does not occur", y=lambda y: y * 10**9),
     _npz("x has NaN or infinite values", x=lambda x: (x * np.nan).transpose(0, 3, 1, 2).astype(np.float32)),
     _npz("training images are uint8 (8, 8, 1), but test images are uint8 (6, 8, 1)", "test", x=lambda x: x[:, 2:]),
-    _npz("no default for 2 channels; add arrays mean and std", x=lambda x: np.repeat(x, 2, axis=3)),
+    _npz("no default normalisation for 2 channels; add arrays mean and std", x=lambda x: np.repeat(x, 2, axis=3)),
     _npz("mean and std must hold 1 finite values, std above 0", mean=np.zeros(3), std=np.ones(3)),
     _npz("mean and std must hold 1 finite values", mean=np.zeros(1), std=np.zeros(1)),
     _npz("mean and std must hold 1 finite values", mean=np.array([np.nan]), std=np.ones(1)),

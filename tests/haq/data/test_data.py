@@ -11,7 +11,7 @@ from haq.errors import DataError
 
 
 def write(folder: Path, **changed: Any) -> str:
-    """Writes a good data folder, except for what is changed: `train_x`, `test_y`, …; `None` leaves an array out."""
+    """Writes a valid data folder with the given changes (`train_x`, `test_y`, …); `None` leaves an array out."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("test", 12)):
         arrays = {"x": rng.integers(0, 256, (count, 4, 5, 3), dtype=np.uint8), "y": np.arange(count) % 4}
@@ -80,9 +80,9 @@ X = np.zeros((40, 4, 5, 3), np.uint8)
         ({"train_y": np.arange(40) - 1}, "label -1 is negative"),
         ({"train_y": np.zeros(40, int), "test_y": np.zeros(12, int)}, "at least two classes"),
         ({"test_y": np.full(12, 9)}, "test label 9 does not occur"),
-        ({"test_x": X[:12, :2]}, "give both the same form"),
+        ({"test_x": X[:12, :2]}, "give both the same type and shape"),
         ({"train_x": np.full((40, 3, 2, 2), np.nan, np.float32)}, "NaN or infinite"),
-        ({"train_x": np.zeros((40, 4, 5, 2), np.uint8)}, "no default for 2 channels; add arrays mean and std"),
+        ({"train_x": np.zeros((40, 4, 5, 2), np.uint8)}, "no default normalisation for 2 channels; add arrays mean"),
         ({"train_mean": np.zeros(2), "train_std": np.ones(2)}, "mean and std must hold 3"),
         ({"train_mean": np.zeros(3)}, "mean and std must hold 3"),
         ({"train_mean": np.array(["a", "b", "c"]), "train_std": np.ones(3)}, "mean and std must hold 3"),

@@ -61,7 +61,7 @@ def test_levels_of_every_kind_of_picture(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["RGBA.png", "P.png", "LA.png", "key.png"])
-def test_colours_under_transparency_count_and_that_is_said(name: str, tmp_path: Path) -> None:
+def test_colours_under_transparency_are_used_and_reported(name: str, tmp_path: Path) -> None:
     """As with `convert("RGB")`, which torchvision's `pil_loader` calls."""
     if name == "P.png":
         Image.fromarray(COLOUR).quantize(16).save(tmp_path / name, transparency=bytes(range(0, 240, 20)))
@@ -70,7 +70,7 @@ def test_colours_under_transparency_count_and_that_is_said(name: str, tmp_path: 
     else:
         transparent(Image.fromarray(COLOUR)).convert(name[:-4]).save(tmp_path / name)
     levels, lost = read(tmp_path / name)
-    assert lost == ["have transparency, which is dropped: what lies under it counts"]
+    assert lost == ["have transparency, which is dropped; the colours under it are used"]
     expected = np.asarray(Image.fromarray(COLOUR).convert("L")) if name == "LA.png" else COLOUR
     np.testing.assert_array_equal(levels, expected)
 
@@ -86,12 +86,12 @@ def test_pictures_stand_upright(tmp_path: Path) -> None:
 def test_values_without_a_white_are_refused(values: np.ndarray, mode: str, tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "values.tif")
     with pytest.raises(
-        ValueError, match=rf"mode {mode} \(32 bits\) do not say what is white; save it with 8 or 16 bits"
+        ValueError, match=rf"mode {mode} \(32 bits\) do not define which value is white; save them with 8 or 16 bits"
     ):
         read(tmp_path / "values.tif")
 
 
-def test_sixteen_bits_a_colour_are_said(tmp_path: Path) -> None:
+def test_sixteen_bits_per_colour_are_reported(tmp_path: Path) -> None:
     import struct
     import zlib
 
@@ -103,7 +103,7 @@ def test_sixteen_bits_a_colour_are_said(tmp_path: Path) -> None:
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     levels, lost = read(tmp_path / "deep.png")
-    assert lost == ["have 16 bits a colour, of which the upper 8 are read"]
+    assert lost == ["have 16 bits per colour; only the upper 8 are read"]
     np.testing.assert_array_equal(levels, COLOUR)
 
 
@@ -117,11 +117,11 @@ def test_arrays_become_alike() -> None:
     np.testing.assert_array_equal(np.asarray(rounded), GREY)
 
 
-# Folders of them
+# Folders of pictures
 
 
 def folder_of(make: Any, tmp_path: Path) -> Path:
-    """Digits by class, 60 to train on and 20 to test on; `make` turns number and levels 0 to 255 into a picture."""
+    """Writes digits by class, 60 for training and 20 for testing; `make` turns number and levels into a picture."""
     x, y = digits_32(80)
     for number, (picture, label) in enumerate(zip(x[..., 0], y % 4, strict=True)):
         folder = tmp_path / "pictures" / ("train" if number < 60 else "test") / f"class {label}"
@@ -151,7 +151,7 @@ def test_sixteen_bits_are_read_as_eight_where_they_say_the_same(mixed: bool, tmp
 
 
 def test_levels_that_8_bits_do_not_hold_are_kept(tmp_path: Path) -> None:
-    """As from a detector of 12 bits: 255 becomes 4095 of 65535, and pictures of 8 bits beside it keep their white."""
+    """As from a 12-bit detector: 255 becomes 4095 of 65535, and 8-bit pictures in the same folder keep their white."""
 
     def fine(number: int, levels: np.ndarray) -> Any:
         return Image.fromarray(levels if number % 2 else levels * np.uint16(16) + np.uint16(1))
@@ -186,11 +186,11 @@ def test_colour_in_one_split_alone(tmp_path: Path) -> None:
     assert [x.shape[1] for x in batches(folder_of(mixed, tmp_path))] == [3, 3]
 
 
-def test_what_is_lost_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     batches(folder_of(lambda number, levels: transparent_in_part(number, levels), tmp_path))
-    said = [record.getMessage() for record in caplog.records if "transparency" in record.getMessage()]
-    assert len(said) == 2
-    assert "(train): 20 of 60 images have transparency, which is dropped" in said[0]
+    reported = [record.getMessage() for record in caplog.records if "transparency" in record.getMessage()]
+    assert len(reported) == 2
+    assert "(train): 20 of 60 images have transparency, which is dropped" in reported[0]
 
 
 def transparent_in_part(number: int, levels: np.ndarray) -> Any:
@@ -216,13 +216,13 @@ def test_a_network_with_its_own_preprocessing_gets_8_bits(tmp_path: Path, caplog
     found = get_data(f"imagefolder:{folder}", 8, 0, f"hf:{model}").train.x
     expected = get_data(f"imagefolder:{folder_of(same, tmp_path / '8')}", 8, 0, f"hf:{model}").train.x
     assert np.abs(found.astype(int) - expected).max() <= 1
-    assert "(train): 60 of 60 images have 16 bits, and are rounded to 8" in caplog.text
+    assert "(train): 60 of 60 images have 16 bits and are rounded to 8" in caplog.text
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     folder = folder_of(same, tmp_path)
     Image.fromarray(np.zeros((32, 32), np.float32)).save(folder / "train" / "class 1" / "odd.tif")
-    with pytest.raises(DataError, match=r"'odd.tif': pictures of mode F \(32 bits\) do not say what is white"):
+    with pytest.raises(DataError, match=r"'odd.tif': pictures of mode F \(32 bits\) do not define which"):
         batches(folder)
     (folder / "train" / "class 1" / "odd.tif").unlink()
     for path in (folder / "test").glob("*/*.png"):

@@ -17,7 +17,7 @@ Image = pytest.importorskip("PIL.Image")
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PROCESSORS: dict[str, dict[str, Any]] = {
-    # As microsoft/resnet-50, google/mobilenet_v1_1.0_224 and google/efficientnet-b0 have them, but smaller
+    # Those of microsoft/resnet-50, google/mobilenet_v1_1.0_224 and google/efficientnet-b0, with smaller sizes
     "resnet": {
         "feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": 0.875, "size": 28, "resample": 3,
         "do_normalize": True, "do_resize": True, "image_mean": MEAN, "image_std": STD,
@@ -37,7 +37,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Pictures by class, 60 to train on and 20 to test on."""
+    """A folder of pictures by class, 60 for training and 20 for testing."""
     x, y = digits_32(80)
     for number, (picture, label) in enumerate(zip(x, y % 4, strict=True)):
         folder = tmp_path / "pictures" / ("train" if number < 60 else "test") / f"class {label}"
@@ -83,16 +83,16 @@ def test_splits_as_found(folders: Path, tmp_path: Path) -> None:
     assert 8 <= len(data.test) <= 12, "half of the validation images"
 
 
-def test_a_part_is_held_out_for_testing_and_said(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_part_is_held_out_for_testing_and_reported(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, other = (get_data(f"imagefolder:{folders / 'train'}", 6, seed, None) for seed in (0, 1))
     assert 10 <= len(one.test) <= 14
     assert np.array_equal(one.test.x, other.test.x), "whatever the seed"
     assert not np.array_equal(one.val.x, other.val.x)
     seen = {picture.tobytes() for picture in one.train.x}
     assert not seen & {picture.tobytes() for picture in one.test.x}
-    said = [record.getMessage() for record in caplog.records]
-    assert any("has no labelled test split: 12 of the training images are it" in line for line in said), said
-    assert any("keep their size, 32 × 32, and are normalised with ImageNet's statistics" in line for line in said)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("has no labelled test split: testing on 12 of the training images" in line for line in lines), lines
+    assert any("keep their size, 32 × 32, and are normalised with ImageNet's statistics" in line for line in lines)
 
 
 def test_secret_test_labels_are_no_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -111,7 +111,7 @@ def test_secret_test_labels_are_no_labels(tmp_path: Path, caplog: pytest.LogCapt
     assert "has no labelled test split" in caplog.text
 
 
-def test_a_part_is_read_of_what_does_not_fit(
+def test_only_a_part_is_read_if_a_split_does_not_fit(
     folders: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("haq.data.pictures._MOST_BYTES", 40 * 32 * 32 * 3)
@@ -119,7 +119,7 @@ def test_a_part_is_read_of_what_does_not_fit(
         data = get_data(f"imagefolder:{folders}", 8, 0)
     assert len(data.train) + len(data.val) == 40
     assert len(np.unique(data.train.y)) == 4
-    assert "40 of 60 images are read" in caplog.text
+    assert "reading only 40 of 60 images" in caplog.text
 
 
 def refused(spec: str, model: str | None = None) -> str:
@@ -138,7 +138,7 @@ def test_what_cannot_be_read(folders: Path, tmp_path: Path) -> None:
     (tmp_path / "table" / "train.csv").write_text("text,label\na,0\n")
     assert "has no column of images, only text, label" in refused(f"hf:{tmp_path / 'table'}")
     Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(folders / "train" / "class 1" / "odd.png")
-    assert "images are of several sizes, and the model brings no preprocessing" in refused(f"imagefolder:{folders}")
+    assert "images are of several sizes, and the model has no preprocessing" in refused(f"imagefolder:{folders}")
     (folders / "train").rename(folders / "validation")
     assert "has no split 'train', only " in refused(f"imagefolder:{folders}")
 
@@ -148,7 +148,7 @@ def test_a_damaged_picture(folders: Path) -> None:
     assert "bad.png" in refused(f"imagefolder:{folders}")
 
 
-def test_preprocessing_that_is_not_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preprocessing_that_does_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 
     model = processor(tmp_path / "model", "resnet")
@@ -159,7 +159,7 @@ def test_preprocessing_that_is_not_understood(tmp_path: Path, monkeypatch: pytes
         return {"pixel_values": made["pixel_values"] ** 2} if options.keys() == {"return_tensors"} else made
 
     monkeypatch.setattr(ConvNextImageProcessorPil, "__call__", squared)
-    with pytest.raises(DataError, match="is more than resizing, cropping and normalising; give float32 images"):
+    with pytest.raises(DataError, match="does more than resize, crop and normalise; give float32 images"):
         preprocessing_of(model)
 
 

@@ -117,7 +117,7 @@ def test_tied_embeddings_stay_as_they_are_when_the_head_is_quantized(language_mo
     before = embedding.weight.detach().clone()
     policy = BitPolicy.uniform(["lm_head"], 2)
     quantized = prepare(model, policy, calibration=calibrate(model, [x], [2]))
-    assert quantized.lm_head.weight is quantized.get_input_embeddings().weight, "tied in the copy, too"  # type: ignore[operator]
+    assert quantized.lm_head.weight is quantized.get_input_embeddings().weight, "also tied in the copy"  # type: ignore[operator]
     codes = quantized.lm_head.weight_quantizer(quantized.lm_head.weight)  # type: ignore[operator]
     assert all(len(row.unique()) <= 4 for row in codes)
     quantized(x)
@@ -137,7 +137,7 @@ def test_a_language_model_is_fine_tuned_and_read_back(language_model: Path, tmp_
     stored = Finetuning(copy.deepcopy(quantized), lessons.prepared(12), 12)
     recomputed = Finetuning(quantized, lessons, 12)
     first, again = recomputed.run(1), stored.run(1)
-    assert first == pytest.approx(again, rel=1e-4), "kept or computed anew, the teacher says the same"
+    assert first == pytest.approx(again, rel=1e-4), "the teacher's answers are the same, stored or recomputed"
     assert recomputed.run(11) < first
     save_quantized(tmp_path / "model.pt", quantized, policy, x)
     assert torch.equal(load_quantized(tmp_path / "model.pt", model)(x), quantized(x))
@@ -151,7 +151,7 @@ def test_large_outputs_are_not_kept(vit: str, monkeypatch: pytest.MonkeyPatch) -
     assert teacher_of(model, data.val) is model
 
 
-def test_what_is_no_such_network(tmp_path: Path, vit: str) -> None:
+def test_other_folders_are_refused(tmp_path: Path, vit: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"cannot load model 'hf:.*empty'.*; give the folder or hub name") as error:
         opened(f"hf:{tmp_path / 'empty'}")
@@ -202,7 +202,7 @@ def test_offline_the_cache_is_read(tmp_path: Path) -> None:
     assert "lm_head" in result.stdout, result.stderr
 
 
-def test_offline_what_is_not_in_the_cache_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_a_model_missing_in_the_cache_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.getaddrinfo", lambda *_: (_ for _ in ()).throw(OSError("no network")))
     monkeypatch.setattr("urllib.request.getproxies", dict)
     with pytest.raises(ModelError) as error:

@@ -28,7 +28,7 @@ def test_a_package_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_names_reach_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands in for timm has the few functions that are called, as timm 1.0 documents them."""
+    """The stand-in for timm has the few functions that are called, as timm 1.0 documents them."""
     made: list[str] = []
 
     def create_model(name: str, pretrained: bool) -> nn.Module:

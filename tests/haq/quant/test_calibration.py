@@ -24,7 +24,7 @@ def test_reads_times_weights_are_outputs_of_the_layer(name: str) -> None:
     outputs = layer(x).detach().transpose(0, 1).flatten(1).T
     nearest = torch.cdist(columns, outputs).amin(1)
     assert reads.shape[0] == layer.groups
-    assert float(nearest.max()) < 5e-3, "every column is one position of the output"
+    assert float(nearest.max()) < 5e-3, "every column belongs to one position of the output"
 
 
 def test_reads_of_a_linear_layer_are_its_inputs() -> None:

@@ -1,4 +1,4 @@
-"""Published and hand-checked values: the example matrix of MIT 6.5940, lecture 6, and formulas of the papers."""
+"""Published and hand-checked values: the example matrix from MIT 6.5940, lecture 6, and formulas from the papers."""
 
 import math
 
@@ -19,7 +19,6 @@ from haq.quant.schemes.nested import NestedScaleQuantizer, ratio_gradient
 from haq.quant.schemes.pact import PACTQuantizer
 from haq.quant.schemes.qil import QILQuantizer
 from haq.quant.schemes.ttq import TTQQuantizer
-from haq.quant.schemes.xnor import xnor_dot
 
 W = torch.tensor(
     [[2.09, -0.98, 1.48, 0.09], [0.05, -0.14, -1.08, 2.12], [-0.91, 1.92, 0.0, -1.03], [1.87, 0.0, 1.53, 1.49]]
@@ -88,11 +87,6 @@ def test_centroid_gradient_is_the_sum_over_its_weights() -> None:
     expected = [float(gradient[quantizer.codes(W) == code].sum()) for code in range(4)]
     assert quantizer.centroids.grad is not None
     assert quantizer.centroids.grad.flatten().tolist() == expected
-
-
-def test_binary_dot_product() -> None:
-    w, x = torch.tensor([1, 0, 1, 0]).bool(), torch.tensor([1, 1, 0, 1]).bool()
-    assert xnor_dot(w, x).item() == -2
 
 
 @pytest.mark.parametrize(("bits", "clip"), [(2, 2.83), (3, 3.90), (4, 5.03)])
@@ -204,7 +198,7 @@ def test_lsq() -> None:
 
 
 def test_qil() -> None:
-    """Jung et al. 2019, arXiv:1808.05779, eq. 3–5, and what they give for ∂ŵ/∂c and ∂ŵ/∂d."""
+    """Jung et al. 2019, arXiv:1808.05779, eq. 3–5, and their derivatives ∂ŵ/∂c and ∂ŵ/∂d."""
     quantizer = QILQuantizer(torch.rand(4, 8), 4, curved=False)
     for parameter, value in ((quantizer.center, 0.5), (quantizer.distance, 0.25), (quantizer.size, 1.0)):
         parameter.data.fill_(value)

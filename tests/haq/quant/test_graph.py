@@ -7,7 +7,7 @@ from haq.quant.graph import trace_graph
 
 
 class Checked(nn.Module):
-    """Refuses other channels than its own, as the networks of `transformers` do."""
+    """Refuses inputs with another number of channels, like the networks of `transformers`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ Widths = tuple[int, int]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from threads, which wait for each other on a busy machine."""
+    """Uses one thread: tensors this small gain nothing from threads, which wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Gives batch norms statistics; some channels are turned in sign, some are dead."""
+    """Gives batch norms statistics; some channels are flipped in sign, some are dead."""
     torch.manual_seed(0)
     with torch.no_grad():
         for norm in model.modules():
@@ -55,7 +55,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def prepared(model: nn.Module, images: Tensor, widths: Callable[[int], Widths], **options: Any) -> nn.Module:
-    """Quantizes every layer; `options` go to `uniform`, those of weights begin with `w_`."""
+    """Quantizes every layer; `options` are passed to `uniform`, those for weights with the prefix `w_`."""
     model, seen = copy.deepcopy(model).eval(), {}
     layers = [layer for _, layer in quantizable_layers(model)]
 
@@ -263,7 +263,7 @@ def test_eight_bit_values_between_layers(digits: nn.Module) -> None:
 
 
 class Everything(nn.Module):
-    """One of every operation that is known, and several ways to write it."""
+    """Has every supported operation, written in several ways."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,7 +317,7 @@ class _Types(TorchDispatchMode):
 
 
 class _Watch(fx.Interpreter):
-    """Collects the types of every tensor that the operations on codes make or read, inside modules too."""
+    """Collects the types of all tensors that operations on codes read or produce, including those inside modules."""
 
     def __init__(self, network: IntegerNetwork) -> None:
         super().__init__(network.body)
@@ -386,7 +386,7 @@ class Levels(Quantizer):
 
 
 class Bend(nn.Module):
-    """A layer, then whatever the test gives."""
+    """A layer, followed by an operation from the test."""
 
     def __init__(self, then: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -417,7 +417,7 @@ class Bend(nn.Module):
             "'reflect' with None; integers pad with constant zeros",
         ),
         (torch.add, "reads the parameter 'offset', which has no widths"),
-        (None, "batch norm 'norm' does not follow a layer"),
+        (None, "batch norm 'norm' must have running statistics and follow a layer"),
     ],
 )
 def test_operations_without_an_integer_counterpart(then: Any, message: str) -> None:
@@ -452,7 +452,7 @@ def test_wrong_calls(mobile: nn.Module) -> None:
     model = prepared(mobile, IMAGES, lambda _: (8, 8))
     with pytest.raises(ConfigError, match="value_bits=4: .* 8 to 20 bits"):
         convert(model, [IMAGES], value_bits=4)
-    with pytest.raises(DataError, match="no batches"):
+    with pytest.raises(DataError, match="convert needs batches"):
         convert(model, [])
     with pytest.raises(ModelError, match=r"average of \(5, 6\) values, but .* converted for \(6, 6\)"):
         convert(model, [IMAGES])(IMAGES[:, :, :10])

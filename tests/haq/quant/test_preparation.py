@@ -79,7 +79,7 @@ def test_every_width_has_at_most_its_number_of_levels(network: nn.Module, images
     assert max(len(channel.unique()) for channel in weights) <= 2**bits
     assert isinstance(layer.weight_quantizer, UniformQuantizer)
     assert torch.allclose(layer.weight_quantizer.encode(layer.weight).dequantize(), weights, rtol=1e-6)
-    assert torch.equal(weights, layer.weight), "it lies on its grid"
+    assert torch.equal(weights, layer.weight), "the weight is on its grid"
     assert isinstance(layer.input_quantizer, UniformQuantizer)
     assert not layer.input_quantizer.signed, "it reads the output of a ReLU"
     assert quantized.get_submodule("conv1").input_quantizer.signed, "images have negative values"  # type: ignore[union-attr]
@@ -149,7 +149,7 @@ def test_every_scheme_prepares_saves_and_loads(scheme: str, tmp_path: Path) -> N
 
 
 def one_sided() -> tuple[nn.Module, Tensor]:
-    """A network whose weights want zero points at few bits, and whose convolutions have no biases."""
+    """A network whose weights need zero points at low widths, and whose convolutions have no biases."""
     torch.manual_seed(0)
     model, x = SmallResNet((4,), (1,), (1,), 3, 1).eval(), torch.randn(32, 1, 6, 6) + 1
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_files_from_before_compensated_rounding_are_read(scheme: str, tmp_path: 
 
 
 def test_a_state_brings_its_own_grids_and_biases() -> None:
-    """As that of a finalist does, which was rounded again after calibration."""
+    """Like the state of a finalist, whose weights were rounded again after calibration."""
     model, x = one_sided()
     policy = BitPolicy.uniform(names(model), 2)
     shifted = prepare(model, policy, calibration=calibrate(model, [x], [2])).eval()

@@ -63,10 +63,12 @@ def test_the_same_network_called_in_another_way_is_quantized_alike(name: str) ->
         quantized.append(outputs(prepare(network, policy, calibration=calibration).eval(), x))
     assert torch.allclose(*quantized, rtol=1e-5, atol=1e-6)
     modules = dict(quantizable_layers(network))
-    for layer, samples in read[0].items():  # from which weights are rounded
+    for layer, samples in read[0].items():  # weights are rounded with these
         assert samples.moments is not None
         if (moments := read[1][layer].moments) is None:
-            assert not is_product(modules[layer]), "a pass that cannot be taken over keeps rounding to the nearest"
+            assert not is_product(modules[layer]), (
+                "a layer whose product cannot be intercepted keeps rounding to the nearest"
+            )
         else:
             assert torch.allclose(samples.moments.gram, moments.gram, rtol=1e-3, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Properties that hold for any network that a small grammar draws."""
+"""Properties of random networks drawn from a small grammar."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHANNELS = 4
 
 
 class Block(nn.Module):
-    """One rule of the grammar: a way to own a convolution, and a way to call it."""
+    """One rule of the grammar: a way to hold a convolution, and a way to call it."""
 
     def __init__(self, owned: str, called: str, groups: int, residual: bool) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_the_exported_file_and_the_kept_one_agree_with_the_network(network: Draw
 
 
 def step_of(head: Any) -> float:
-    """What one step of what the last layer reads can change in an output."""
+    """Returns the change of an output for one step of the last layer's input."""
     assert isinstance(head, Quantized)
     assert isinstance(head.input_quantizer, Quantizer)
     scale: Any = head.input_quantizer.scale

@@ -1,4 +1,4 @@
-"""Trained networks that were once scored wrongly: each against the same function in plain modules."""
+"""Trained networks that were once scored wrongly, each compared with the same function in plain modules."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def applied(network: nn.Module, data: ImageData, bits: int, ptq: tuple[str, ...]
 
 
 def alike(network: nn.Module, plain: nn.Module, data: ImageData, bits: int) -> None:
-    """Same accuracy, same size, same outputs."""
+    """Both have the same accuracy, size and outputs."""
     found, expected = applied(network, data, bits), applied(plain, data, bits)
     assert found.top1 == expected.top1
     assert found.size_bytes == expected.size_bytes

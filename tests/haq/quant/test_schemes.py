@@ -37,7 +37,7 @@ def test_options_are_checked() -> None:
 
 
 def test_other_widths_are_linear() -> None:
-    """The 8-bit ends of a binary network."""
+    """As for the first and last layer of a binary network, at 8 bits."""
     weight = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     linear, xnor = (get_scheme(name).weight_quantizer(weight, 8) for name in ("linear", "xnor"))
     assert torch.equal(linear(weight), xnor(weight))

@@ -1,4 +1,4 @@
-"""Whole layers: what calibration rounds is on the quantizers' grids, and outputs come closer."""
+"""Whole layers: calibration rounds weights to the quantizers' grids and brings outputs closer."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from haq.quant.schemes import Scheme
 from haq.threads import one_thread
 
 NOT_PROJECTIONS = {"abcnet", "dorefa", "pact", "qil", "twn"}
-"""Schemes whose quantizers move values that are on their grid: these keep rounding to the nearest."""
+"""Schemes whose quantizers change values that are on their grid; they keep rounding to the nearest level."""
 
 CONVOLUTIONS = {
     "plain": nn.Conv2d(4, 6, 3, padding=1, bias=False),
@@ -34,7 +34,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def pictures(count: int = 16) -> Tensor:
-    """Smooth, so that neighbouring inputs go together, and positive, as behind a ReLU."""
+    """Returns smooth images, whose neighbouring pixels are correlated, with positive values as after a ReLU."""
     return F.interpolate(random(count, 4, 4, 4), (10, 10), mode="bilinear").abs()
 
 
@@ -43,7 +43,7 @@ def rows(count: int = 300, columns: int = 20) -> Tensor:
 
 
 def error(layer: nn.Conv2d | nn.Linear, rounded: Rounded, x: Tensor) -> float:
-    """Squared error of the outputs."""
+    """Returns the squared error of the outputs."""
     calibration = {"0": LayerQuantizers({8: rounded}, {})}
     one = prepare(nn.Sequential(layer), BitPolicy({"0": LayerBits(8, None)}), calibration=calibration).eval()
     with torch.no_grad():
@@ -124,11 +124,11 @@ def test_only_convolutions_get_a_bias() -> None:
         calibration = calibrate(network, [x], [3])
         one = prepare(network, BitPolicy({"0": LayerBits(3, None)}), calibration=calibration)
         assert (one.get_submodule("0").bias is not None) == has_bias
-        assert layer.bias is None, "the float network is left alone"
+        assert layer.bias is None, "the float network is not changed"
 
 
 def test_zero_points_come_where_they_pay() -> None:
-    """Weights that are all on one side of 0, and weights that are not."""
+    """Weights on one side of 0 get zero points, weights on both sides do not."""
     layer, x = nn.Linear(20, 8), rows()
     with torch.no_grad():
         layer.weight.copy_(random(8, 20).abs() + 1)

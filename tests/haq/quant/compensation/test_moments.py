@@ -1,4 +1,4 @@
-"""Moments of what a layer reads, against what unfolding its whole input gives."""
+"""Moments of a layer's inputs, compared with those from unfolding its whole input."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def everything(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """All that the weight is multiplied by, `(groups, K, n)`, as PyTorch unfolds it."""
+    """Returns all columns that the weight is multiplied by, `(groups, K, n)`, from PyTorch's unfold."""
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
     unfolded = F.unfold(padded(layer, x), layer.kernel_size, layer.dilation, 0, layer.stride)
@@ -48,7 +48,7 @@ def test_moments_are_those_of_all_windows_where_these_are_few(name: str) -> None
     read = torch.cat([everything(layer, x) for x in batches], 2).double()
     found, mean = moments(layer, *batches), read.mean(2)
     expected = read @ read.transpose(1, 2) / read.shape[2]
-    if name != "without bias":  # no mean error can be taken off
+    if name != "without bias":  # there is no bias to subtract a mean error from
         expected = expected - mean[:, :, None] * mean[:, None, :]
     torch.testing.assert_close(found.gram.double(), expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.mean.double(), mean, rtol=1e-4, atol=1e-4)

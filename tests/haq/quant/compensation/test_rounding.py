@@ -1,4 +1,4 @@
-"""Rounding a column after the other: against a plain GPTQ, against every choice there is, and on every grid."""
+"""Rounding column by column: compared with a plain GPTQ and with all possible choices, and on every grid."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def correlated(groups: int, columns: int, samples: int, seed: int = 0) -> Tensor:
-    """Second moments of inputs that share a few causes."""
+    """Returns second moments of correlated inputs, which share a few causes."""
     causes = random(groups, max(2, columns // 4), samples, seed=seed)
     x = random(groups, columns, causes.shape[1], seed=seed + 1) @ causes
     x = x + 0.3 * random(groups, columns, samples, seed=seed + 2)
@@ -49,7 +49,7 @@ def nearest(target: Tensor, grid: Grid) -> Tensor:
 
 
 def plain_gptq(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
-    """As in Optimal Brain Surgeon: after every column it is taken out of H⁻¹, and the others make up for its error."""
+    """Rounds as in Optimal Brain Surgeon: each column is removed from H⁻¹, and the others compensate for its error."""
     rounded = torch.empty_like(target)
     for g in range(len(target)):
         inverse, rest = torch.linalg.inv(gram[g].double()), target[g].double().clone()
@@ -57,7 +57,7 @@ def plain_gptq(target: Tensor, gram: Tensor, grid: Grid) -> Tensor:
             rounded[g, i] = level = grid.nearest(rest[None, i].float().expand(len(target), -1), i)[g]
             rest -= inverse[:, i, None] / inverse[i, i] * (rest[i] - level)
             inverse = inverse - inverse[:, i, None] @ inverse[None, i] / inverse[i, i]
-            inverse[i, i] = 1  # it is over; any number but 0
+            inverse[i, i] = 1  # this column is done; any number but 0
     return rounded
 
 
@@ -67,7 +67,7 @@ def test_diffuse_is_gptq(groups: int, columns: int) -> None:
     gram = correlated(groups, columns, 4 * columns)
     grid, target = Grid.of(stored(weight, "linear", 3), groups), as_columns(weight, groups)
     ours, plain = diffuse(target, gram, grid), plain_gptq(target, gram, grid)
-    # A value just between two levels may go either way in single precision, and the columns behind it follow
+    # In single precision a value halfway between two levels may go either way, and the columns after it follow
     same = (ours - plain).abs().amax(1) < 1e-4
     assert float(same.float().mean()) > 0.7
     error, expected = output_error(target, ours, gram), output_error(target, plain, gram)
@@ -102,7 +102,7 @@ def test_errors_fall_and_levels_stay_on_the_grid(scheme: str, bits: int, granula
 
 
 def against_all_choices(seed: int, bits: int, magnitude: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the errors of three rounded rows of four weights, of their neighbours, and of every choice there is."""
+    """Returns the errors of three rounded rows of four weights, of their neighbours, and of all possible choices."""
     weight = random(3, 4, seed=seed) * 2.0**magnitude
     gram = correlated(1, 4, 40, seed) * 2.0**-magnitude
     quantized = stored(weight, "linear", bits)
@@ -137,7 +137,7 @@ def test_four_weights_come_near_the_best_of_all_choices(bits: int) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 140), st.integers(1, 5), st.integers(1, 5))
 def test_descend_never_raises_the_error(seed: int, groups: int, columns: int, rows: int, samples: int) -> None:
-    """Whatever it starts from, also with fewer samples than columns."""
+    """This holds for every start, also with fewer samples than columns."""
     weight = random(groups * rows, columns, seed=seed)
     grid, target = Grid.of(stored(weight, "linear", 2), groups), as_columns(weight, groups)
     x = random(groups, columns, samples, seed=seed + 1)
@@ -158,7 +158,7 @@ def test_independent_inputs_want_the_nearest_levels(columns: int) -> None:
 
 
 def test_two_equal_inputs_share_their_error() -> None:
-    """0.4 twice is 0.8: one of them goes up."""
+    """Two values of 0.4 add up to 0.8, so one of them is rounded up."""
     gram = damped(torch.ones(1, 2, 2), 10_000)
     grid = Grid(*(torch.full((1, 1, 1), value) for value in (1.0, -2, 1, 0)))
     target = torch.full((1, 2, 1), 0.4)

@@ -1,4 +1,4 @@
-"""Rounding layer by layer on what the layers before give, on a network that learnt the digits and on odd ones."""
+"""Rounding layer by layer on the outputs of earlier layers, for a network trained on digits and for unusual ones."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from ...networks import REACHED
 
 
 class Digits(nn.Module):
-    """Batch norms, a depthwise convolution, a shortcut, activations in place."""
+    """Has batch norms, a depthwise convolution, a shortcut and in-place activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Digits(nn.Module):
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """Returns the network, calibration images, and others."""
+    """Returns the network, calibration images, and other images."""
     data, model = get_data("digits", 1000, seed=0), Digits()
     torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -83,12 +83,12 @@ def test_answers_on_other_images_come_closer(
     trained: tuple[nn.Module, Tensor, Tensor], bits: LayerBits, scheme: str
 ) -> None:
     model, shown, others = trained
-    quantized, told = prepared(model, shown, bits, scheme), list[tuple[int, int]]()
+    quantized, reports = prepared(model, shown, bits, scheme), list[tuple[int, int]]()
     before, state = distance(quantized, model, others), {k: v.clone() for k, v in model.state_dict().items()}
-    assert compensate_in_sequence(quantized, model, shown.split(64), lambda *part: told.append(part))
+    assert compensate_in_sequence(quantized, model, shown.split(64), lambda *part: reports.append(part))
     assert distance(quantized, model, others) < 0.97 * before
     assert on_grids(quantized)
-    assert told == [(number, 4) for number in range(1, 5)]
+    assert reports == [(number, 4) for number in range(1, 5)]
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items()), (
         "the float one is as it was"
     )
@@ -126,9 +126,9 @@ def test_networks_together_come_out_as_alone(
         counted = sequential._calls(model, dict(quantizable_layers(model)), shown[:2], 4)
         assert counted is not None
         monkeypatch.setattr(sequential, "_BYTES", counted[1] * 0.9 * len(shown))
-    told = list[tuple[int, int]]()
-    assert compensate_together(together, model, [shown], lambda *part: told.append(part))
-    assert told[-1][0] == told[-1][1] == (6 if short_of_memory else 4)
+    reports = list[tuple[int, int]]()
+    assert compensate_together(together, model, [shown], lambda *part: reports.append(part))
+    assert reports[-1][0] == reports[-1][1] == (6 if short_of_memory else 4)
     with torch.no_grad():
         for one, other in zip(alone, together, strict=True):
             torch.testing.assert_close(other(others), one(others), rtol=1e-3, atol=1e-3)
@@ -199,7 +199,7 @@ def test_odd_networks_come_closer(make: Callable[[], nn.Module]) -> None:
     assert distance(quantized, model, x) < before
     assert on_grids(quantized)
     for name, value in quantized.named_parameters():
-        assert not name.startswith("again") or torch.equal(value, kept[name]), "called twice, it keeps its rounding"
+        assert not name.startswith("again") or torch.equal(value, kept[name]), "a layer called twice keeps its rounding"
     if make is Sequences:
         assert quantized.get_submodule("up").bias is None
 
@@ -260,7 +260,7 @@ def test_one_image_is_enough() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", REACHED)
 def test_eight_bits_give_what_the_float_network_gives(name: str) -> None:
-    """However layers are held and called, a forward pass of their own with other arguments included."""
+    """Layers may be held and called in any way, including their own forward pass with other arguments."""
     model = REACHED[name]().eval()
     dtype = next(model.parameters()).dtype
     x = torch.randn(70, 1, 8, 8, generator=torch.Generator().manual_seed(1)).to(dtype)  # two parts

@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """These networks are so small that threads only wait for each other."""
+    """Uses one thread, because in networks this small threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -32,7 +32,7 @@ def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 class Inverted(nn.Module):
-    """Expand, filter depthwise, project, with a shortcut, as in MobileNetV2."""
+    """Expansion, depthwise convolution and projection, with a shortcut, as in MobileNetV2."""
 
     def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -52,13 +52,13 @@ class Inverted(nn.Module):
 
 
 def images(count: int = 64, seed: int = 1) -> Tensor:
-    """Returns smooth noise: where inputs are independent, rounding to nearest is the best there is."""
+    """Returns smooth noise, because rounding to the nearest level is optimal for independent inputs."""
     coarse = torch.randn(count, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
     return 2 * F.interpolate(coarse, (8, 8), mode="bilinear") + 0.5
 
 
 def quantized_pair(bits: int = 3, scheme: str = "linear", clip: str = "mse") -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Returns a network, its folded copy, and that quantized, activations to 8 bits."""
+    """Returns a network, its folded copy, and the quantized folded copy with 8-bit activations."""
     torch.manual_seed(0)
     model = shaken(Inverted())
     folded = fold_batch_norm(model, images(1))

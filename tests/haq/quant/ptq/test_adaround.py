@@ -12,7 +12,7 @@ from tests.haq.quant.ptq.networks import images, quantized_pair
 
 @pytest.fixture(scope="module")
 def networks() -> tuple[nn.Module, nn.Module, nn.Module]:
-    _, folded, quantized = quantized_pair(clip="minmax")  # whose scales are not fitted to the layers' outputs already
+    _, folded, quantized = quantized_pair(clip="minmax")  # scales that are not yet fitted to the layers' outputs
     return folded, quantized, adaround(quantized, folded, [images(32), images(32, 2)], steps=60, seed=3)
 
 
@@ -28,7 +28,7 @@ def test_every_code_is_rounded_down_or_up(networks: tuple[nn.Module, nn.Module, 
         assert torch.all(codes <= (steps + 1e-4).ceil().clamp(-4, 3))
         before = quantized.get_submodule(name)
         moved += int((codes != before.weight_quantizer.codes(before.weight).flatten(1)).sum())  # type: ignore[operator, union-attr]
-    assert moved > 0, "not all to the nearest"
+    assert moved > 0, "not all are rounded to the nearest level"
 
 
 def test_weights_lie_on_the_grid(networks: tuple[nn.Module, nn.Module, nn.Module]) -> None:
@@ -39,7 +39,7 @@ def test_weights_lie_on_the_grid(networks: tuple[nn.Module, nn.Module, nn.Module
 
 
 def test_outputs_come_closer(networks: tuple[nn.Module, nn.Module, nn.Module]) -> None:
-    x = images(64, 9)  # not those it was tuned on
+    x = images(64, 9)  # not the images used for tuning
     folded, quantized, tuned = (chain_of_blocks(network, "the test") for network in networks)
     with torch.no_grad():
         for block in range(2):

@@ -36,7 +36,7 @@ def test_a_layer_without_bias_gets_one() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.floats(-3, 3), st.floats(0.05, 3), st.floats(-1, 0), st.sampled_from([1.0, 6.0, float("inf")]))
 def test_moments_of_the_clipped_normal(mean: float, std: float, low: float, high: float) -> None:
-    """Against 200,000 draws, five standard errors wide."""
+    """Agrees with 200,000 draws within five standard errors."""
     draws = (mean + std * torch.randn(200_000, generator=torch.Generator().manual_seed(0))).double().clamp(low, high)
     found, variance = clipped_normal_moments(torch.tensor([mean]), torch.tensor([std]), low, high)
     assert float(found) == pytest.approx(float(draws.mean()), abs=5 * float(draws.std()) / 200_000**0.5 + 1e-4)
@@ -51,11 +51,11 @@ def test_relu_of_a_standard_normal() -> None:
 
 
 def test_analytic_correction_comes_near_the_measured_one() -> None:
-    """Where a layer reads what a batch norm and a ReLU give, and the batch norm tells the truth."""
+    """This holds for a layer after a batch norm and a ReLU, if the batch norm's statistics are right."""
     torch.manual_seed(0)
     model, _, _ = quantized_pair()
     x = images(256)
-    for module in model.modules():  # momentum None: a plain average over what is seen
+    for module in model.modules():  # momentum None: a plain average over all batches
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None
@@ -72,7 +72,7 @@ def test_analytic_correction_comes_near_the_measured_one() -> None:
     before, after = (output_means(net, [x])["expand.0"] - expected for net in (quantized, corrected))
     assert after.norm() < before.norm()
     changed = corrected.get_submodule("stem.0").bias
-    assert torch.equal(changed, quantized.get_submodule("stem.0").bias), "no batch norm tells about images"  # type: ignore[arg-type]
+    assert torch.equal(changed, quantized.get_submodule("stem.0").bias), "there are no statistics of images"  # type: ignore[arg-type]
 
 
 def test_networks_must_belong_together() -> None:

@@ -59,5 +59,5 @@ class Square(nn.Module):
 
 
 def test_an_unknown_range_is_an_error() -> None:
-    with pytest.raises(ModelError, match="no batch norm tells what layer 'two' reads"):
+    with pytest.raises(ModelError, match="no batch norm gives the input range of layer 'two'"):
         data_free_inputs(Square().eval(), images())

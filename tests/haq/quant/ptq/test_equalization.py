@@ -52,14 +52,14 @@ def test_the_function_stays_and_ranges_come_closer(name: str, fold: bool) -> Non
     assert any(isinstance(module, nn.BatchNorm2d) for module in equal.modules()) != fold
     if fold:
         pairs = find_pairs(equal)
-        assert len(pairs) == (9 if name == "resnet20" else 2), "those of the residual blocks alone"
+        assert len(pairs) == (9 if name == "resnet20" else 2), "only those of the residual blocks"
         folded = fold_batch_norm(model, x[:1])
         for pair in pairs:
-            assert _gap(equal, pair) < _gap(folded, pair), "equal but for channels that activations hold back"
+            assert _gap(equal, pair) < _gap(folded, pair), "equal except for channels whose activations limit the scale"
 
 
 def _gap(model: nn.Module, pair: LayerPair) -> float:
-    """How far the two ranges of channels are apart, on average, in powers of e."""
+    """Returns the mean distance between the two ranges of the channels, in powers of e."""
     first, second = (model.get_submodule(layer) for layer in (pair.first, pair.second))
     return float((output_ranges(first) / input_ranges(second)).log().abs().mean())  # type: ignore[arg-type]
 
@@ -89,7 +89,7 @@ def trained() -> tuple[nn.Module, Samples, Samples]:
 def test_small_channels_cost_nothing(
     trained: tuple[nn.Module, Samples, Samples], side: str, size: float, bits: int
 ) -> None:
-    """A channel of small weights and a bias: the paper's scale would let its activations set the step of all."""
+    """With small weights and a bias in one channel, the paper's scale would let its activations set everyone's step."""
     net, train, test = trained
     net = copy.deepcopy(net)
     first, second = cast(nn.Conv2d, net[0]), cast(nn.Conv2d, net[2])  # type: ignore[index]

@@ -48,7 +48,7 @@ def test_errors() -> None:
 
 
 class _Scaled(nn.Module):
-    """Normalises its input itself, in place or not."""
+    """Normalises its input, in place or not."""
 
     def __init__(self, in_place: bool) -> None:
         super().__init__()
@@ -72,7 +72,9 @@ def test_a_network_that_changes_its_input_is_quantized_as_one_that_copies_it(pas
         kept = [batch.clone() for batch in batches]
         policy = BitPolicy.uniform(["first", "second", "head"], 4)
         quantized = apply_passes(_Scaled(in_place).eval(), policy, "linear", batches, passes, steps=5)
-        assert all(torch.equal(a, b) for a, b in zip(batches, kept, strict=True)), "the caller's tensors stay"
+        assert all(torch.equal(a, b) for a, b in zip(batches, kept, strict=True)), (
+            "the caller's tensors are not changed"
+        )
         with torch.no_grad():
             results.append(quantized(kept[0].clone()))
     assert torch.allclose(*results, atol=1e-6)

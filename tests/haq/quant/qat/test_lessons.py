@@ -42,10 +42,10 @@ def test_a_lesson_depends_on_its_number_alone() -> None:
 
 @pytest.mark.parametrize("steps", [0, 3, 40])
 def test_prepared_lessons_are_the_same(steps: int) -> None:
-    told: list[float] = []
+    reports: list[float] = []
     lessons = Lessons(pictures(40), network(), 3, batch=8)
-    prepared = lessons.prepared(steps, told.append)
-    assert not steps or told[-1] == 1.0
+    prepared = lessons.prepared(steps, reports.append)
+    assert not steps or reports[-1] == 1.0
     for step in (0, 2, 3, 41):
         for one, two in zip(lessons.at(step, CPU), prepared.at(step, CPU), strict=True):
             torch.testing.assert_close(one, two)
@@ -64,7 +64,7 @@ def test_mixed_samples_have_the_answers_to_what_is_shown() -> None:
     with torch.no_grad():
         assert torch.equal(target, model(x).log_softmax(1))
     plain = Lessons(images, None, 0, batch=40).at(0, CPU)
-    assert torch.equal(plain[0], images.batch(plain[1].numpy())[0]), "labels are of samples as they are"
+    assert torch.equal(plain[0], images.batch(plain[1].numpy())[0]), "samples with labels are not mixed"
     assert not torch.isin(x[:, 0, 0, 0], plain[0][:, 0, 0, 0]).any()
 
 

@@ -16,7 +16,7 @@ def test_a_network_that_is_close_takes_smaller_steps_of_weights_and_grids() -> N
     near, far = (usual_rates(network(4), share) for share in (0.95, 0.3))
     assert near.grids < far.grids
     assert near.weights < far.weights
-    assert usual_rates(network(4), None) == far, "labels tell nothing of how close it is"
+    assert usual_rates(network(4), None) == far, "labels do not show how close it is"
 
 
 def test_a_broken_network_moves_further_on_coarser_grids() -> None:

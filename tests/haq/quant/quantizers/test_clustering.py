@@ -23,7 +23,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def error(values: Tensor, centroids: Tensor, weights: Tensor | None = None) -> float:
-    """Weighted squared distances of `(n,)` values from the nearest centroids."""
+    """Returns the weighted squared distances of `(n,)` values from the nearest centroids."""
     squares = (values.double()[:, None] - centroids.double()).abs().amin(1).square()
     return float((squares if weights is None else squares * weights).sum())
 
@@ -56,7 +56,7 @@ def test_no_clusters_are_better(values: list[float], clusters: int, data: st.Dat
 
 @pytest.mark.parametrize("clusters", [2, 4, 8, 16])
 def test_ten_restarts_of_lloyds_algorithm_are_never_better(clusters: int) -> None:
-    """Also where channels have different spread, as in real layers, which evenly spaced centroids do badly."""
+    """Also for channels of different spread, as in real layers, for which evenly spaced centroids are bad."""
     spread = random(16, 60) * torch.logspace(-2, 0, 16)[:, None]
     for x in (random(800), random(800).sign() * random(800, seed=1).square(), spread.flatten()):
         theirs = KMeans(clusters, n_init=10, tol=0, random_state=0).fit(x[:, None].double().numpy())
@@ -100,7 +100,7 @@ def test_weights_of_zero_leave_the_others_as_they_are() -> None:
 
 @pytest.mark.parametrize("clusters", [4, 64])
 def test_long_rows_are_solved_among_some_places_only(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a dense middle nor outliers are left out: the error is that of all places, to a ten-thousandth."""
+    """A dense middle and outliers are both covered: the error is within 0.01 % of a search over all places."""
     for x in (random(1, 20_000), random(1, 20_000) * torch.where(random(1, 20_000, seed=1) > 2.3, 1000.0, 1.0)):
         monkeypatch.setattr(clustering, "_MOST_BORDERS", 2**13)
         some = kmeans(x, clusters)
@@ -111,7 +111,7 @@ def test_long_rows_are_solved_among_some_places_only(clusters: int, monkeypatch:
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group:4", "column"])
 @pytest.mark.parametrize("shape", [(6, 8), (6, 4, 2, 1)])
 def test_errors_count_by_what_the_layer_reads(granularity: str, shape: tuple[int, ...]) -> None:
-    """A convolution of two groups reads columns of its own in each: output channels 0 to 2 those of the first."""
+    """Each group of a convolution has its own columns: output channels 0 to 2 read those of the first group."""
     weight, reads = random(*shape), random(2, 8, 30, seed=1) * torch.logspace(-2, 1, 8)[:, None]
     scheme = get_scheme("kmeans", granularity=granularity)
     quantizer = scheme.weight_quantizer(weight, 1, reads)

@@ -79,7 +79,7 @@ def test_asymmetric_grid_holds_zero_and_the_whole_range(x: torch.Tensor, width: 
         quantize_affine(torch.zeros(3, 1), scale[:, None], width, signed, zero_point[:, None])[:, 0], zero_point
     )
     error = ((codes - zero_point[:, None]) * scale[:, None] - x).abs()
-    assert bool((error <= scale[:, None] * 1.001).all()), "half a step, and the rounding of the zero point"
+    assert bool((error <= scale[:, None] * 1.001).all()), "half a step, plus the rounding of the zero point"
 
 
 @given(x=matrices, width=bits)
@@ -108,7 +108,7 @@ def test_rounding_down() -> None:
 
 @pytest.mark.parametrize("scheme", ["linear", "asymmetric", "power-of-two", "lsq", "ristretto", "nested"])
 def test_groups_of_zeros_share_the_largest_scale_and_small_ones_keep_theirs(scheme: str) -> None:
-    """An integer kernel holds a bias in steps of S_w·S_x, which must not be next to nothing."""
+    """An integer kernel stores a bias in steps of S_w·S_x, which must not be nearly 0."""
     torch.manual_seed(0)
     weight = torch.randn(6, 32) * torch.tensor([1.0, 0.5, 1e-4, 1e-8, 0.0, 1e-42])[:, None]
     quantizer = get_scheme(scheme).with_options(granularity="channel").weight_quantizer(weight, 8)
@@ -117,6 +117,6 @@ def test_groups_of_zeros_share_the_largest_scale_and_small_ones_keep_theirs(sche
     assert (stored.scale[4:] == stored.scale.amax()).all()
     assert (stored.dequantize()[4:] == 0).all()
     sizes = weight[:4].abs().amax(1)
-    assert ((stored.dequantize()[:4] - weight[:4]).abs().amax(1) < 0.3 * sizes).all(), "each to its own size"
+    assert ((stored.dequantize()[:4] - weight[:4]).abs().amax(1) < 0.3 * sizes).all(), "relative to its own size"
     nothing = get_scheme(scheme).input_quantizer(torch.zeros(4, 8), 8)
     assert float(nothing.encode(torch.zeros(4, 8)).scale) > 1e-4  # type: ignore[operator]

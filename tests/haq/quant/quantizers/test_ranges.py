@@ -9,7 +9,7 @@ from haq.quant.quantizers.uniform import uniform
 
 
 def one(x: torch.Tensor, method: str, bits: int = 4) -> tuple[float, float]:
-    """The clip of `(samples, n)` activations."""
+    """Returns the clip of `(samples, n)` activations."""
     low, high = clip_range(x[None], bits, method)
     return low.item(), high.item()
 
