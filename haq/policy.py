@@ -110,10 +110,6 @@ class BitPolicy(Mapping[str, LayerBits]):
         """Returns the same widths, realised by another scheme."""
         return BitPolicy(self.layers, scheme)
 
-    def without_activations(self) -> BitPolicy:
-        """Returns the same widths of weights, with all activations in floating point."""
-        return BitPolicy({name: LayerBits(bits.w_bits, None) for name, bits in self._items}, self.scheme)
-
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON and YAML types: `{"scheme": ..., "layers": {name: {"w_bits": ..., "a_bits": ...}}}`."""
         return {"scheme": self.scheme, "layers": self.widths()}

@@ -45,6 +45,11 @@ def build():
 """
 
 
+def weights_alone(policy: BitPolicy) -> BitPolicy:
+    """Returns the same widths of weights, with all activations in floating point."""
+    return BitPolicy({name: LayerBits(bits.w_bits, None) for name, bits in policy.items()}, policy.scheme)
+
+
 WIDTHS = {"stem": LayerBits(8, 8), "body": LayerBits(3, 5), "head": LayerBits(4, 4)}
 
 

@@ -272,7 +272,7 @@ def test_bench_of_a_search_on_a_model_measures_first(searched: RunFolder) -> Non
         (("--model", "nowhere.py:f"), "nowhere.py' does not exist"),
         (("--weights", "none.pt"), "none.pt' does not exist"),
         (("--data", "digit"), "did you mean 'digits'"),
-        (("-o", "begun.parquet"), "begun.parquet.partial holds an interrupted measurement of something else"),
+        (("-o", "begun.parquet"), "begun.parquet.partial holds another measurement that was interrupted"),
     ],
 )
 def test_mistakes_in_measuring(
