@@ -187,7 +187,7 @@ def test_text_that_is_not_json_is_refused_before_it_is_printed(home: Home, tmp_p
     arguments = home.arguments("export HOME/run --format yaml --json", tmp_path)
     result = subprocess.run([sys.executable, "-m", "haq", *arguments], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: --json with --format yaml, which prints text: give -o FILE, or --format json\n"
+    assert result.stderr == "error: --json with --format yaml, which prints text; give -o FILE, or --format json\n"
 
 
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
@@ -330,6 +330,6 @@ def test_examples_of_the_group() -> None:
         (("report",), "Missing argument 'RUN...'; see `haq report --help`"),
     ],
 )
-def test_what_click_refuses_has_a_mend(arguments: tuple[str, ...], message: str) -> None:
+def test_what_click_refuses_comes_with_a_fix(arguments: tuple[str, ...], message: str) -> None:
     result = subprocess.run([sys.executable, "-m", "haq", *arguments], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
