@@ -20,7 +20,7 @@ def _trial(spoil: Spoil, message: str) -> Case:
 
 
 _BEST = "run/best.json was not written by `haq search`: "
-_LINE = "run/trials.jsonl has a line that is not a trial, 1: "
+_LINE = "run/trials.jsonl, line 1, is not a trial: "
 
 CASES = [
     *(
