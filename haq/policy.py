@@ -144,7 +144,7 @@ class BitPolicy(Mapping[str, LayerBits]):
 
     @classmethod
     def from_dict(cls, data: object) -> BitPolicy:
-        """Reads what `to_dict` wrote, or a bare mapping of widths.
+        """Restores a policy from the result of `to_dict`, or from a bare mapping of widths.
 
         Raises:
             ConfigError: The structure, a key or a width is wrong.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle  # nosec B403  # of what this file pickled itself
+import pickle  # nosec B403  # only of objects that this file pickled
 from collections.abc import Callable
 
 import torch

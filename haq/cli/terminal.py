@@ -88,7 +88,7 @@ class TerminalObserver:
             task: Name of the task.
             done: Amount done.
             total: Amount in all.
-            note: Text behind the bar.
+            note: Text after the bar.
         """
         now = time.monotonic()
         started = self._started.setdefault(task, now)

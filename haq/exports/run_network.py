@@ -45,7 +45,7 @@ def open_run(
     Args:
         run: Its model and data are opened, which runs the code that they name.
         policy: Widths that the network must have.
-        progress: Called while the built-in network has to be trained again.
+        progress: Called with the progress of training, if the built-in network has to be trained again.
         named: Replacements for the model and data that the run names.
     """
     opened = open_quantized(run, policy, lambda done, total: progress("train float", done, total), named)

@@ -106,7 +106,7 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
             if "trust_remote_code" in str(failure):
                 reason, mend = "it contains code, which haq does not run", "load it in a file.py:function"
             elif isinstance(failure, OSError) and not writable(cache := _hub_cache()):
-                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a folder that can"
+                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a writable folder"
             elif not online:
                 reason = f"{name!r} is neither a folder nor in the cache, and {_HUB} cannot be reached"
                 mend = "give a folder, or go online once to fill the cache"

@@ -20,7 +20,7 @@ _WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"
 }  # fmt: skip
 _LONGEST = 60
-_MOST = 2**1000  # what a float holds
+_MOST = 2**1000  # fits into a float
 
 
 def restored(kind: type[T], data: object) -> T:

@@ -46,7 +46,7 @@ class Identity:
 
     @classmethod
     def from_dict(cls, data: object) -> Identity:
-        """Restores what `to_dict` gave."""
+        """Restores an identity from the result of `to_dict`."""
         return restored(cls, data)
 
     def check_settings(self, config: SearchConfig, run: Path) -> None:

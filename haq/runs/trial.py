@@ -65,7 +65,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
-        """Restores what `to_dict` gave."""
+        """Restores a trial from the result of `to_dict`."""
         scores = tuple(Score.from_dict(score) for score in data["scores"])
         policy, cost = BitPolicy.from_dict(data["policy"]), finite(data["cost"])
         finite({key: data[key] for key in ("objective", "elapsed_s")})

@@ -30,7 +30,7 @@ _TABLE_BATCH = 16  # of HAQ's published table
 @click.argument("name", required=False, metavar="[NAME|FILE]")
 @output_options
 def hardware(name: str | None) -> Result:
-    """List the known hardware, or print the parameters of one and their sources.
+    """List the known hardware, or print one accelerator's parameters and their sources.
 
     FILE is a hardware description (.yaml) or a cost table (.parquet, .csv). With --quiet, only the names are listed.
     """

@@ -127,7 +127,7 @@ def export(run: Path, form: str, output: Path | None, **named: str | None) -> Re
             (str(written),),
         )
     text = written.removesuffix("\n")
-    if sys.stdout.isatty():  # a program gets every character as it is
+    if sys.stdout.isatty():  # a program gets every character unchanged
         text = "\n".join(map(printable, text.split("\n")))
     if not console.quiet:
         echo_exactly(text)

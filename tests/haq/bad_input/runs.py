@@ -125,7 +125,7 @@ CASES = [
         "'half/tune/tuner.pkl' is a link that leads out of the run folder",
         {"half/tune/tuner.pkl": link("../../user.py")},
     ),
-    # Going on with what cannot be gone on with
+    # Resuming what cannot be resumed
     _half("config.yaml", edited("model: user.py:net", "model: gone.py:net"), "model file 'gone.py' does not exist"),
     _half("config.yaml", edited("data: npz:data", "data: npz:gone"), "data folder 'gone' does not exist"),
     _half("config.yaml", edited("hardware: edge", "hardware: egde"), "unknown hardware 'egde'"),

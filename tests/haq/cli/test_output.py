@@ -1,4 +1,4 @@
-"""What every command prints: for people, with --quiet, with --json; and that its help can be believed."""
+"""What every command prints: for people, with --quiet, with --json; and whether its help is true."""
 
 import json
 import os
@@ -143,7 +143,7 @@ def test_quiet_is_the_result_alone(name: str, expected: str, home: Home, tmp_pat
     assert not told, "what the user's own code prints is not ours to hide, but nothing else is said"
 
 
-# What stands in the documents
+# The content of the documents
 
 
 def test_of_a_search(home: Home) -> None:
@@ -160,8 +160,8 @@ def test_of_a_report(home: Home, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").is_file()
 
 
-def test_of_a_search_that_goes_on(home: Home, tmp_path: Path) -> None:
-    """The options of output are not taken for options of the search."""
+def test_of_a_resumed_search(home: Home, tmp_path: Path) -> None:
+    """Output options do not count as options of the search."""
     result = CliRunner().invoke(cli, home.arguments("search --resume HOME/run --quiet", tmp_path))
     assert (result.exit_code, result.stdout) == (0, f"{home.folder}/run\n")
 

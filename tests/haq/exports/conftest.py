@@ -105,7 +105,7 @@ class Net(nn.Module):
 
 
 class Side(nn.ModuleList):
-    """Networks side by side, so that one file is exported for all of them; their logits follow one another."""
+    """Networks side by side, so that one file is exported for all of them; their logits are concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([net(x) for net in self], 1)

@@ -94,7 +94,7 @@ def mixed(seed: int) -> BitPolicy:
 
 
 def assert_layers_agree(quantized: nn.Module, deployed: nn.Module, x: Tensor) -> None:
-    """Each layer gives what the fake-quantized one and its batch norm give for the very same input.
+    """Each layer gives the output of the fake-quantized layer and its batch norm for the same input.
 
     A rounding error before a layer may move a value across the middle between two codes, so that whole networks agree
     less closely.

@@ -29,7 +29,7 @@ def test_what_is_done_is_kept(path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 2, 10])
 def test_a_torn_last_line_is_dropped(path: Path, cut: int) -> None:
-    """A lost newline alone tears nothing."""
+    """Losing only the newline loses no line."""
     path.write_bytes(path.read_bytes()[:-cut])
     again = Journal(path, HEADER)
     assert "0:0" in again

@@ -24,7 +24,7 @@ from haq.policy import LayerBits
 
 BITS = (1, 2, 4)
 SLEEP_S = 0.03
-module = importlib.import_module("haq.hwmodels.measuring.measure")  # the package names the function alike
+module = importlib.import_module("haq.hwmodels.measuring.measure")  # the package has a function of this name
 
 Floats = npt.NDArray[np.float64]
 

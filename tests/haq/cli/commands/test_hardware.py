@@ -78,7 +78,7 @@ def run(*arguments: str) -> str:
 
 
 def rows_of(shown: str, first: str) -> list[list[str]]:
-    """The cells of the rows that start with `first`; cells stand two spaces apart."""
+    """The cells of the rows that start with `first`; cells are two spaces apart."""
     lines = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
     return [cells for cells in lines if cells[0] == first]
 
