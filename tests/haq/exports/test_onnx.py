@@ -87,7 +87,7 @@ def test_constants_are_the_codes_themselves(prepared: Callable[..., Prepared]) -
 
 
 class _Branches(nn.Module):
-    """The same layers with channel 3 of every size, side by side, so that one file covers all of them; `(N, branches, 3)`."""
+    """The same layers with channel 3 of every size, side by side in one file; `(N, branches, 3)`."""
 
     def __init__(self, sizes: tuple[float, ...]) -> None:
         super().__init__()
