@@ -68,7 +68,7 @@ def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_temporary_files_where_ray_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-        assert f"{tmp_path}/none cannot be written; set TMPDIR to a writable folder" in finding("temporary files").problem
+        assert f"{tmp_path}/none cannot be written; set TMPDIR to a writable" in finding("temporary files").problem
         monkeypatch.setenv(name, str(tmp_path))
     assert not finding("temporary files").problem
 
