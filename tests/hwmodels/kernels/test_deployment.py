@@ -333,7 +333,7 @@ def test_what_the_kernels_do_not_compute_is_refused(scheme: Scheme, bits: LayerB
 )
 def test_other_padding_is_refused(conv: nn.Conv2d) -> None:
     model, x = nn.Sequential(conv), torch.rand(1, 4, 5, 5)
-    with pytest.raises(HardwareError, match="layer '0' pads with .*; bit-serial kernels pad with zeros, as many") as e:
+    with pytest.raises(HardwareError, match="layer '0' pads with .*; bit-serial kernels pad with zeros, equally") as e:
         deploy(prepare(model, BitPolicy.uniform(["0"], 4)), x)
     assert "\n" not in str(e.value)
 
