@@ -11,8 +11,8 @@ def width_of(action: float, widths: Sequence[int]) -> int:
     """Maps an action to a candidate width.
 
     HAQ, arXiv:1811.08886, eq. 3: b = round(b_min − 0.5 + a·(b_max − b_min + 1)) with a in [0, 1]; actions here are in
-    [−1, 1], as stable-baselines3 recommends, so a = (action + 1)/2. The result is then moved to the nearest candidate,
-    to the lower one of two equally near.
+    [−1, 1], as stable-baselines3 recommends, so a = (action + 1)/2. The result is then moved to the nearest candidate;
+    on a tie, to the lower one.
 
     Args:
         action: In [−1, 1]; values outside are clipped.

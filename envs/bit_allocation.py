@@ -21,12 +21,12 @@ __all__ = ["BitAllocationEnv", "Evaluator", "Transitions"]
 
 Array = NDArray[np.float32]
 
-_FEATURES = 10  # eight of the layer, then what is decided and what was decided before
+_FEATURES = 10  # eight of the layer, then the kind of width to decide and the previous width
 _REWARD_SCALE = 0.1  # λ of HAQ, section 3.3, for accuracies in percent points
 
 
 class Evaluator(Protocol):
-    """Scores a policy; the environment calls it once an episode."""
+    """Scores a policy; the environment calls it once per episode."""
 
     def __call__(self, policy: BitPolicy) -> Score:
         """Returns the quality of the network quantized by `policy`."""
@@ -34,11 +34,11 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Transitions:
-    """The steps of one episode, T = one for each width of each free layer.
+    """The steps of one episode; T is the number of widths that it decides.
 
     Attributes:
         observations: `(T, 10)`.
-        actions: `(T, 1)`, as applied after the budget.
+        actions: `(T, 1)`, those of the policy after it was fitted to the budget.
         next_observations: `(T, 10)`.
         dones: `(T,)`, 1 at the last step.
     """
@@ -50,35 +50,36 @@ class Transitions:
 
 
 class BitAllocationEnv(gymnasium.Env[Array, Array]):
-    """Walks the free layers, weights then activations of each, or weights alone where the budget says so.
+    """Decides the widths of the free layers in order, weights before activations; only weights if the budget says so.
 
-    After the last step the policy is fitted to the budget.
+    After the last step, the policy is fitted to the budget.
 
     Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1): the eight `layer_features`, scaled over all
-    layers of the network; whether weights (1) or activations (0) are decided; and the previous width over the widest
-    candidate, 1 before the first decision. After the last decision, what was seen before it is shown again. Action:
+    layers of the network; whether weights (1) or activations (0) are decided; and the previous width divided by the
+    widest candidate, 1 before the first decision. The last step returns the observation that preceded it. Action:
     `Box(-1, 1)`, see `width_of`. Reward: 0 until the last step, then λ·(accuracy − float accuracy) in percent points
     with λ = 0.1 (section 3.3).
 
     `info` of the last step holds `policy`, `cost`, and, when there is an evaluator, `score`.
 
-    These differ from the public code (mit-han-lab/haq, `linear_quantize_env.py`):
+    Differences from the public code (mit-han-lab/haq, `linear_quantize_env.py`):
 
-    - Pinned layers are not walked. There the agent decides them too; its decisions are then overwritten, but only if
-      the policy exceeds the budget, and the network's input is priced at 7 bits.
-    - Every episode starts alike. There the first observation holds a width of the episode before.
-    - The ninth feature tells what is decided. There it tells what was decided before.
+    - Pinned layers are skipped. In the public code the agent decides them too; its decisions are then overwritten, but
+      only if the policy exceeds the budget, and the network's input is priced at 7 bits.
+    - Every episode starts from the same observation. In the public code the first observation holds a width of the
+      previous episode.
+    - The ninth feature says which width is decided now. In the public code it says which was decided before.
     - Widths move to the nearest candidate, and activations to those that the hardware runs beside the weights.
-    - With weights alone, the observation is the same. There (`quantize_env.py`) it lacks the ninth feature, and the
-      tenth is a width that is not scaled.
+    - The observation is the same when only weights are decided. In the public code (`quantize_env.py`) it then lacks
+      the ninth feature, and the tenth is an unscaled width.
 
     Args:
         layers: In the order of their first call.
         budget: Candidate widths, pinned layers and limits.
-        evaluator: Scores the fitted policy. Without one every reward is 0: a searcher that scores policies elsewhere
-            walks the environment for its proposals, then takes `transitions` and `reward`.
-        float_score: Of the network before quantization, with which rewards compare.
-        rank_by: What counts as accuracy; see `Score.objective`.
+        evaluator: Scores the fitted policy. Without one, every reward is 0; a searcher that scores policies elsewhere
+            steps through the environment for its proposals, then uses `transitions` and `reward`.
+        float_score: Score of the float network, which rewards are relative to.
+        rank_by: Score that serves as accuracy; see `Score.objective`.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (the base class declares it so)
@@ -112,7 +113,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     @property
     def steps(self) -> int:
-        """Length of an episode: a decision for each width of each free layer."""
+        """Length of an episode: one decision for each width of each free layer."""
         return len(self.budget.fields) * self.layer_count
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
@@ -151,7 +152,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         return Transitions(seen[:-1], actions, seen[1:], dones)
 
     def _candidates(self, decided: Sequence[int]) -> tuple[int, ...]:
-        """Widths to choose from next; those of activations must be legal beside the weights just decided."""
+        """Returns the candidates of the next decision; activations must be legal beside the weights just decided."""
         field = self.budget.fields[len(decided) % len(self.budget.fields)]
         return self.budget.widths(field, decided[-1] if field == "a_bits" else None)
 
@@ -165,7 +166,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
         return BitPolicy(layers, self.budget.scheme)
 
     def _observation(self, decided: Sequence[int]) -> Array:
-        """What the agent sees after these decisions; after the last one, what it saw before it."""
+        """Returns the observation after these decisions; after the last one, the observation that preceded it."""
         per_layer = len(self.budget.fields)
         step = min(len(decided), self.steps - 1)
         dynamic = [1.0 - step % per_layer, decided[step - 1] / self._widest if step else 1.0]

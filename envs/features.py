@@ -13,15 +13,15 @@ __all__ = ["layer_features"]
 
 
 def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
-    """Returns the eight features of HAQ's observation that no decision changes, `(L, 8)`, each scaled to [0, 1].
+    """Returns the eight features of HAQ's observation that do not depend on decisions, `(L, 8)`, scaled to [0, 1].
 
     In the order of eq. 1 of arXiv:1811.08886: index of the layer, input channels, output channels, height of the
     kernel, stride, size of the input, number of weights, depthwise or not. As in the public code, each column is scaled
-    from its smallest value over the layers, which becomes 0, to its largest, which becomes 1. A column that is the same
-    in all layers says nothing and is 0; the public code leaves it as it is, outside of [0, 1].
+    so that its smallest value over the layers becomes 0 and its largest becomes 1. A column with the same value in all
+    layers becomes 0; the public code leaves it as it is, outside [0, 1].
 
     Args:
-        layers: All that the network has, in the order of their first call.
+        layers: All layers of the network, in the order of their first call.
     """
     rows = np.array(
         [
@@ -38,7 +38,7 @@ def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
     return scaled
 
 
-# The public code's readings of a layer (mit-han-lab/haq, `_build_state_embedding` and `measure_layer`)
+# How the public code reads a layer (mit-han-lab/haq, `_build_state_embedding` and `measure_layer`)
 
 
 def _stride(layer: LayerSpec) -> int:
@@ -46,11 +46,11 @@ def _stride(layer: LayerSpec) -> int:
 
 
 def _input_size(layer: LayerSpec) -> int:
-    """Width times height; of a linear layer the size of the second axis, which is its channels or its tokens."""
+    """Returns width times height; for a linear layer, the size of the second axis: its channels or its tokens."""
     height, width = layer.in_size
     return layer.in_channels if layer.kind == "linear" and height == 1 else height * width
 
 
 def _is_depthwise(layer: LayerSpec) -> bool:
-    """As many groups as input channels, which a convolution of one input channel has too."""
+    """Whether there are as many groups as input channels; also true of a convolution with one input channel."""
     return layer.kind != "linear" and layer.groups == layer.in_channels

@@ -1,4 +1,4 @@
-"""What this machine has, and what of it would trouble a search; Ray is not started."""
+"""What this machine has, and what would cause problems in a search; Ray is not started."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = ["Finding", "examine"]
 
 _SHOWN = ("torch", "ray", "stable-baselines3", "gymnasium", "numpy", "numba", "pandas", "pyarrow", "click", "rich")
 _WORKER_BYTES = 0.6e9  # 0.44e9 in the default search, whose network is small
-_SHARED_BYTES = 0.5e9  # below this Ray keeps shared objects on disk as soon as the machine has some memory
-_FULL = 0.95  # from here on Ray refuses to write to a disk
+_SHARED_BYTES = 0.5e9  # with less, Ray keeps shared objects on disk, unless the machine has very little memory
+_FULL = 0.95  # Ray refuses to write to a disk that is fuller
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
+        name: What was checked.
         text: What was found, for people.
         data: The same as plain JSON types.
-        problem: What will go wrong, and the mend; empty where all is well.
+        problem: What will go wrong, and the fix; empty if there is no problem.
         fatal: Whether haq cannot be used at all.
     """
 
@@ -49,7 +49,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Looks at everything, one thing after the other; takes as long as it takes to import PyTorch."""
+    """Runs all checks, one after the other; takes about as long as importing PyTorch."""
     yield Finding(
         "haq",
         f"{__version__} on Python {platform.python_version()}, {sys.executable}",
@@ -72,7 +72,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _requirements(extra: str = "") -> list[Requirement]:
-    """Returns what haq, or an extra of it, requires; nothing where haq was not installed but put on the path."""
+    """Returns the requirements of haq or of an extra; empty if haq is not installed, but only on the path."""
     try:
         every = [Requirement(text) for text in requires("haq") or ()]
     except PackageNotFoundError:
@@ -93,12 +93,12 @@ def _installed(name: str) -> str | None:
 
 
 def _lacking(requirements: list[Requirement]) -> list[str]:
-    """Returns which are missing, or too old or too new."""
+    """Returns the requirements that are missing, too old or too new."""
     found = {requirement: _installed(requirement.name) for requirement in requirements}
     return [
-        str(requirement.name) if there is None else f"{requirement.name} {there}, not {requirement.specifier}"
-        for requirement, there in found.items()
-        if there is None or not requirement.specifier.contains(there, prereleases=True)
+        str(requirement.name) if present is None else f"{requirement.name} {present}, not {requirement.specifier}"
+        for requirement, present in found.items()
+        if present is None or not requirement.specifier.contains(present, prereleases=True)
     ]
 
 
@@ -106,11 +106,11 @@ def _packages() -> Finding:
     required = _requirements()
     found = {requirement.name: _installed(requirement.name) for requirement in required}
     shown = {name: found.get(name) or _installed(name) for name in _SHOWN}
-    text = ", ".join(f"{name} {there}" for name, there in shown.items() if there)
+    text = ", ".join(f"{name} {present}" for name, present in shown.items() if present)
     problem = ""
     if lacking := _lacking(required):
         problem = f"required: {'; '.join(lacking)}; run `pip install --upgrade haq`"
-    missing = any(there is None for there in found.values())
+    missing = any(present is None for present in found.values())
     return Finding("packages", text, {**shown, **found}, problem, fatal=missing)
 
 
@@ -129,18 +129,18 @@ def _extras() -> Finding:
 
 
 def _cores() -> Finding:
-    there = os.cpu_count() or 1
+    count = os.cpu_count() or 1
     usable = cores()
     if (quota := _quota()) is not None:
         usable = max(1, min(usable, int(quota)))
     problem = ""
-    if usable < there:
-        problem = f"a search starts a worker for each of {there} cores; give it --workers {usable}"
-    return Finding("cores", f"{usable} of {there} usable", {"usable": usable, "there": there}, problem)
+    if usable < count:
+        problem = f"a search starts a worker for each of {count} cores; give it --workers {usable}"
+    return Finding("cores", f"{usable} of {count} usable", {"usable": usable, "there": count}, problem)
 
 
 def _quota() -> float | None:
-    """Returns how many cores the container may use at a time; `None` without such a limit."""
+    """Returns how many cores the container may use at a time, or `None` if it has no such limit."""
     limit, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     if not limit:  # the first version of control groups
         limit, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
@@ -178,7 +178,7 @@ def _processor() -> Finding:
         return Finding("processor", platform.machine(), problem=_not_loading(error), fatal=True)
     text = f"{found['device']}, {found['features'] or platform.machine()}; kernels: {kernels}"
     data = {"name": found["device"], "features": found["features"].split(), "kernels": kernels, "code_is_kept": kept}
-    problem = "" if kept else "kernels are compiled at every start; set NUMBA_CACHE_DIR to a folder that can be written"
+    problem = "" if kept else "kernels are compiled at every start; set NUMBA_CACHE_DIR to a writable folder"
     return Finding("processor", text, data, problem)
 
 
@@ -189,15 +189,15 @@ def _gpu() -> Finding:
         return Finding("GPU", "unknown", problem=_not_loading(error), fatal=True)
     driver = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a driver that does not answer; the finding says it
+        warnings.simplefilter("ignore")  # about a driver that does not answer, which the finding reports
         available = torch.cuda.is_available()
     data: dict[str, Any] = {"cuda": torch.version.cuda, "devices": []}
     if not available:
         problem = ""
         if driver and torch.version.cuda is None:
-            problem = "a GPU is there, but PyTorch was built without CUDA; see https://pytorch.org/get-started"
+            problem = "there is a GPU, but PyTorch was built without CUDA; see https://pytorch.org/get-started"
         elif driver:
-            problem = "a GPU is there, but its driver does not answer; see `nvidia-smi`"
+            problem = "there is a GPU, but its driver does not answer; see `nvidia-smi`"
         return Finding("GPU", "none that PyTorch can use", data, problem)
     counter = _installed("nvidia-ml-py") is not None
     for index in range(torch.cuda.device_count()):
@@ -225,22 +225,22 @@ def _shared_memory() -> Finding:
     usage = shutil.disk_usage(path)
     problem = ""
     if usage.free < _SHARED_BYTES:
-        problem = "Ray will keep shared objects on disk, which is slow; in a container give `docker run --shm-size=2g`"
+        problem = "Ray will keep shared objects on disk, which is slow; in a container use `docker run --shm-size=2g`"
     text = f"{_bytes(usage.free)} of {_bytes(usage.total)} free in {path}"
     return Finding("shared memory", text, {"total_bytes": usage.total, "free_bytes": usage.free}, problem)
 
 
 def _temporary() -> Finding:
-    mend = "set TMPDIR to a folder that can be written, on a disk with space"
+    fix = "set TMPDIR to a writable folder on a disk with free space"
     try:
-        # Ray takes these as they are, where Python looks for another folder
-        told = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") if sys.platform == "linux" else None
-        path = Path(told or tempfile.gettempdir())
+        # Ray uses these variables unchecked, whereas Python looks for another folder
+        named = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") if sys.platform == "linux" else None
+        path = Path(named or tempfile.gettempdir())
     except FileNotFoundError:
-        return Finding("temporary files", "no folder can be written", problem=mend, fatal=True)
+        return Finding("temporary files", "no writable folder", problem=fix, fatal=True)
     if not os.path.isdir(path):
-        return Finding("temporary files", f"{path} is no folder", problem=f"{path} cannot be written; {mend}")
-    return _folder("temporary files", path, mend)
+        return Finding("temporary files", f"{path} is not a folder", problem=f"{path} cannot be written; {fix}")
+    return _folder("temporary files", path, fix)
 
 
 def _home() -> Finding:
@@ -248,7 +248,7 @@ def _home() -> Finding:
     can = writable(path)
     problem = ""
     if not can:
-        problem = "libraries keep nothing in it; set HOME to a folder of yours, or HF_HOME for models of Hugging Face"
+        problem = "libraries cannot write to it; set HOME to a folder of yours, or HF_HOME for Hugging Face models"
     return Finding(
         "home", f"{path}{'' if can else ', cannot be written'}", {"path": str(path), "writable": can}, problem
     )
@@ -258,27 +258,27 @@ def _cache() -> Finding:
     path = cache_folder()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if os.path.isdir(path) else 0
     can = writable(path)
-    problem = "" if can else "the embedded network is trained every time; set HAQ_CACHE to a folder of yours"
+    problem = "" if can else "the built-in network is trained every time; set HAQ_CACHE to a folder of yours"
     data = {"path": str(path), "size_bytes": size, "writable": can}
     return Finding("cache", f"{path}, {_bytes(size)}", data, problem)
 
 
 def _current_folder() -> Finding:
-    mend = "change to a folder of yours, or give --out"
+    fix = "change to a folder of yours, or give --out"
     try:
-        return _folder("current folder", Path.cwd(), mend)
+        return _folder("current folder", Path.cwd(), fix)
     except FileNotFoundError:
-        return Finding("current folder", "does not exist any more", problem=mend)
+        return Finding("current folder", "no longer exists", problem=fix)
 
 
-def _folder(name: str, path: Path, mend: str) -> Finding:
+def _folder(name: str, path: Path, fix: str) -> Finding:
     usage, can = shutil.disk_usage(path), writable(path)
     full = usage.used / (usage.used + usage.free) if usage.used + usage.free else 1.0
     problem = ""
     if not can:
-        problem = f"{path} cannot be written; {mend}"
+        problem = f"{path} cannot be written; {fix}"
     elif full > _FULL:
-        problem = f"the disk of {path} is {full:.0%} full, and Ray stops at {_FULL:.0%}; make space, or {mend}"
+        problem = f"the disk of {path} is {full:.0%} full, and Ray stops at {_FULL:.0%}; free some space, or {fix}"
     data = {"path": str(path), "writable": can, "free_bytes": usage.free}
     return Finding(name, f"{path}, {_bytes(usage.free)} free", data, problem)
 

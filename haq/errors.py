@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command line prints their one line and exits with code 2."""
+"""Errors that a user can fix. The command line prints their message as one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 
 class HaqError(Exception):
-    """A mistake in what the user gave; the message names the thing, the value and the mend."""
+    """A mistake in the user's input; the message names the thing, the value and the fix."""
 
 
 class ConfigError(HaqError):
@@ -34,7 +34,7 @@ class DataError(HaqError):
 
 
 class HardwareError(HaqError):
-    """A hardware description or cost table is wrong, or lacks what was asked of it."""
+    """A hardware description or cost table is wrong, or lacks what is needed."""
 
 
 class ModelError(HaqError):
@@ -48,7 +48,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escapes every character that a terminal would obey rather than show.
+    r"""Escapes every character that would control a terminal.
 
     Examples:
         >>> printable("conv\x1b[2J")

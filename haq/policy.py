@@ -48,15 +48,16 @@ _SIDES = {"w_bits", "a_bits"}
 
 @lru_cache(typed=True)
 def _shared(w_bits: Width, a_bits: Width) -> LayerBits:
-    """The pairs of a large archive are few; `typed`, because `True` is equal to 1, but no width."""
+    """Returns one object per pair, because even a large archive has few; `typed`, because `True` equals 1."""
     return LayerBits(w_bits, a_bits)
 
 
 @dataclass(frozen=True, eq=False)
 class BitPolicy(Mapping[str, LayerBits]):
-    """An immutable, ordered mapping from layer name to `LayerBits`, with the scheme that realises the widths.
+    """An immutable, ordered mapping from layer name to `LayerBits`, with the scheme that implements the widths.
 
-    Two policies are equal when their layers, in order, their widths and their schemes are; equal policies hash alike.
+    Two policies are equal if their schemes, their widths, and the names and order of their layers are equal. Equal
+    policies have equal hashes.
 
     Examples:
         >>> policy = BitPolicy({"conv1": LayerBits(8, 8), "fc": LayerBits(4, 6)})
@@ -103,16 +104,18 @@ class BitPolicy(Mapping[str, LayerBits]):
 
     @classmethod
     def uniform(cls, names: list[str], bits: Width, pinned: Mapping[str, LayerBits] | None = None) -> BitPolicy:
-        """Gives every layer `bits` for weights and activations, except those in `pinned`."""
+        """Returns the policy with one width for weights and activations of all layers that are not pinned.
+
+        Args:
+            names: Names of the layers, in order.
+            bits: The width.
+            pinned: Widths of the pinned layers, by name.
+        """
         return cls({name: (pinned or {}).get(name, LayerBits(bits, bits)) for name in names})
 
     def with_scheme(self, scheme: str) -> BitPolicy:
-        """Returns the same widths, realised by another scheme."""
+        """Returns the same widths with another scheme."""
         return BitPolicy(self.layers, scheme)
-
-    def without_activations(self) -> BitPolicy:
-        """Returns the same widths of weights, with all activations in floating point."""
-        return BitPolicy({name: LayerBits(bits.w_bits, None) for name, bits in self._items}, self.scheme)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON and YAML types: `{"scheme": ..., "layers": {name: {"w_bits": ..., "a_bits": ...}}}`."""
@@ -124,7 +127,7 @@ class BitPolicy(Mapping[str, LayerBits]):
 
     @classmethod
     def load(cls, path: Path) -> BitPolicy:
-        """Reads a JSON or YAML file: what `haq export` writes, a bare mapping of widths, or a run's `best.json`.
+        """Reads a JSON or YAML file: one from `haq export`, a bare mapping of widths, or a run's `best.json`.
 
         Raises:
             ConfigError: There is no such file, or it holds no policy.
@@ -133,7 +136,7 @@ class BitPolicy(Mapping[str, LayerBits]):
             raise ConfigError(f"policy file {str(path)!r} does not exist; haq export writes one")
         content = read_yaml(path, f"policy {str(path)!r}", ConfigError)  # JSON is YAML too
         if isinstance(content, Mapping) and {"policy", "constraints", "baselines"} <= set(content):
-            content = content["policy"]  # of a run's best.json
+            content = content["policy"]  # in a run's best.json
         try:
             return cls.from_dict(content)
         except ConfigError as error:
@@ -141,7 +144,7 @@ class BitPolicy(Mapping[str, LayerBits]):
 
     @classmethod
     def from_dict(cls, data: object) -> BitPolicy:
-        """Reads what `to_dict` wrote, or a bare mapping of widths.
+        """Restores a policy from the result of `to_dict`, or from a bare mapping of widths.
 
         Raises:
             ConfigError: The structure, a key or a width is wrong.
@@ -149,7 +152,7 @@ class BitPolicy(Mapping[str, LayerBits]):
         if not isinstance(data, Mapping) or not data:
             raise ConfigError("a policy is a mapping of layer names to {w_bits, a_bits}; haq export writes one")
         if isinstance(version := data.get("version"), int) and version != 1:
-            raise ConfigError(f"policy.version={version}: this program reads version 1; export the policy with it")
+            raise ConfigError(f"policy.version={version}: this haq reads version 1; export the policy with this haq")
         scheme = data.get("scheme")
         # A bare mapping has no scheme, but the network may have a layer of that name
         layers = data.get("layers") if isinstance(scheme, str) else data
@@ -163,6 +166,6 @@ class BitPolicy(Mapping[str, LayerBits]):
                 raise ConfigError(f"policy layer {name!r} must hold exactly w_bits and a_bits, but got {bits!r}")
             try:
                 parsed[name] = _shared(bits["w_bits"], bits["a_bits"])
-            except TypeError:  # what cannot be hashed is no width
+            except TypeError:  # a value that cannot be hashed is not a width
                 parsed[name] = LayerBits(bits["w_bits"], bits["a_bits"])
         return cls(parsed, scheme=scheme if isinstance(scheme, str) else "linear")

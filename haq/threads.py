@@ -1,4 +1,4 @@
-"""How many threads mathematics takes."""
+"""The number of threads that numerical work uses."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def cores() -> int:
 def one_thread() -> Iterator[None]:
     """Limits PyTorch and BLAS to one thread, here and in threads that start inside the block.
 
-    Small tensors and regressions are faster so, above all where other processes need the cores, and sums in another
-    order would differ in the last digits.
+    With small tensors and regressions this is faster, above all if other processes need the cores. It also fixes the
+    order of sums, which decides their last digits.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -39,12 +39,12 @@ def one_thread() -> Iterator[None]:
 
 
 def in_threads(work: Callable[[Item], Done], items: Iterable[Item], most: int | None = None) -> list[Done]:
-    """Returns what `work` gives for every item, in order, on several threads, one core each.
+    """Applies a function to every item on several threads, one core each, and returns the results in order.
 
     Args:
-        work: Is called from the threads.
-        items: What it is called with.
-        most: Threads at a time; by default, and at most, as many as there are cores.
+        work: The function; it is called from the threads.
+        items: Its arguments.
+        most: Threads at a time; by default, and at most, the number of cores.
     """
     listed = list(items)
     if len(listed) == 1:

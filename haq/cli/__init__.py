@@ -1,4 +1,4 @@
-"""The command line: `haq search`, `haq report`, `haq export`."""
+"""The command line of haq; `haq --help` lists its commands."""
 
 from haq.cli.main import main
 

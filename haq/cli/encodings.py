@@ -16,11 +16,11 @@ _ALIKE = {
     **dict.fromkeys("●◆■▲█▓", "#"), **dict.fromkeys("○◇□△▒░", "o"), **dict.fromkeys("µμ", "u"), "·": ".", "…": "...",
     "×": "x", "≤": "<=", "≥": ">=", "→": "->", "±": "+-", "²": "2", "∞": "inf", "λ": "lambda", "\u00a0": " ", "⠀": " ",
 }  # fmt: skip
-_BRAILLE = range(0x2801, 0x2900)  # what charts are drawn with
+_BRAILLE = range(0x2801, 0x2900)  # charts are drawn with these
 
 
 def show_what_can_be_shown() -> None:
-    """Has standard output and standard error replace characters that they lack, where Python would raise an error."""
+    """Makes standard output and standard error replace characters that they lack, instead of raising an error."""
     codecs.register_error(_ERRORS, _replacement)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -28,18 +28,18 @@ def show_what_can_be_shown() -> None:
 
 
 def echo_exactly(text: str) -> None:
-    """Prints what a program reads, such as a path: a stream that lacks a character gets UTF-8 instead."""
+    """Prints text for a program, such as a path; if the stream's encoding lacks a character, writes UTF-8 instead."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         codecs.register_error(_ERRORS, _replacement)
-        click.echo(text.encode("utf-8", _ERRORS))  # bytes of a file's name that are no text stay as they are
+        click.echo(text.encode("utf-8", _ERRORS))  # bytes of a file name that are not text stay as they are
     else:
         click.echo(text)
 
 
 def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replaces one character; a byte of a file's name that is no text stays that byte."""
+    """Replaces one character; a byte of a file name that is not text stays as it is."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character, after = error.object[error.start], error.start + 1

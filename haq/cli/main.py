@@ -31,11 +31,11 @@ _LONGEST = 1000  # characters of a message
 
 
 def main() -> None:
-    """Runs the command line: a user's mistake is one line on standard error and exit code 2."""
+    """Runs the command line; a user's mistake gives one line on standard error and exit code 2."""
     show_what_can_be_shown()
-    if os.path.expanduser("~") == "~":  # a user without a name in a container: libraries would make a folder `~` here
+    if os.path.expanduser("~") == "~":  # an unnamed user in a container: libraries would make a folder `~` here
         os.environ["HOME"] = "/"
-    if logging.lastResort is not None:  # what prints warnings where nobody has set up logging
+    if logging.lastResort is not None:  # prints warnings as long as logging is not set up
         logging.lastResort.setFormatter(_Escaped())
     try:
         status = cli.main(prog_name="haq", standalone_mode=False)
@@ -44,10 +44,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         status = 130
-    except BrokenPipeError:  # who reads our output has seen enough, as in `haq export RUN | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `haq export RUN | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
         status = 0
-    except OSError as error:  # of a path that a user gave, or a full disk
+    except OSError as error:  # from a path that the user gave, or a full disk
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
         what = "the output" if error.filename is None else repr(str(error.filename))
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _message(error: click.ClickException) -> str:
-    """Returns click's message with a fix: what was meant, or where the right options are listed."""
+    """Returns click's message with a fix: what may have been meant, or where the options are listed."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if context is None or "id you mean" in message:
         return message
@@ -64,7 +64,7 @@ def _message(error: click.ClickException) -> str:
 
 
 class _Group(click.Group):
-    """Says what may have been meant, which click does for options alone in its older versions."""
+    """Suggests the command that may have been meant; older versions of click suggest only options."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -75,17 +75,17 @@ class _Group(click.Group):
 
 
 class _Escaped(logging.Formatter):
-    """Logs, too, quote names that may come from anyone."""
+    """Escapes log messages, because they may quote names from strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def _refuse(message: str) -> int:
-    """Prints one line, in which nothing that a file or an option says can command the terminal."""
+    """Prints one line, with text from files and options escaped so that it cannot control the terminal."""
     line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
-        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the fix stands at the end
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"  # the fix is at the end
     click.echo(f"error: {line}", sys.stderr, err=True)  # click would write UTF-8 to a stream in ASCII
     return 2
 
@@ -98,12 +98,12 @@ def _refuse(message: str) -> int:
         "haq report runs/digits-resnet-edge               show the result again",
         "haq export runs/digits-resnet-edge -o bits.json  write the widths of every layer",
         "haq pick runs/digits-resnet-edge --constraint latency=8ms   take another point of the front",
-        "haq finetune runs/digits-resnet-edge --epochs 9  train the result on",
+        "haq finetune runs/digits-resnet-edge --epochs 9  continue training the result",
         "haq bench runs/digits-resnet-edge                run it here: predicted against measured",
         "haq quantize --policy bits.json --qat-steps 300  apply a policy without a search",
         "haq compare --schemes linear,lsq --bits 2,3,4    schemes side by side",
         "haq sensitivity                                  which layers need their bits",
-        "haq compare-agents --constraint latency=50%      ways of searching, side by side",
+        "haq compare-agents --constraint latency=50%      search agents side by side",
         "haq hardware edge                                an accelerator's parameters and sources",
         "haq profile --hardware edge                      what each layer costs, and what binds it",
         "haq measure --model resnet20 --data npz:cifar10  a cost table of this machine",
@@ -111,7 +111,7 @@ def _refuse(message: str) -> int:
 )
 @click.version_option(__version__, prog_name="haq")
 def cli() -> None:
-    """Find the bit-width of every layer's weights and activations that keeps the most accuracy inside a budget."""
+    """Find the bit-widths of every layer's weights and activations that keep the most accuracy within a budget."""
 
 
 for _command in (

@@ -1,6 +1,6 @@
-"""How commands tell their result: prose for people, only the result with `--quiet`, a document with `--json`.
+"""How commands output their result: prose for people, only the result with `--quiet`, a document with `--json`.
 
-A command prints for people on `console`, tells progress to a `TerminalObserver`, and returns a `Result`; the decorator
+A command prints prose on `console`, reports progress to a `TerminalObserver`, and returns a `Result`; the decorator
 `output_options` does the rest.
 """
 
@@ -29,12 +29,12 @@ _QUIET, _JSON = "haq.quiet", "haq.json"  # keys of the context's `meta`
 
 @dataclass(frozen=True)
 class Result:
-    """What a command found.
+    """The result of a command.
 
     Attributes:
-        data: Returns the document of `--json`; it is called for that alone. `plain` is applied to it.
-        brief: What `--quiet` prints: lines, such as the path of a file that was written, or tables.
-        exit_code: Of the process, for a command that judges; mistakes are exceptions.
+        data: Returns the document of `--json`, to which `plain` is applied; called only for `--json`.
+        brief: What `--quiet` prints: lines, such as the path of a written file, or tables.
+        exit_code: Exit code of the process, for a command that gives a verdict; mistakes are exceptions.
     """
 
     data: Callable[[], Mapping[str, Any]]
@@ -43,10 +43,10 @@ class Result:
 
 
 def output_options(command: Callable[..., Result]) -> Callable[..., None]:
-    """Adds --quiet and --json to a command that returns a `Result`; stands below the command's own options.
+    """Adds --quiet and --json to a command that returns a `Result`; apply it below the command's own options.
 
-    With either, what the command prints on `console` is not shown, and what others print to standard output goes to
-    standard error. A mistake is an exception and looks the same with and without them.
+    With either option, `console` is silent, and everything else that is printed to standard output goes to standard
+    error. Mistakes are exceptions and look the same with and without these options.
     """
 
     @wraps(command)
@@ -88,14 +88,14 @@ def _hushed(quiet: bool, as_json: bool) -> Iterator[None]:
     before = console.quiet, notes.quiet
     console.quiet, notes.quiet = True, quiet
     try:
-        with redirect_stdout(sys.stderr):  # the user's own network may print, too
+        with redirect_stdout(sys.stderr):  # the user's own network may print too
             yield
     finally:
         console.quiet, notes.quiet = before
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as plain JSON types; what is not finite is null, for `NaN` is not JSON.
+    """Returns a value as plain JSON types; numbers that are not finite become null, because JSON has no `NaN`.
 
     Examples:
         >>> plain({"size_bytes": 12, "loss": float("nan"), "bits": (2, 4)})

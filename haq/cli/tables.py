@@ -1,4 +1,4 @@
-"""Tables and lists of facts, as all commands lay them out."""
+"""Tables and lists of facts in the layout of all commands."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["columns", "facts"]
 
 
 def columns(*names: str, right: Container[str] = (), title: str | None = None) -> Table:
-    """Returns an empty table; text that is too long folds, for 80 columns must do.
+    """Returns an empty table; text that is too long is folded, because 80 columns must suffice.
 
     Args:
-        *names: Of the columns.
-        right: Those that hold numbers.
-        title: Above the table.
+        *names: Names of the columns.
+        right: Names of the columns that hold numbers.
+        title: Line above the table.
     """
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", show_edge=False, title=title,
@@ -30,7 +30,7 @@ def columns(*names: str, right: Container[str] = (), title: str | None = None) -
 
 
 def facts(labelled: Mapping[str, str]) -> Padding:
-    """Returns labels and values, a line each, and an empty line."""
+    """Returns labels and values, one pair per line, followed by an empty line."""
     grid = Table.grid(padding=(0, 2))
     for label, value in labelled.items():
         grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))

@@ -1,4 +1,4 @@
-"""Where commands print: results on standard output, and what a user watches meanwhile on standard error."""
+"""Where commands print: results on standard output, progress and notes on standard error."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["TerminalObserver", "console", "notes"]
 
 
 class _Console(Console):
-    """Shows characters that a terminal would obey: names of layers and runs may come from anyone."""
+    """Escapes characters that would control the terminal: names of layers and runs may come from strangers."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # to `main`, where Rich would end the process with an error
+        raise BrokenPipeError  # `main` handles it; Rich would end the process with an error
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -43,11 +43,11 @@ class _Console(Console):
 console = _Console()
 notes = _Console(stderr=True)
 
-_LINE_EVERY_S = 10.0  # without a terminal to redraw, one line so often
+_LINE_EVERY_S = 10.0  # between lines of progress without a terminal that redraws
 
 
 class TerminalObserver:
-    """Draws progress bars with time left; where lines cannot be redrawn it prints one now and then instead."""
+    """Draws progress bars with the time left; if the terminal cannot redraw, prints a line now and then instead."""
 
     def __init__(self) -> None:
         self._redraws = notes.is_terminal and not notes.is_dumb_terminal
@@ -82,7 +82,14 @@ class TerminalObserver:
         notes.print(Text("\n".join(lines)), soft_wrap=True)
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """Moves the task's bar."""
+        """Moves the bar of a task.
+
+        Args:
+            task: Name of the task.
+            done: Amount done.
+            total: Amount in all.
+            note: Text after the bar.
+        """
         now = time.monotonic()
         started = self._started.setdefault(task, now)
         if self._redraws:

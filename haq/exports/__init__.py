@@ -1,4 +1,4 @@
-"""The result of a search for other programs: widths as text, and networks as files that their consumers open.
+"""The result of a search for other programs: widths as text, and networks as files.
 
 from haq.exports import export_run
 from haq.exports.packed import load_packed

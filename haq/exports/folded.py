@@ -1,4 +1,4 @@
-"""Batch norms as part of codes' scales and of biases: what deployed code computes, and what the size model counts."""
+"""Batch norms folded into weight scales and biases, as deployed code computes them and the size model counts them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME = 1e-3  # of the largest output
 
 
 class _Stored(Quantizer):
-    """Gives the same codes whatever it is asked to quantize."""
+    """Returns stored codes, whatever its input is."""
 
     def __init__(self, stored: QuantizedTensor) -> None:
         super().__init__(stored.bits, stored.granularity, signed=True)
@@ -37,9 +37,9 @@ class _Stored(Quantizer):
 
 @torch.no_grad()
 def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
-    """Returns a copy of a prepared network whose batch norms are folded, with the codes as they were.
+    """Returns a copy of a prepared network with its batch norms folded and its codes unchanged.
 
-    A weight's scale is multiplied by the norm's slope, which may be negative, and the bias becomes
+    The weights' scale is multiplied by the norm's slope, which may be negative, and the bias becomes
     shift + slope·bias.
 
     Args:
@@ -47,8 +47,8 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
         sample: One input; it is run to find which layer feeds which batch norm.
 
     Raises:
-        ConfigError: A batch norm cannot be folded: the codes in front of it have no scale for every channel, or
-            something else reads the layer's output.
+        ConfigError: A batch norm cannot be folded: the codes before it do not have one scale per channel, or something
+            else reads the layer's output.
     """
     folded = copied(network).eval().requires_grad_(False)
     names = {layer: name for name, layer in quantizable_layers(folded)}
@@ -73,7 +73,7 @@ def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
 
 
 def _unrounded(network: nn.Module) -> nn.Module:
-    """Returns a copy without quantization of inputs, where a last bit of difference may move a code."""
+    """Returns a copy with inputs not quantized, because a difference in the last bit may move their codes."""
     unrounded = copied(network)
     for _, layer in coded_layers(unrounded):
         layer.input_quantizer = nn.Identity()
@@ -83,8 +83,8 @@ def _unrounded(network: nn.Module) -> nn.Module:
 def _scaled(stored: QuantizedTensor, slope: Tensor, name: str) -> QuantizedTensor:
     if stored.scale is None or stored.granularity not in ("tensor", "channel"):
         raise ConfigError(
-            f"the batch norm behind layer {name!r} cannot be folded, because its codes have no scale for every output "
-            "channel; export --format packed"
+            f"the batch norm after layer {name!r} cannot be folded, because the layer's codes do not have one scale "
+            "per output channel; export --format packed"
         )
     zero = None if stored.zero_point is None else stored.zero_point.expand(len(slope)).clone()
     return replace(stored, granularity="channel", scale=stored.scale * slope, zero_point=zero)

@@ -1,6 +1,6 @@
-"""What quantizers mean to another program: integer codes with a scale and a zero point.
+"""Quantizers in a form that other programs understand: integer codes with a scale and a zero point.
 
-Other schemes, such as codebooks, have no such form and are refused by name.
+Schemes without such a form, such as codebooks, are refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["InputGrid", "input_grid", "weight_codes"]
 
 @dataclass(frozen=True)
 class InputGrid:
-    """The grid of a layer's input, r = S·(q − Z) with q from `low` to `high`; a binary one has −1 and +1 only.
+    """The grid of a layer's input, r = S·(q − Z) with q from `low` to `high`; a binary grid has only −1 and +1.
 
     Attributes:
         bits: Width of a code.
@@ -33,7 +33,7 @@ class InputGrid:
         high: Largest code.
         scale: S, a float32 number.
         zero: Z.
-        binary: Whether 0 is no code.
+        binary: Whether the codes are −1 and +1.
     """
 
     bits: int
@@ -50,18 +50,23 @@ class InputGrid:
 
 
 def input_grid(name: str, layer: Quantized, scheme: str) -> InputGrid | None:
-    """Returns the grid of a layer's input, `None` where it stays in floating point.
+    """Returns the grid of a layer's input, or `None` if the input stays in floating point.
+
+    Args:
+        name: Name of the layer, for messages.
+        layer: The layer.
+        scheme: Name of its scheme, for messages.
 
     Raises:
-        ConfigError: It is quantized by anything but one uniform grid with rounding to nearest.
+        ConfigError: The input's quantizer is not one uniform grid with rounding to nearest.
     """
     quantizer = layer.input_quantizer
     if isinstance(quantizer, nn.Identity):
         return None
     if not isinstance(quantizer, UniformQuantizer | LSQQuantizer | PACTQuantizer) or quantizer.granularity != "tensor":
         raise ConfigError(
-            f"scheme {scheme!r} quantizes the input of layer {name!r} by {type(quantizer).__name__}, which is not one "
-            "uniform grid; search with --scheme linear, or with --weights-only"
+            f"scheme {scheme!r} quantizes the input of layer {name!r} with {type(quantizer).__name__}, which is not "
+            "one uniform grid; search with --scheme linear, or with --weights-only"
         )
     if getattr(quantizer, "rounding", "nearest") != "nearest":
         raise ConfigError(
@@ -75,16 +80,21 @@ def input_grid(name: str, layer: Quantized, scheme: str) -> InputGrid | None:
     if isinstance(quantizer, PACTQuantizer) and quantizer.signed:
         return InputGrid(bits, 1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1, scale)
     low, zero = -(2 ** (bits - 1)) if quantizer.signed else 0, 0 if zero_point is None else int(zero_point)
-    if bits == 1:  # two codes, {−1, 0} among them, are written as 0 and 1: a signed bit means −1 and +1 elsewhere
+    if bits == 1:  # any two codes, even {−1, 0}, are written as 0 and 1: elsewhere a signed bit means −1 and +1
         low, zero = 0, zero - low
     return InputGrid(bits, low, low + 2**bits - 1, scale, zero)
 
 
 def weight_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor | None:
-    """Returns the codes of a layer's weights with their scales, `None` where they stay in floating point.
+    """Returns the codes of a layer's weights with their scales, or `None` if the weights stay in floating point.
+
+    Args:
+        name: Name of the layer, for messages.
+        layer: The layer.
+        scheme: Name of its scheme, for messages.
 
     Raises:
-        ConfigError: They have no scale: the scheme has a table of levels, or floating-point numbers.
+        ConfigError: The weights have no scale, because the scheme has a table of levels or floating-point numbers.
     """
     quantizer = layer.weight_quantizer
     if isinstance(quantizer, nn.Identity):
@@ -93,11 +103,11 @@ def weight_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor | 
         stored = cast(Quantizer, quantizer).encode(layer.weight)
     if stored.scale is None:
         if stored.codebook is not None:
-            what, mend = "a table of levels", "export --format packed, which keeps tables"
+            what, fix = "a table of levels", "export --format packed, which keeps tables"
         else:
-            what, mend = "16-bit floating point", "convert the float network, which PyTorch can do"
+            what, fix = "16-bit floating point", "convert the float network in PyTorch"
         raise ConfigError(
-            f"scheme {scheme!r} replaces the weights of layer {name!r} by {what}, and this format has uniform grids "
-            f"only; search with --scheme linear, or {mend}"
+            f"scheme {scheme!r} stores the weights of layer {name!r} as {what}, but this format only has uniform "
+            f"grids; search with --scheme linear, or {fix}"
         )
     return stored

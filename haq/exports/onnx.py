@@ -1,20 +1,20 @@
 """`onnx`: QuantizeLinear and DequantizeLinear with the integer types of ONNX, which onnxruntime runs.
 
-Weights are integer constants in the smallest type that holds their codes, then DequantizeLinear. Inputs are clipped to
-the true range where the type is wider than that, then QuantizeLinear and DequantizeLinear (ONNX operators, opset 21,
-https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
+Weights are integer constants in the smallest type that holds their codes, followed by DequantizeLinear. Inputs are
+clipped to the true range if the type is wider, followed by QuantizeLinear and DequantizeLinear (ONNX operators, opset
+21, https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html).
 
 onnxruntime's optimiser turns 8-bit layers into integer kernels. Their limits decide how such a layer is written:
 
 - Before AVX-512 VNNI, products of unsigned and signed bytes are added in pairs in 16 bits, and saturate; unsigned bytes
   on both sides do not (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When and why do
-  I need to try U8U8?"). So inputs are UINT8, and weights as well where two of them may overflow the pair.
-- A layer's bias becomes a 32-bit integer in steps of S_w·S_x: rounded, so that codes behind it move by a step, and
-  beyond 32 bits for a channel of tiny weights. So a bias is an Add of its own, behind which the layer stays exact.
-- QLinearConv refuses zero points of weights that differ between channels, and QGemm weights that have none beside their
-  scales, in onnxruntime 1.26 and earlier (https://github.com/microsoft/onnxruntime/issues/28447). So 8-bit weights have
-  zero points always; filters with different ones are a matrix and a Reshape, and their convolution stays in floating
-  point.
+  I need to try U8U8?"). So inputs are UINT8, and so are weights if two of them may overflow the pair.
+- A layer's bias becomes a 32-bit integer in steps of S_w·S_x. It is rounded, so that later codes move by a step, and
+  exceeds 32 bits for a channel of tiny weights. So a bias is a separate Add after the layer, which stays exact.
+- In onnxruntime 1.26 and earlier, QLinearConv refuses zero points of weights that differ between channels, and QGemm
+  refuses weights without zero points (https://github.com/microsoft/onnxruntime/issues/28447). So 8-bit weights always
+  have zero points; filters with different ones are written as a matrix and a Reshape, and their convolution stays in
+  floating point.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["to_onnx"]
 
 _TYPES = {"INT4": (-8, 7), "UINT4": (0, 15), "INT8": (-128, 127), "UINT8": (0, 255), "INT16": (-32768, 32767)}
 _TYPES["UINT16"] = (0, 65535)
-_HALF = 128  # between the codes of a signed and an unsigned byte
+_HALF = 128  # difference between the codes of a signed and an unsigned byte
 _PAIRED = 64  # two products of an unsigned byte and such codes fit 16 bits
 
 
@@ -43,7 +43,7 @@ def to_onnx(network: nn.Module, sample: Tensor, scheme: str = "linear") -> bytes
     Args:
         network: From `haq.quant.prepare`, with a scheme of uniform grids.
         sample: One input.
-        scheme: For messages.
+        scheme: Name of the scheme, for messages.
 
     Raises:
         ConfigError: A quantizer is not a uniform grid, or a package is missing.
@@ -53,7 +53,7 @@ def to_onnx(network: nn.Module, sample: Tensor, scheme: str = "linear") -> bytes
 
 
 def _container(low: int, high: int, signed: bool) -> tuple[int, bool]:
-    """Returns the narrowest ONNX type that holds these codes, and whether it holds no others."""
+    """Returns the narrowest ONNX type that holds these codes, and whether it has no other values."""
     from onnx import TensorProto
 
     for name, (least, most) in _TYPES.items():
@@ -63,7 +63,7 @@ def _container(low: int, high: int, signed: bool) -> tuple[int, bool]:
 
 
 def _weight_type(stored: QuantizedTensor) -> tuple[int, int]:
-    """Returns the type of a weight's codes in the file, and what is added to them there."""
+    """Returns the type of a weight's codes in the file, and the offset that is added to them there."""
     from onnx import TensorProto
 
     low, high = int(stored.codes.min()), int(stored.codes.max())
@@ -76,7 +76,7 @@ def _weight_type(stored: QuantizedTensor) -> tuple[int, int]:
 
 
 def _input_type(grid: InputGrid) -> tuple[int, int, bool]:
-    """Returns the type of an input's codes, what is added to them, and whether all codes of the type are used."""
+    """Returns the type of an input's codes, the offset that is added to them, and whether they use the whole type."""
     from onnx import TensorProto
 
     kind, exact = _container(grid.low, grid.high, signed=grid.low < 0)
@@ -122,7 +122,7 @@ class _QDQ(Writer):
             zero = nodes.constant("threshold", 0.0, TensorProto.FLOAT)
             x = nodes.node("Where", [nodes.node("GreaterOrEqual", [x, zero]), high, low])
         elif kind in (TensorProto.INT4, TensorProto.UINT4):
-            # onnxruntime 1.31 refuses a graph where a Clip, this one or a ReLU6 before it, feeds 4-bit codes
+            # onnxruntime 1.31 refuses a graph in which a Clip (this one, or a ReLU6 before it) feeds 4-bit codes
             x = nodes.node("Min", [nodes.node("Max", [x, low]), high])
         elif not exact:
             x = nodes.node("Clip", [x, low, high])

@@ -1,8 +1,8 @@
-"""A quantized network as an ONNX graph whose quantizers are marks, which a format then replaces by its own nodes.
+"""A quantized network as an ONNX graph with marks for quantizers, which a format then replaces with its own nodes.
 
 PyTorch's exporter traces the network with `haq::Mark` nodes where weights and inputs are quantized. It sees no
-quantization, so it cannot fold, share or approximate any of it; the nodes that take the marks' places are built here
-with `onnx.helper` from the quantizers' own codes.
+quantization, so it cannot fold, share or approximate any of it. The nodes that replace the marks are built here with
+`onnx.helper` from the quantizers' own codes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Mark(nn.Module):
 
 
 class _AddBias(nn.Module):
-    """A layer's bias as an addition behind the layer."""
+    """A layer's bias as an addition after the layer."""
 
     def __init__(self, layer: Quantized, bias: Tensor) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class _AddBias(nn.Module):
 
 
 class Nodes:
-    """Collects the nodes and constants that take the place of one mark; names start with the layer's."""
+    """Collects the nodes and constants that replace one mark; their names start with the name of the layer."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -63,7 +63,13 @@ class Nodes:
         self.constants: list[Any] = []
 
     def constant(self, what: str, values: npt.ArrayLike, kind: int) -> str:
-        """Adds values of an ONNX type and returns their name."""
+        """Adds a constant and returns its name.
+
+        Args:
+            what: End of the name.
+            values: Values of the constant.
+            kind: Their ONNX type.
+        """
         from onnx import helper
 
         array, name = np.asarray(values), f"{self.key}_{what}"
@@ -71,7 +77,14 @@ class Nodes:
         return name
 
     def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node and returns its output, which has a name of its own unless one is given."""
+        """Adds a node and returns the name of its output.
+
+        Args:
+            op: Type of the node.
+            inputs: Names of its inputs.
+            output: Name of its output; by default one is made from the mark and `op`.
+            **attributes: Attributes of the node.
+        """
         from onnx import helper
 
         output = output or f"{self.key}_{op}"
@@ -80,7 +93,7 @@ class Nodes:
 
 
 def _raw(array: npt.NDArray[Any], kind: int) -> bytes:
-    """Returns values as ONNX stores them; of two 4-bit ones in a byte, the first has the low half."""
+    """Returns values as ONNX stores them; the first of two 4-bit values is in the low half of the byte."""
     from onnx import TensorProto, helper
 
     if kind not in (TensorProto.INT4, TensorProto.UINT4):
@@ -94,10 +107,10 @@ class Writer(ABC):
     """Exports a network with the nodes of one format.
 
     Attributes:
-        extra: Of the installation, which the format needs.
+        extra: Name of haq's extra that installs the packages of the format.
         domains: Operator sets beside ONNX's own, name → version.
         batch: Name of the batch axis; `None` fixes it at one.
-        bias_apart: Whether the bias of a layer with quantized weights is an addition behind it.
+        bias_apart: Whether the bias of a layer with quantized weights is an addition after it.
     """
 
     extra: str
@@ -107,11 +120,24 @@ class Writer(ABC):
 
     @abstractmethod
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
-        """Adds nodes that give a layer's weights."""
+        """Adds nodes that compute a layer's weights.
+
+        Args:
+            nodes: Where to add them.
+            stored: Codes of the weights.
+            output: Name of their output.
+        """
 
     @abstractmethod
     def input(self, nodes: Nodes, grid: InputGrid, x: str, output: str) -> None:
-        """Adds nodes that quantize a layer's input."""
+        """Adds nodes that quantize a layer's input.
+
+        Args:
+            nodes: Where to add them.
+            grid: Grid of the input.
+            x: Name of the input.
+            output: Name of their output.
+        """
 
     def write(self, network: nn.Module, sample: Tensor, scheme: str) -> bytes:
         """Returns the ONNX file of a prepared network.
@@ -119,7 +145,7 @@ class Writer(ABC):
         Args:
             network: In evaluation mode.
             sample: One input.
-            scheme: Of its quantizers, for messages.
+            scheme: Name of the scheme, for messages.
 
         Raises:
             ConfigError: The format cannot express a quantizer, or a package is missing.
@@ -168,7 +194,7 @@ class Writer(ABC):
     def _traced(self, marked: nn.Module, sample: Tensor) -> Any:
         """Runs PyTorch's exporter."""
         example, dims = sample[:1], None
-        if self.batch is not None:  # of more than one, which would be taken for a constant
+        if self.batch is not None:  # two samples, because the exporter would take a batch of one for a constant
             example, dims = torch.cat([sample[:1]] * 2), ({0: torch.export.Dim(self.batch)},)
         try:
             with quiet():
@@ -176,14 +202,14 @@ class Writer(ABC):
                     marked, (example,), dynamo=True, dynamic_shapes=dims, opset_version=_OPSET, verbose=False,
                     input_names=["input"], output_names=["output"], external_data=False,
                 )  # fmt: skip
-        except Exception as error:  # the model is the user's code, and the exporter raises many kinds
+        except Exception as error:  # the model is the user's code, and the exporter raises exceptions of many types
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"PyTorch cannot export {type(marked).__name__} to ONNX: {reason}") from None
         assert program is not None
         return program.model_proto
 
     def _finish(self, model: Any) -> None:
-        """Removes what is not used and what the exporter notes of the machine; sets versions."""
+        """Removes unused constants and the exporter's notes about the machine; sets versions."""
         from onnx import helper
 
         graph = model.graph

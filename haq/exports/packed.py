@@ -1,8 +1,8 @@
-"""`packed`: integer codes at their true width in one safetensors file, and what rebuilds the network from it.
+"""`packed`: integer codes at their true width in one safetensors file, and how the network is rebuilt from it.
 
-Codes lie one after another, least significant bit first, and every layer starts on a whole byte. All that is in
-floating point lies in a few long tensors, because a header entry for every scale of a small network would take as much
-room as its weights. `docs/exporting.md` describes the file.
+Codes are stored one after another, least significant bit first, and every layer starts at a whole byte. Floating-point
+values are stored in a few long tensors, because a header entry for every scale of a small network would take as much
+space as its weights. `docs/exporting.md` describes the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from haq.exports.packing import (
     stride_of,
     unpack,
 )
-from haq.io.files import replacing
 from haq.layers import copied, quantizable_layers, replace_modules
 from haq.policy import BitPolicy
 from haq.quant.modules import quantized_like
@@ -34,13 +33,13 @@ from haq.quant.preparation import reopened
 from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
 
-__all__ = ["GridQuantizer", "load_packed", "save_packed", "to_packed"]
+__all__ = ["GridQuantizer", "load_packed", "to_packed"]
 
-_VERSIONS = (1, 2)  # of the second, zero points are packed as codes are; of the first, they have 32 bits
+_VERSIONS = (1, 2)  # zero points have 32 bits in version 1, and are packed like codes in version 2
 
 
 class GridQuantizer(nn.Module):
-    """Rounds to a fixed grid, exactly as the quantizer did that the grid was taken from."""
+    """Rounds to a fixed grid, exactly like the quantizer that the grid was taken from."""
 
     def __init__(self, grid: InputGrid) -> None:
         super().__init__()
@@ -54,21 +53,14 @@ class GridQuantizer(nn.Module):
         return torch.fake_quantize_per_tensor_affine(values, grid.scale, grid.zero, grid.low, grid.high).to(x.dtype)
 
 
-def save_packed(path: Path, network: nn.Module, policy: BitPolicy, sample: Tensor, folded: bool = False) -> None:
-    """Writes a prepared network; see `to_packed`."""
-    content = to_packed(network, policy, sample, folded)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: bool = False) -> bytes:
-    """Returns a prepared network as a file that `load_packed` reads.
+    """Returns the content of a file that `load_packed` reads.
 
-    A batch norm is kept as two numbers a channel, its slope and its shift. Multiplying the slope into the weights'
-    scale would spare one of them, but change the last bits of what the network computes.
+    A batch norm is stored as two numbers per channel, its slope and its shift. Multiplying the slope into the weights'
+    scale would save one of them, but change the last bits of the network's outputs.
 
     Args:
-        network: From `haq.quant.prepare`, of any scheme whose activations have uniform grids.
+        network: From `haq.quant.prepare`, with any scheme whose activations have uniform grids.
         policy: Its widths.
         sample: One input.
         folded: Whether batch norms were folded before the network was prepared.
@@ -107,7 +99,7 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
             if (grid.low, grid.zero) != (0, 0):
                 entry["input"] = [grid.low, grid.high, grid.zero]
         if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-            entry["bias"] = True  # that compensated rounding may have added
+            entry["bias"] = True  # compensated rounding may have added it
         widths = [w_bits, grid.bits if grid else None]
         layers[name] = [*widths, list(layer.weight.shape), *([entry] if entry else [])]
     tensors = {
@@ -132,15 +124,15 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
 
 
 def load_packed(path: Path, model: nn.Module) -> nn.Module:
-    """Rebuilds a network; its outputs are those of the network that was packed, bit for bit on the same machine.
+    """Rebuilds a network; on the same machine, its outputs equal those of the packed network bit for bit.
 
     Args:
-        path: What `haq export --format packed` wrote; reading it runs no code.
+        path: A file written by `haq export --format packed`; reading it runs no code.
         model: The float network that the search started from; its own weights do not matter.
 
     Returns:
-        The network in evaluation mode, with the weights that the codes stand for and the inputs of its layers
-        quantized by `GridQuantizer`.
+        The network in evaluation mode, with the weights of the file and with layer inputs quantized by
+        `GridQuantizer`.
 
     Raises:
         ModelError: The file is damaged or belongs to another network.
@@ -174,7 +166,7 @@ class _Stream:
     def take(self, count: int) -> Tensor:
         part = self.values[self.position : self.position + count]
         if len(part) != count:
-            raise ValueError(f"{count} values are to follow at {self.position}, but {len(part)} do")
+            raise ValueError(f"{count} values must follow at {self.position}, but there are {len(part)}")
         self.position += count
         return part.clone()
 
@@ -222,7 +214,7 @@ def _misfit(path: Path, reason: str) -> NoReturn:
 
 
 def _weight(like: Tensor, bits: int, entry: dict[str, Any], tensors: dict[str, _Stream]) -> Tensor:
-    """Returns the numbers that the next codes stand for."""
+    """Returns the weights that the next codes stand for."""
     first, step = entry.get("first", -(2 ** (bits - 1))), entry.get("step", 1)
 
     def codes(stream: _Stream, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The parts of a packed file: streams of bits, and what of a network goes where."""
+"""The parts of a packed file: streams of bits, and the tensors of a network that it holds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def pack(codes: npt.NDArray[Any], bits: int) -> bytes:
-    """Returns non-negative codes below 2^bits as a stream of bits, least significant first, filled to whole bytes.
+    """Returns non-negative codes below 2^bits as a stream of bits, least significant first, padded to whole bytes.
 
     Examples:
         >>> pack(np.array([1, 2, 3]), 3).hex()  # 011 010 001, read from the right
@@ -44,7 +44,12 @@ def pack(codes: npt.NDArray[Any], bits: int) -> bytes:
 
 
 def unpack(stream: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.int32]:
-    """Returns `count` codes from a stream that `pack` made.
+    """Returns codes from a stream that `pack` made.
+
+    Args:
+        stream: Bytes, `(ceil(count · bits / 8),)`.
+        bits: Width of a code.
+        count: Number of codes.
 
     Examples:
         >>> unpack(np.frombuffer(bytes.fromhex('d100'), np.uint8), 3, 3).tolist()
@@ -62,7 +67,16 @@ def coded_layers(network: nn.Module) -> Iterator[tuple[str, Quantized]]:
 
 @torch.no_grad()
 def packed_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor:
-    """Returns the weights' codes; with the levels as a table where codes times scale would differ in the last bits."""
+    """Returns the weights' codes; with a table of levels if codes times scale would differ in the last bits.
+
+    Args:
+        name: Name of the layer, for messages.
+        layer: The layer.
+        scheme: Name of its scheme, for messages.
+
+    Raises:
+        ConfigError: The scheme keeps weights in floating point.
+    """
     quantizer = cast(Quantizer, layer.weight_quantizer)
     stored, used = quantizer.encode(layer.weight), quantizer(layer.weight)
     if (stored.scale is not None or stored.codebook is not None) and torch.equal(stored.dequantize(), used):
@@ -83,7 +97,7 @@ def packed_codes(name: str, layer: Quantized, scheme: str) -> QuantizedTensor:
 
 
 def stride_of(stored: QuantizedTensor) -> tuple[int, int]:
-    """Returns the first code and the distance of codes, so that 2^bits of them hold all codes and zero points."""
+    """Returns the first code and the distance between codes; 2^bits of them cover all codes and zero points."""
     signed, unsigned, odd = (-(2 ** (stored.bits - 1)), 1), (0, 1), (1 - 2**stored.bits, 2)
     used = stored.codes if stored.zero_point is None else torch.cat([stored.codes.flatten(), stored.zero_point])
     for first, step in (unsigned,) if stored.codebook is not None else (signed, unsigned, odd):
@@ -100,7 +114,7 @@ def norms_of(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def slope_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Returns what a batch norm in evaluation mode multiplies by and then adds, as PyTorch computes them."""
+    """Returns the factor and the term of a batch norm in evaluation mode, as PyTorch computes them."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     mean, variance = norm.running_mean, norm.running_var
@@ -113,11 +127,11 @@ def slope_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def plain_tensors(network: nn.Module, coded: set[str] | None = None) -> Iterator[Tensor]:
-    """Yields everything that is neither a code nor of a quantizer or batch norm, in the order of modules.
+    """Yields every tensor that is not a code and not part of a quantizer or batch norm, in the order of modules.
 
     Args:
-        network: Prepared, or rebuilt.
-        coded: Layers whose weights are codes; by default those that have a quantizer for them.
+        network: Prepared or rebuilt network.
+        coded: Layers whose weights are codes; by default, those with a weight quantizer.
     """
     skipped: set[nn.Module] = set(norms_of(network))
     for name, module in network.named_modules():

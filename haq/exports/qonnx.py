@@ -1,7 +1,8 @@
 """`qonnx`: Quant nodes of any width, for FINN and hls4ml.
 
 Pappalardo et al. 2022, "QONNX: Representing Arbitrary-Precision Quantized Neural Networks", arXiv:2206.07527, section
-5. Weights stay floating-point constants, on the grid already, and a Quant node says which; {−1, +1} is a BipolarQuant.
+5. Weights are floating-point constants that already lie on the grid, and a Quant node states the grid; for {−1, +1} it
+is a BipolarQuant node.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def to_qonnx(network: nn.Module, sample: Tensor, scheme: str = "linear") -> byte
     Args:
         network: From `haq.quant.prepare`, with a scheme of uniform grids.
         sample: One input.
-        scheme: For messages.
+        scheme: Name of the scheme, for messages.
 
     Raises:
         ConfigError: A quantizer is not a uniform grid, or a package is missing.
@@ -50,7 +51,7 @@ class _Quant(Writer):
         low, high = int(stored.codes.min()), int(stored.codes.max())
         binary = stored.bits == 1 and stored.zero_point is None and bool((stored.codes.abs() == 1).all())
         if stored.bits == 1 and low < 0 and not binary:
-            zero, low, high = zero + 1, low + 1, high + 1  # {−1, 0} as {0, 1}: a signed bit means −1 and +1 here
+            zero, low, high = zero + 1, low + 1, high + 1  # {−1, 0} as {0, 1}: in QONNX a signed bit means −1 and +1
         constant = nodes.constant("values", values.numpy(), TensorProto.FLOAT)
         name = None if grouped else output
         result = _quantize(nodes, constant, scale, zero, stored.bits, (low, high), binary, name)
@@ -83,7 +84,7 @@ def _quantize(
     low, high = codes
     signed = low < 0 or (bits > 1 and high < 2 ** (bits - 1))
     while not (-(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1) if signed else high < 2**bits):
-        bits += 1  # DoReFa's levels are odd multiples of half a step, which takes a bit more
+        bits += 1  # DoReFa's levels are odd multiples of half a step, which needs one more bit
     narrow = signed and low == 1 - 2 ** (bits - 1)
     offset = nodes.constant("zero_point", zero, TensorProto.FLOAT)
     width = nodes.constant("bits", float(bits), TensorProto.FLOAT)

@@ -1,4 +1,4 @@
-"""The network that a run wrote, ready to be exported."""
+"""Opening the network of a run for export."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def open_run(
 
     Args:
         run: Its model and data are opened, which runs the code that they name.
-        policy: What the network must agree with.
-        progress: Is told when the built-in network has to be trained again.
-        named: What takes the place of the model and data that the run names.
+        policy: Widths that the network must have.
+        progress: Called with the progress of training, if the built-in network has to be trained again.
+        named: Replacements for the model and data that the run names.
     """
     opened = open_quantized(run, policy, lambda done, total: progress("train float", done, total), named)
     return Opened(opened.network, opened.data.test.batch([0])[0], _norms(opened.network) < _norms(opened.model))
@@ -58,7 +58,7 @@ def _norms(network: nn.Module) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Runs its block without warnings and logged ones: of packages, about what a user can do nothing about."""
+    """Hides warnings and logs of packages during its block, because a user can do nothing about them."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -73,7 +73,7 @@ def require(name: str, extra: str) -> ModuleType:
     """Imports a package that only some formats need.
 
     Raises:
-        ConfigError: It is not installed; the message names the extra that brings it.
+        ConfigError: It is not installed; the message names the extra that installs it.
     """
     try:
         with quiet():

@@ -1,4 +1,4 @@
-"""Widths as text: the bit config for programs, and the table of layers for readers."""
+"""Widths as text: the bit config for programs, and the table of layers for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from haq.runs import RunFolder
 __all__ = ["POLICY_VERSION", "Row", "rows", "to_csv", "to_json", "to_markdown", "to_yaml"]
 
 POLICY_VERSION = 1
-"""Of the bit config; `policy.schema.json` beside this file describes it."""
+"""Version of the bit config, which `policy.schema.json` beside this file describes."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Row:
     Attributes:
         layer: Module path.
         kind: `conv`, `depthwise`, `grouped` or `linear`.
-        shape: Of the weight, as 16x3x3x3.
+        shape: Shape of the weight, such as 16x3x3x3.
         macs: Multiply-accumulates for one sample.
         weights: Number of weights.
         w_bits: Width of the weights, `None` for floating point.
-        a_bits: Width of the activations that the layer reads, likewise.
-        latency_share: Of the priced latency of all layers; `None` where the run has no latencies.
+        a_bits: Width of the activations that the layer reads, `None` for floating point.
+        latency_share: Share of the priced latency of all layers; `None` if the run has no latencies.
     """
 
     layer: str
@@ -64,14 +64,14 @@ def rows(run: RunFolder, policy: BitPolicy) -> list[Row]:
     """Returns the table of a run's layers, in the order in which they run.
 
     Raises:
-        ConfigError: The policy is not about the run's layers.
+        ConfigError: The policy names a layer that the run does not have.
     """
     layers = {layer.name: layer for layer in run.read_layers()}
     for name in policy:
         if name not in layers:
             raise ConfigError(
                 f"layer {name!r} of {run.path / 'best.json'} is not in layers.json{did_you_mean(name, layers)}; the "
-                f"files are of different runs, so search again"
+                f"files are from different runs, so search again"
             )
     shares = _latency_shares(run, policy)
     table = []
@@ -86,7 +86,7 @@ def rows(run: RunFolder, policy: BitPolicy) -> list[Row]:
 
 
 def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
-    """Returns each layer's share; nothing when the run has no table, or one that does not price the policy."""
+    """Returns each layer's share; empty if the run has no table, or one that does not price the policy."""
     if not run.costs.is_file():
         return {}
     from haq.hwmodels.tables.table import CostTable
@@ -101,7 +101,7 @@ def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
 
 
 def to_csv(table: Iterable[Row]) -> str:
-    """Returns the table with a header line; an empty cell is a width of floating point, or a share not known."""
+    """Returns the table with a header line; an empty cell means floating point, or an unknown share."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(field.name for field in fields(Row))
@@ -112,7 +112,7 @@ def to_csv(table: Iterable[Row]) -> str:
 
 
 def to_markdown(table: Sequence[Row]) -> str:
-    """Returns the table in Markdown, without the column of latencies where none is known."""
+    """Returns the table in Markdown, without the latency column if no latency is known."""
     names = ["layer", "kind", "shape", "MACs", "weights", "w_bits", "a_bits", "latency"]
     cells = [
         [

@@ -1,7 +1,7 @@
 """`torchao`: the widths as a configuration that `torchao.quantize_` applies, layer by layer.
 
-torchao sets ranges itself when it is applied, so the file carries widths, not scales. It knows weights of 2 to 8 bits
-alone, and for linear layers also beside 8-bit activations whose range it finds at run time.
+torchao sets ranges itself when it is applied, so the file holds widths, not scales. It supports weights of 2 to 8 bits
+alone, and for linear layers also with 8-bit activations whose range it finds at run time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["to_torchao"]
 
-_MEND = "search with --weights-only and --bits 2-8, or export onnx, qonnx or packed"
+_FIX = "search with --weights-only and --bits 2-8, or export onnx, qonnx or packed"
 
 
 def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
     """Returns a `FqnToConfig` as JSON, which `torchao.core.config.config_from_dict` reads without running code.
 
     Args:
-        policy: Widths.
-        layers: Of the network.
+        policy: Widths of the layers.
+        layers: Layers of the network.
 
     Raises:
-        ConfigError: torchao cannot quantize a layer so, the policy names an unknown layer, or torchao is missing.
+        ConfigError: torchao does not support a layer's widths, the policy names an unknown layer, or torchao is
+            missing.
     """
     known = {layer.name: layer for layer in layers}
     for name, bits in policy.items():
@@ -39,7 +40,9 @@ def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
             widths = f"w_bits={bits.w_bits} and a_bits={bits.a_bits}"
             raise ConfigError(f"layer {name!r} ({known[name].kind}) has {widths}, but {reason}")
     require("torchao", "torchao")
-    require("torchao.quantization", "torchao")  # imported here, because it logs about kernels for other devices
+    require(
+        "torchao.quantization", "torchao"
+    )  # imported here, where its logs about kernels for other devices are hidden
     from torchao.core.config import config_to_dict
     from torchao.quantization import FqnToConfig
 
@@ -48,22 +51,22 @@ def to_torchao(policy: BitPolicy, layers: Sequence[LayerSpec]) -> str:
 
 
 def _refusal(layer: LayerSpec, bits: LayerBits) -> str | None:
-    """Returns what torchao cannot do about a layer, with the mend."""
+    """Returns why torchao cannot quantize a layer, and the fix; `None` if it can."""
     if bits.w_bits in (1, 16):
-        return f"torchao has weights of 2 to 8 bits; {_MEND}"
+        return f"torchao has weights of 2 to 8 bits; {_FIX}"
     if bits.w_bits is not None and layer.in_channels == layer.groups:  # its scales are over input channels
         return "torchao cannot quantize a layer that reads one channel at a time; export onnx, qonnx or packed"
     if bits.a_bits is None:
         return None
     if bits.w_bits is None:
-        return f"torchao does not quantize activations beside weights in floating point; {_MEND}"
+        return f"torchao does not quantize activations beside weights in floating point; {_FIX}"
     if layer.kind != "linear":
-        return f"torchao leaves the activations of convolutions in floating point; {_MEND}"
-    return None if bits.a_bits == 8 else f"torchao has activations of 8 bits; {_MEND}"
+        return f"torchao leaves the activations of convolutions in floating point; {_FIX}"
+    return None if bits.a_bits == 8 else f"torchao has activations of 8 bits; {_FIX}"
 
 
 def _config(bits: LayerBits) -> Any:
-    """Returns what torchao is to do with one layer: one scale for every row of a linear layer."""
+    """Returns torchao's configuration of one layer, with one scale for every output channel."""
     import torch
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, IntxWeightOnlyConfig, PerAxis
 

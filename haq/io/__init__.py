@@ -1,1 +1,1 @@
-"""Files and what is in them: whole or absent, safe to read, checked, and where they may be written."""
+"""Files: written whole or not at all, read safely, and checked."""

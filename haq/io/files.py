@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent, and where those are kept that can be made again."""
+"""Files and folders that are either complete or absent, and the cache folder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["cache_folder", "is_stream", "making", "replacing", "writable", "writ
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place when the block succeeds, and is removed otherwise.
+    """Yields a temporary path beside `path` that replaces it if the block succeeds, and is removed otherwise.
 
-    A device or a pipe, such as `/dev/stdout`, is written to instead: its place is not ours to take.
+    A device or a pipe, such as `/dev/stdout`, cannot be replaced; the content is written to it instead.
     """
     if is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def making(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that gets this name when the block succeeds, and is removed otherwise."""
+    """Yields a temporary folder beside `path` that gets its name if the block succeeds, and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -56,7 +56,7 @@ def making(path: Path) -> Iterator[Path]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is of a device or a pipe, or of what `/dev/stdout` stands for."""
+    """Whether a path is a device or a pipe, or whatever `/dev/stdout` is redirected to."""
     return os.path.exists(path) and (not os.path.isfile(path) or path.is_relative_to("/dev")) and not path.is_dir()
 
 
@@ -82,14 +82,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Returns `platformdirs.user_cache_dir("haq")`, or the folder that the variable `HAQ_CACHE` names."""
+    """Returns the folder that the variable `HAQ_CACHE` names, or `platformdirs.user_cache_dir("haq")`."""
     return Path(os.environ.get("HAQ_CACHE") or platformdirs.user_cache_dir("haq")).absolute()
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or in what exists of its parents; nothing is left behind.
+    """Whether files can be made in a folder, or in its nearest parent that exists; nothing is left behind.
 
-    It is tried: permissions allow root everything, also what a file system does not.
+    The function tries it, because permissions allow root everything, even what the file system refuses.
     """
     path = folder.absolute()
     existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))

@@ -1,4 +1,4 @@
-"""Where results may be written: found out before hours of work, not after."""
+"""Checks of output paths, before hours of work and not after them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def check_folder(path: Path, resume: str | None = None) -> None:
 
     Args:
         path: The folder; it must not exist.
-        resume: Command that goes on with one that does.
+        resume: Command that resumes a folder that exists.
     """
     if os.path.lexists(path):
-        mend = f"go on with `{resume} --resume {path}`, or give another --out" if resume else "give another --out"
-        raise ConfigError(f"{str(path)!r} exists; {mend}")
+        fix = f"resume it with `{resume} --resume {path}`, or give another --out" if resume else "give another --out"
+        raise ConfigError(f"{str(path)!r} exists; {fix}")
     _check_parent("--out", path)
 
 
@@ -35,21 +35,21 @@ def check_file(option: str, path: Path) -> None:
 def _check_parent(option: str, path: Path) -> None:
     parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not writable(parent):
-        raise ConfigError(f"{option} {path}: {str(parent)!r} is no folder that can be written; give another {option}")
+        raise ConfigError(f"{option} {path}: {str(parent)!r} is not a writable folder; give another {option}")
 
 
 def free_folder(name: str, parent: Path = Path("runs")) -> Path:
-    """Returns `PARENT/NAME`, with a number behind it when that exists; characters that paths trouble with are replaced.
+    """Returns `PARENT/NAME`, with a number appended if it exists; characters that are awkward in paths are replaced.
 
     Args:
-        name: Such as `SearchConfig.run_name`.
+        name: A name, such as `SearchConfig.run_name`.
         parent: The folder of run folders.
     """
     return free_path(parent / "".join(c if c.isalnum() or c in "-_." else "pct" if c == "%" else "-" for c in name))
 
 
 def free_path(base: Path) -> Path:
-    """Returns the path, with a number behind it when that exists."""
+    """Returns the path, with a number appended if it exists."""
     path, number = base, 1
     while path.exists():
         number += 1

@@ -18,14 +18,14 @@ from haq.io.files import writable
 __all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of", "split_path"]
 
 MODEL_SOURCES = ("hf", "timm", "torchvision")
-"""Prefixes of models that other packages bring."""
+"""Prefixes of models from other packages."""
 
 _HUB = "huggingface.co"
 _OFFLINE = "HF_HUB_OFFLINE"
 
 
 def source_of(spec: str) -> tuple[str, str]:
-    """Splits `hf:NAME` into the prefix and the rest; the prefix is empty where there is none, as in `file.py:function`.
+    """Splits `hf:NAME` into the prefix and the rest; the prefix is empty if there is none, as in `file.py:function`.
 
     Examples:
         >>> source_of("hf:microsoft/resnet-50")
@@ -39,7 +39,7 @@ def source_of(spec: str) -> tuple[str, str]:
 
 
 def split_path(text: str) -> tuple[str, str, str]:
-    """Splits `npz:FOLDER`, `file.py:function` and the like into what precedes the path, it, and the rest."""
+    """Splits `npz:FOLDER`, `file.py:function` and the like into the text before the path, the path, and the rest."""
     prefix, path = source_of(text)
     if prefix in ("imagefolder", "npz", "text") or (prefix == "hf" and (os.path.isdir(path) or os.path.isabs(path))):
         return prefix + ":", path, ""
@@ -53,7 +53,7 @@ def split_path(text: str) -> tuple[str, str, str]:
 
 
 def short_name(spec: str) -> str:
-    """Returns what to call files of a model.
+    """Returns a short name of a model, for the names of files.
 
     Examples:
         >>> short_name("hf:microsoft/resnet-50"), short_name("nets/my_net.py:build"), short_name("resnet20")
@@ -64,17 +64,17 @@ def short_name(spec: str) -> str:
 
 
 def need(package: str, extra: str, asked: str, error: type[HaqError]) -> Any:
-    """Imports a package that not everyone has.
+    """Imports an optional package.
 
     Args:
-        package: Its name.
-        extra: The optional dependency of haq that installs it.
+        package: Name of the package.
+        extra: Name of haq's extra that installs it.
         asked: What needs it, for the message.
-        error: Raised where it is missing, or does not load.
+        error: Raised if it is missing or does not load.
     """
     try:
         return importlib.import_module(package)
-    except Exception as failure:  # one that was built for another PyTorch raises other kinds
+    except Exception as failure:  # a package built for another PyTorch raises errors other than ImportError
         missing = isinstance(failure, ModuleNotFoundError) and failure.name == package
         state = "is not installed" if missing else f"does not load ({one_line(failure)})"
         raise error(f"{asked} needs {package}, which {state}; pip install 'haq[{extra}]'") from None
@@ -82,39 +82,39 @@ def need(package: str, extra: str, asked: str, error: type[HaqError]) -> Any:
 
 @contextmanager
 def hugging_face(package: str, asked: str, name: str, error: type[HaqError], mend: str) -> Iterator[Any]:
-    """Gives `transformers` or `datasets`, and turns what they raise inside the block into one line.
+    """Yields `transformers` or `datasets`, and turns their exceptions inside the block into one line.
 
     Args:
-        package: Its name.
+        package: Name of the package.
         asked: What needs it, for messages, such as `model 'hf:resnet'`.
         name: A folder, or a name on the hub.
         error: Raised for anything that goes wrong.
-        mend: What to do about it where the name is a folder.
+        mend: The fix to suggest if the package and the network are not the problem.
     """
     online = os.path.isdir(name) or _reachable()
     with nullcontext() if online else _cache_only():
         library = need(package, "hf", asked, error)
-        # Bars and warnings would run into ours
+        # Their bars and warnings would mix with ours
         library.utils.logging.set_verbosity_error()
         (library.utils.logging.disable_progress_bar if package == "transformers" else library.disable_progress_bars)()
         try:
             yield library
         except HaqError:
             raise
-        except Exception as failure:  # they raise whatever their own dependencies do
+        except Exception as failure:  # they pass on the exceptions of their dependencies
             reason = one_line(failure)
             if "trust_remote_code" in str(failure):
-                reason, mend = "it brings code of its own, which is not run", "load it in a file.py:function"
+                reason, mend = "it contains code, which haq does not run", "load it in a file.py:function"
             elif isinstance(failure, OSError) and not writable(cache := _hub_cache()):
-                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a folder that can"
+                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a writable folder"
             elif not online:
-                reason = f"{name!r} is no folder and not in the cache, and {_HUB} cannot be reached"
-                mend = "give a folder, or go online once, which fills the cache"
+                reason = f"{name!r} is neither a folder nor in the cache, and {_HUB} cannot be reached"
+                mend = "give a folder, or go online once to fill the cache"
             raise error(f"cannot load {asked}: {reason}; {mend}") from None
 
 
 def one_line(failure: BaseException) -> str:
-    """Returns what a failure says, in at most 200 characters, without the full stop."""
+    """Returns the message of a failure in at most 200 characters, without the full stop."""
     return " ".join(str(failure).split())[:200].rstrip(". ") or type(failure).__name__
 
 
@@ -124,7 +124,7 @@ def _hub_cache() -> Path:
 
 
 def _reachable() -> bool:
-    """Whether the hub may be asked: the network knows it, or a proxy, which does not let that be seen."""
+    """Whether the hub may be asked: its name resolves, or there is a proxy, behind which this cannot be checked."""
     from urllib.request import getproxies
 
     if _forbidden():
@@ -141,21 +141,21 @@ def _forbidden() -> bool:
 
 @contextmanager
 def _cache_only() -> Iterator[None]:
-    """Has only the cache asked: else each file would be looked for online during half a minute."""
+    """Makes libraries ask only the cache; otherwise they would look for each file online for half a minute."""
     before = os.environ.get(_OFFLINE)
     os.environ[_OFFLINE] = "1"
-    _tell(True)
+    _set_offline(True)
     try:
         yield
     finally:
         os.environ.pop(_OFFLINE)
         if before is not None:
             os.environ[_OFFLINE] = before
-        _tell(_forbidden())
+        _set_offline(_forbidden())
 
 
-def _tell(offline: bool) -> None:
-    """The variable is read when these modules are imported, which may have happened before."""
+def _set_offline(offline: bool) -> None:
+    """Sets the flag in modules that are already imported, because they read the variable only on import."""
     for module in ("huggingface_hub.constants", "datasets.config"):
         if module in sys.modules:
             setattr(sys.modules[module], _OFFLINE, offline)

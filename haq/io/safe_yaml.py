@@ -1,4 +1,4 @@
-"""YAML that others wrote: of any size, with anything in it, read without running code or running out of memory."""
+"""Reading YAML from strangers, of any size and content, without running code or running out of memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from haq.errors import HaqError
 __all__ = ["parse_yaml", "read_bytes", "read_text", "read_yaml", "reason_of"]
 
 _MOST_MIB = 8
-_MOST_NODES = 2_000_000  # with every alias written out: a few lines of aliases of aliases stand for billions
+_MOST_NODES = 2_000_000  # with every alias expanded; a few lines of aliases of aliases can stand for billions
 
 
 def read_yaml(file: Traversable, what: str, error: type[HaqError]) -> Any:
     """Reads a YAML file; JSON is YAML, too.
 
     Args:
-        file: Any path, also of a pipe.
-        what: It is, for messages, such as "policy 'bits.json'".
-        error: Raised, with one line, for whatever is wrong with the file.
+        file: Any path, including a pipe.
+        what: Description of the file for messages, such as "policy 'bits.json'".
+        error: Raised, with a message of one line, if anything is wrong with the file.
     """
     try:
         return parse_yaml(read_text(file))
@@ -30,17 +30,17 @@ def read_yaml(file: Traversable, what: str, error: type[HaqError]) -> Any:
 
 
 def reason_of(failure: OSError | ValueError) -> str:
-    """Returns in one line why a file could not be read, without its name."""
+    """Returns one line that says why a file could not be read, without its name."""
     reason = failure.strerror if isinstance(failure, OSError) else None
     return reason or " ".join(str(failure).split())
 
 
 def read_text(file: Traversable, most_mib: int = _MOST_MIB) -> str:
-    """Returns what a text file holds, without the mark that some editors put in front.
+    """Returns the content of a text file, without the byte order mark that some editors add.
 
     Args:
-        file: Any path, also of a pipe.
-        most_mib: What it may hold; by default, as much as is written by hand.
+        file: Any path, including a pipe.
+        most_mib: Largest size in MiB; the default is enough for files written by hand.
 
     Raises:
         OSError: It cannot be read.
@@ -53,11 +53,11 @@ def read_text(file: Traversable, most_mib: int = _MOST_MIB) -> str:
 
 
 def read_bytes(file: Traversable, most_mib: int) -> bytes:
-    """Returns what a file holds.
+    """Returns the content of a file.
 
     Args:
-        file: Any path, also of a pipe.
-        most_mib: What it may hold.
+        file: Any path, including a pipe.
+        most_mib: Largest size in MiB.
 
     Raises:
         OSError: It cannot be read.
@@ -66,15 +66,15 @@ def read_bytes(file: Traversable, most_mib: int) -> bytes:
     with file.open("rb") as stream:
         content = stream.read((most_mib << 20) + 1)  # a device may never end
     if len(content) > most_mib << 20:
-        raise ValueError(f"it is larger than {most_mib} MiB; give the file that was meant")
+        raise ValueError(f"it is larger than {most_mib} MiB; give the right file")
     return content
 
 
 def parse_yaml(text: str) -> Any:
-    """Returns what a YAML document says.
+    """Returns the data of a YAML document.
 
     Raises:
-        ValueError: It is not YAML, holds more than plain data, has a key twice, or aliases that stand for too much.
+        ValueError: It is not YAML, holds more than plain data, has a duplicate key, or aliases that expand too far.
     """
     try:
         return yaml.load(text, _Loader)  # nosec B506  # a SafeLoader
@@ -86,12 +86,12 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark else said) from None
     except yaml.reader.ReaderError as failure:
         raise ValueError(f"the character {chr(failure.character)!r} is not allowed in YAML; remove it") from None
-    except (OverflowError, TypeError, AttributeError) as failure:  # PyYAML's own, for odd dates and keys
+    except (OverflowError, TypeError, AttributeError) as failure:  # raised by PyYAML itself, for odd dates and keys
         raise ValueError(f"it is not plain YAML: {failure}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what PyYAML accepts without a word: a key that occurs twice, and aliases of aliases of aliases."""
+    """Refuses two things that PyYAML accepts silently: duplicate keys, and aliases of aliases of aliases."""
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
@@ -116,12 +116,12 @@ class _Loader(yaml.SafeLoader):
         def size(node: yaml.Node) -> int:
             known = sizes.get(id(node))
             if known is None:
-                sizes[id(node)] = _MOST_NODES  # until it is known: an alias of what it stands in has no end
+                sizes[id(node)] = _MOST_NODES  # until it is known; an alias of a node that contains it has no end
                 parts = node.value if isinstance(node, yaml.CollectionNode) else ()
                 inner = (side for part in parts for side in (part if isinstance(part, tuple) else (part,)))
                 known = sizes[id(node)] = 1 + sum(map(size, inner))
             return known
 
         if size(root) > _MOST_NODES:
-            problem = "its aliases (*name) stand for too much; write the values out"
+            problem = "its aliases (*name) expand to too much; write the values out"
             raise yaml.constructor.ConstructorError(None, None, problem, root.start_mark)

@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, from anyone."""
+"""Reading files of `torch.save` from strangers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["read_tensors"]
 
 
 def read_tensors(path: Path) -> Any:
-    """Returns tensors and plain data; whatever else the file holds is an error, and no code in it is run.
+    """Returns tensors and plain data; anything else in the file is an error, and code in it is not run.
 
     Raises:
-        Exception: Of many kinds, with advice to load the file unsafely: callers say it in words of their own.
+        Exception: Of many types, with advice to load the file unsafely; callers write messages of their own.
     """
     import torch
 

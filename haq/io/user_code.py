@@ -1,4 +1,4 @@
-"""Finding the code that a user names; it is run, with all rights of the user."""
+"""Running the code that a user names, with all rights of the user."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def is_reference(text: str) -> bool:
 
 
 def call_named(text: str, what: str, error: type[HaqError]) -> Any:
-    """Runs the module that `text` names and returns what its function returns.
+    """Imports the module that `text` names, calls its function and returns the result.
 
     Args:
         text: `file.py:function` or `package.module:function`; the function takes no arguments.
-        what: The kind of thing it makes, for messages.
-        error: Raised, with one line, for anything that goes wrong.
+        what: Kind of the result for messages, `model` or `data`.
+        error: Raised, with a message of one line, for anything that goes wrong.
     """
     with _importable(_folder(text)):
         function = _attribute(text, what, error, function=True)
@@ -64,10 +64,10 @@ def _attribute(text: str, what: str, error: type[HaqError], *, function: bool) -
         raise error(f"{what} file {source!r} does not exist; give an existing file.py:function")
     try:
         module = _file_module(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except (Exception, SystemExit) as failure:  # likewise
+    except (Exception, SystemExit) as failure:  # the user's code may raise anything
         if isinstance(failure, ModuleNotFoundError) and failure.name == source:
             raise error(
-                f"{what} {text!r}: {source!r} is no known prefix, and no module that can be imported; "
+                f"{what} {text!r}: {source!r} is neither a known prefix nor a module that can be imported; "
                 f"haq search --help says what --{what} takes"
             ) from None
         raise error(f"cannot import {what} {source!r}: {type(failure).__name__}: {_line(failure)}") from failure
@@ -91,9 +91,9 @@ def _file_module(path: Path) -> ModuleType:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets the block import from the user's folder, as `python file.py` would, and what it imports reach Ray's workers.
+    """Lets the block import from the user's folder, as `python file.py` would, and sends its imports to Ray's workers.
 
-    Workers may not be able to import from there, so objects of those modules' classes are pickled by value.
+    Workers may not be able to import from the folder, so objects of those modules' classes are pickled by value.
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -105,7 +105,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _found_in(folder: Path, name: str, file: str | None) -> bool:
-    """Whether the module was imported from `folder`, not from a Python or environment that lies deeper in it."""
+    """Whether the module was imported from `folder` itself, not from a Python or environment inside it."""
     top = name.split(".")[0]
     if file is None or top == "haq":  # our own checkout: workers have it, and `isinstance` needs the same classes
         return False

@@ -1,4 +1,4 @@
-"""Dataclasses from plain data, with every value checked: a file may have been edited, or written by someone else."""
+"""Dataclasses from plain data, with every value checked: a file may have been edited, or come from someone else."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"
 }  # fmt: skip
 _LONGEST = 60
-_MOST = 2**1000  # what a float holds
+_MOST = 2**1000  # fits into a float
 
 
 def restored(kind: type[T], data: object) -> T:
-    """Makes a dataclass of a mapping of its fields; lists become tuples.
+    """Makes a dataclass from a mapping of its fields; lists become tuples.
 
     Args:
         kind: The dataclass. Its fields are plain types, `Literal`s, tuples, mappings, or classes.
-        data: The mapping; values whose field has a class must be objects already.
+        data: The mapping; values of fields that are classes must already be objects of them.
 
     Raises:
-        ConfigError: It is no mapping, a key is unknown or missing, or a value is of another type.
+        ConfigError: `data` is not a mapping, a key is unknown or missing, or a value has the wrong type.
     """
-    hints, checks, required = _shape(kind)  # type: ignore[arg-type]  # mypy does not take a type for hashable
+    hints, checks, required = _shape(kind)  # type: ignore[arg-type]  # mypy does not regard a type as hashable
     if not isinstance(data, dict | Mapping):
         raise ConfigError(f"a mapping of {', '.join(hints)} is needed, not {_shown(data)}")
     check_names(kind, data)
@@ -47,7 +47,7 @@ def restored(kind: type[T], data: object) -> T:
 
 
 def check_names(kind: type, names: Iterable[object]) -> None:
-    """Raises `ConfigError` where a dataclass has no field of a name."""
+    """Raises `ConfigError` if a name is not a field of the dataclass."""
     known = list(_shape(kind)[0])
     if unknown := [str(name) for name in names if name not in known]:
         meant = did_you_mean(unknown[0], known)
@@ -55,13 +55,13 @@ def check_names(kind: type, names: Iterable[object]) -> None:
 
 
 def check_fields(made: object, error: type[HaqError] = ConfigError) -> None:
-    """Checks the types of a dataclass's fields, from its `__post_init__`: Python code may have made it of anything.
+    """Checks the types of a dataclass's fields, from its `__post_init__`: Python code may have passed anything.
 
-    NumPy's numbers, paths and lists become plain numbers, text and tuples. Which words a `Literal` takes, and how large
-    a number may be, is left to the class, which can say more about it.
+    NumPy's numbers, paths and lists become plain numbers, text and tuples. The class itself checks the words of a
+    `Literal` and the range of a number, because it can explain more.
 
     Raises:
-        error: A value is of another type than its field.
+        error: A value does not have the type of its field.
     """
     hints, checks, _ = _shape(type(made))  # type: ignore[arg-type]  # as above
     for name, hint in hints.items():
@@ -75,7 +75,7 @@ def check_fields(made: object, error: type[HaqError] = ConfigError) -> None:
 
 
 def _plain(value: object) -> object:
-    """Returns what a file would hold for a value."""
+    """Returns a value in the form that a file would hold."""
     if type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Integral):
@@ -89,7 +89,7 @@ def _plain(value: object) -> object:
 
 @cache
 def _shape(kind: type) -> tuple[dict[str, Any], dict[str, Callable[[object], bool]], list[str]]:
-    """Returns the types of a dataclass's fields, how to check them, and the names of those without a default."""
+    """Returns the types of a dataclass's fields, their checks, and the names of the fields without a default."""
     made, every = [field for field in fields(kind) if field.init], get_type_hints(kind)
     required = [field.name for field in made if field.default is MISSING and field.default_factory is MISSING]
     hints = {field.name: every[field.name] for field in made}
@@ -97,13 +97,13 @@ def _shape(kind: type) -> tuple[dict[str, Any], dict[str, Callable[[object], boo
 
 
 def conforms(value: object, kind: Any) -> bool:
-    """Whether a value is of a type as annotations write it; whole numbers are numbers, and `True` is neither."""
+    """Whether a value has an annotated type; whole numbers count as numbers, and `True` as neither."""
     return _check(kind)(value)
 
 
 @cache
 def _check(kind: Any) -> Callable[[object], bool]:
-    """Returns the test of a type, made once: a run folder may hold a million values of a few types."""
+    """Returns the check of a type, made once: a run folder may hold a million values of a few types."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda value: True

@@ -1,4 +1,4 @@
-"""What a network and its data are, in a few characters, so that a run is never mixed with another's."""
+"""Short fingerprints of networks and data, so that runs are never mixed up."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from haq.layers import run_sample
 
 __all__ = ["data_fingerprint", "fingerprint", "same_numbers", "sample_outputs", "weights_fingerprint"]
 
-_MOST_BYTES = 2**28  # of a split's samples; of more, some are left out
-_SHOWN = 64  # outputs that tell two forward passes apart
+_MOST_BYTES = 2**28  # of a split's samples; of larger splits, some samples are left out
+_SHOWN = 64  # outputs, enough to tell two forward passes apart
 _DIGITS = 6
 _TOLERANCE = 1e-3  # of the largest output: other machines and thread counts sum in another order
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in the printed form of functions, another one in every process
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in the printed form of functions; differs between processes
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -33,7 +33,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 def data_fingerprint(data: ImageData) -> str:
     """Returns a digest of the three splits: sizes, order, labels, number of classes, and the samples.
 
-    Of samples that take more than 256 MiB a split, every second, third, ... counts.
+    If the samples of a split take more than 256 MiB, only every second, third, ... sample counts.
     """
     digest = hashlib.sha256(f"{data.num_classes} ".encode())
     for split in (data.train, data.val, data.test):
@@ -43,9 +43,9 @@ def data_fingerprint(data: ImageData) -> str:
 
 
 def sample_outputs(model: nn.Module, data: ImageData) -> tuple[float, ...]:
-    """Returns some of what the network gives for one training sample: code that changed computes something else.
+    """Returns some outputs of the network for one training sample, which differ if its code has changed.
 
-    Empty for a network that gives something else each time.
+    Empty for a network whose outputs differ each time.
     """
     sample = data.train.batch([0])[0]
     first, second = (run_sample(model, sample).detach().flatten().double() for _ in range(2))
@@ -55,7 +55,7 @@ def sample_outputs(model: nn.Module, data: ImageData) -> tuple[float, ...]:
 
 
 def same_numbers(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two sequences are the same but for rounding."""
+    """Whether two sequences are equal up to rounding."""
     if len(one) != len(other):
         return False
     largest = max(map(abs, (*one, *other)), default=0.0)
@@ -63,9 +63,9 @@ def same_numbers(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def fingerprint(*parts: nn.Module | Samples) -> str:
-    """Returns a digest of networks and samples for the key of a cache: what they are, not what they are called.
+    """Returns a digest of the content of networks and samples, for the key of a cache; names do not count.
 
-    Of code only a module's printed form counts; a forward pass that is written anew is not noticed.
+    Of the code, only a module's printed form counts; a changed forward pass is not noticed.
     """
     digest = hashlib.sha256()
     for part in parts:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class RunFolder:
-    """Reads and writes `runs/NAME`; each file appears whole, and `trials.jsonl` grows by whole lines."""
+    """Reads and writes `runs/NAME`; files are written whole, and `trials.jsonl` grows by whole lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class RunFolder:
             what = "has no config.yaml, so it is not a run folder" if path.is_dir() else "does not exist"
             raise ConfigError(f"run folder {str(path)!r} {what}; give the folder that `haq search` wrote")
         home = path.resolve()
-        for file in path.rglob("*"):  # or a folder from someone else could have any file of ours read and written
+        for file in path.rglob("*"):  # or a folder from someone else could make haq read and write any file
             if file.is_symlink() and not file.resolve().is_relative_to(home):
                 raise ConfigError(
                     f"{str(file)!r} is a link that leads out of the run folder; put the file itself there"
@@ -70,10 +70,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from working in this folder; a process that dies lets go of it.
+        """Keeps other processes from working in this folder; the lock of a process that dies is released.
 
         Raises:
-            ConfigError: Another one does.
+            ConfigError: Another process is working in it.
         """
         from filelock import FileLock, Timeout
 
@@ -87,11 +87,11 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the search went to its end, with the test images looked at."""
+        """Whether the search is complete, including the test."""
         return self._best.is_file() and self.read_best().test_top1 is not None
 
     def copy_to(self, path: Path) -> RunFolder:
-        """Copies into an empty folder all that the search was asked and found out, but not its result."""
+        """Copies the search's settings, baselines and trials, but not its result, into an empty folder."""
         copy = RunFolder(path)
         kept = (
             self._config, self._layers, self.costs, self.float, self.sensitivity, self._baselines, self._trials,
@@ -104,15 +104,15 @@ class RunFolder:
             copy.write_identity(identity)
         return copy
 
-    # What a search was asked to do, and found out before its first trial
+    # What a search was asked to do, and what it found before its first trial
 
     def write_config(self, config: SearchConfig, environment: Mapping[str, Any], place: Path | None = None) -> None:
-        """Writes the options, the versions that they ran with, and where the run folder lies.
+        """Writes the options, the versions of packages, and the path of the run folder.
 
         Args:
-            config: With absolute paths.
+            config: Options, with absolute paths.
             environment: See `read_environment`.
-            place: Where the folder will lie, if not where it is.
+            place: Future path of the folder, if it will be moved.
         """
         folder = str((place or self.path).resolve())
         content = {"search": config.to_dict(), "environment": dict(environment), "folder": folder}
@@ -127,39 +127,39 @@ class RunFolder:
             raise ConfigError(f"{self._config}: {error}") from None
 
     def read_environment(self) -> dict[str, Any]:
-        """Returns versions, git commit and machine of the search."""
+        """Returns the versions, git commit and machine of the search."""
         environment = self._content().get("environment", {})
         return environment if isinstance(environment, dict) else {}
 
     def read_place(self) -> Path | None:
-        """Returns where the run folder lay when its options were written; `None` where an older haq wrote them."""
+        """Returns the path of the run folder when its options were written, or `None` if an older haq wrote them."""
         place = self._content().get("folder")
         return Path(place) if isinstance(place, str) and "\0" not in place else None
 
     def write_identity(self, identity: Identity) -> None:
-        """Writes `fingerprints.json`: what the run belongs to, with the digests of files that are not written again."""
+        """Writes `fingerprints.json`: the run's identity, with digests of the files that are not written again."""
         files = {file.name: file_fingerprint(file) for file in (self._layers, self.costs) if file.is_file()}
         self._write(self._identity, replace(identity, files=files).to_dict())
 
     def read_identity(self) -> Identity | None:
-        """Reads `fingerprints.json`; `None` for a run folder of before."""
+        """Reads `fingerprints.json`; `None` for a run folder from before this file existed."""
         return self._read(self._identity, Identity.from_dict) if self._identity.is_file() else None
 
     def seal(self, file: Path) -> None:
-        """Remembers what was written into a file of this folder, so that another run's is not taken for it."""
+        """Stores the digest of a file of this folder, so that another run's file is not mistaken for it."""
         if (identity := self.read_identity()) is not None:
             files = {**identity.files, file.name: file_fingerprint(file)}
             self._write(self._identity, replace(identity, files=files).to_dict())
 
     def check(self) -> None:
-        """Raises `ConfigError` where options, layers or prices are not those that the run was searched with."""
+        """Raises `ConfigError` if options, layers or prices are not those of the search."""
         if (identity := self.read_identity()) is not None:
             identity.check_settings(self.read_config(), self.path)
             for file in (self._layers, self.costs):
                 identity.check_file(file)
 
     def check_file(self, file: Path) -> None:
-        """Raises `ConfigError` where a file that was sealed is another run's."""
+        """Raises `ConfigError` if a file is not the one that was sealed."""
         if (identity := self.read_identity()) is not None:
             identity.check_file(file)
 
@@ -167,7 +167,7 @@ class RunFolder:
         """Returns `model.pt`.
 
         Raises:
-            ConfigError: The run has none yet, or it is another run's.
+            ConfigError: The run has none yet, or the file belongs to another run.
         """
         if not self.model.is_file():
             raise ConfigError(f"{self.path} has no model.pt; finish it with `haq search --resume {self.path}`")
@@ -199,10 +199,10 @@ class RunFolder:
             lambda content: {name: Baseline.from_dict(value) if value else None for name, value in content.items()},
         )
 
-    # What it found
+    # What the search found
 
     def append_trial(self, trial: Trial) -> None:
-        """Adds one line to `trials.jsonl` and flushes it; a last line that a crash cut short makes way."""
+        """Adds one line to `trials.jsonl` and flushes it; overwrites a last line that a crash cut short."""
         with self._trials.open("ab+") as file:
             if end := file.tell():
                 file.seek(end - 1)
@@ -218,13 +218,13 @@ class RunFolder:
         if not self._trials.exists():
             return []
         found = self._trials.stat()
-        if self._known[0] != (found.st_size, found.st_mtime_ns):  # a report asks for them time and again
+        if self._known[0] != (found.st_size, found.st_mtime_ns):  # a report asks for them several times
             self._known = (found.st_size, found.st_mtime_ns), self._parsed_trials()
         return list(self._known[1])
 
     def _parsed_trials(self) -> list[Trial]:
         try:
-            *complete, _ = self._trials.read_bytes().split(b"\n")  # what follows the last newline is empty, or torn
+            *complete, _ = self._trials.read_bytes().split(b"\n")  # the rest is empty or incomplete
         except OSError as error:
             raise ConfigError(f"cannot read {self._trials}: {error.strerror}") from None
         trials = []
@@ -234,7 +234,7 @@ class RunFolder:
                     trials.append(Trial.from_dict(json.loads(line)))
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError, HaqError) as error:
                     raise ConfigError(
-                        f"{self._trials} has a line that is not a trial, {number}: {_reason(error)}; remove that line"
+                        f"{self._trials}, line {number}, is not a trial: {_reason(error)}; remove that line"
                     ) from None
         return trials
 
@@ -256,7 +256,7 @@ class RunFolder:
         return replace(best, policy=best.policy.with_scheme(self.read_config().scheme))
 
     def write_front(self, front: list[Trial]) -> None:
-        """Writes `pareto.json`: the trials that no other trial beats in objective and cost at once."""
+        """Writes `pareto.json`: the trials that no other trial beats in both objective and cost."""
         self._write(self._pareto, [trial.to_dict() for trial in front])
 
     def read_front(self) -> list[Trial]:
@@ -283,7 +283,7 @@ class RunFolder:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Keeps Python from looking for cycles among millions of new objects that have none, which doubles the time."""
+    """Switches off the search for reference cycles: among millions of new objects without any, it doubles the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

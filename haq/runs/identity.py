@@ -1,4 +1,4 @@
-"""What a run belongs to: the network, data, prices and settings that its scores were found with."""
+"""The identity of a run: the network, data, prices and settings of its scores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from haq.io.validation import restored
 __all__ = ["Identity", "file_fingerprint", "settings_of", "short"]
 
 _FREE = {"trials", "finetune_steps", "workers", "address", "gpus_per_trial", "trial_timeout"}
-"""Options that may be changed in `config.yaml`: more trials, another machine."""
-_PLACES = {"model", "weights", "data", "hardware"}  # what lies there counts, not where
+"""Options that may be changed in `config.yaml`, for more trials or another machine."""
+_PLACES = {"model", "weights", "data", "hardware"}  # their content counts, not their path
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Identity:
     """Fingerprints of what a search began with, `fingerprints.json`.
 
     Attributes:
-        weights: Of the float network; see `haq.runs.fingerprints`.
-        outputs: Some of what it gives for one sample: its code. Empty for a network that gives something else each
-            time.
-        data: Of the samples and labels of all splits.
-        rounding: What the scheme makes of fixed numbers.
+        weights: Digest of the float network's weights; see `haq.runs.fingerprints`.
+        outputs: Some outputs of the float network for one sample, which identify its code. Empty for a network whose
+            outputs differ each time.
+        data: Digest of the samples and labels of all splits.
+        rounding: The scheme's results for fixed numbers.
         settings: The options that decide what a score means.
-        files: Name of a file of the run folder → digest of what was written.
+        files: Name of a file of the run folder → digest of its content when it was written.
     """
 
     weights: str
@@ -46,11 +46,11 @@ class Identity:
 
     @classmethod
     def from_dict(cls, data: object) -> Identity:
-        """Restores what `to_dict` gave."""
+        """Restores an identity from the result of `to_dict`."""
         return restored(cls, data)
 
     def check_settings(self, config: SearchConfig, run: Path) -> None:
-        """Raises `ConfigError` where `config.yaml` has an option that the run was not searched with."""
+        """Raises `ConfigError` if an option in `config.yaml` is not that of the search."""
         found = settings_of(config)
         for name, value in self.settings.items():
             if name in found and found[name] != value:
@@ -60,7 +60,7 @@ class Identity:
                 )
 
     def check_file(self, path: Path) -> None:
-        """Raises `ConfigError` where a file of the run folder is not the one that was written."""
+        """Raises `ConfigError` if a file of the run folder is not the one that was written."""
         known = self.files.get(path.name)
         if known is not None and path.is_file() and (found := file_fingerprint(path)) != known:
             raise ConfigError(
@@ -70,7 +70,7 @@ class Identity:
 
 
 def settings_of(config: SearchConfig) -> dict[str, Any]:
-    """Returns the options that decide what a score of the search means, as JSON gives them back."""
+    """Returns the options that decide what a score of the search means, in the form that JSON restores."""
     settings = {name: value for name, value in config.to_dict().items() if name not in _FREE | _PLACES}
     for name in ("agent", "scheme"):  # of a user's file, wherever it lies now
         settings[name] = Path(settings[name]).name
@@ -84,7 +84,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def short(fingerprint: str) -> str:
-    """Returns what people compare."""
+    """Returns the start of a fingerprint, for people to compare."""
     return fingerprint[:8]
 
 

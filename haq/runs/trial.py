@@ -15,7 +15,7 @@ from haq.scores import RankBy, Score
 __all__ = ["Cost", "Trial", "finite", "ranked_by"]
 
 Cost = Mapping[str, float | None]
-"""Metric field, such as `latency_ms`, to value; `None` where the hardware cannot run the network at its widths."""
+"""Metric field, such as `latency_ms`, to value; `None` if the hardware cannot run the network at its widths."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Trial:
     Attributes:
         number: 1 for the first trial proposed.
         policy: What was scored.
-        origin: Who proposed it: `programme` (the integer programme), `uniform`, `decreased` (all at the widest, then
-            fitted to the budget), `spent` (the same with what is left of the budget spent), `guided`, `random` or
+        origin: Who proposed it: `programme` (the integer programme), `uniform`, `decreased` (the widest widths, fitted
+            to the budget), `spent` (the same, with the rest of the budget spent), `guided`, `evolution`, `random` or
             `agent`.
         cost: As the cost table prices it.
         scores: On the validation images: first after calibration, then after each chunk of fine-tuning it earned.
             Empty when the trial failed.
-        objective: What the agent was rewarded for, 0 to 1; see `Score.objective`.
+        objective: Ranks the trial, 0 to 1: the objective of its last score, see `Score.objective`; 0 if it failed.
         elapsed_s: Seconds from the start of the search to the trial's end.
         error: Why the trial failed, or `None`.
     """
@@ -65,7 +65,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Trial:
-        """Restores what `to_dict` gave."""
+        """Restores a trial from the result of `to_dict`."""
         scores = tuple(Score.from_dict(score) for score in data["scores"])
         policy, cost = BitPolicy.from_dict(data["policy"]), finite(data["cost"])
         finite({key: data[key] for key in ("objective", "elapsed_s")})
@@ -73,9 +73,9 @@ class Trial:
 
 
 def ranked_by(trials: Iterable[Trial]) -> RankBy | None:
-    """Tells from the objectives of trials what they were made of; `None` where none was scored.
+    """Finds out which score the objectives of trials were computed from; `None` if no trial tells.
 
-    An older release may have chosen something else for the same search, and objectives of two kinds do not compare.
+    An older release may have chosen another score for the same search, and objectives of two kinds are not comparable.
     """
     known = [(trial.objective, trial.score) for trial in trials if trial.error is None and trial.score is not None]
     kinds: tuple[RankBy, ...] = ("kl", "loss", "top1")
@@ -87,7 +87,7 @@ def ranked_by(trials: Iterable[Trial]) -> RankBy | None:
 
 
 def finite(cost: Any) -> Any:
-    """Returns the cost; raises `ConfigError` where a value of it is no finite number."""
+    """Returns the cost; raises `ConfigError` if one of its values is not finite."""
     for field, value in cost.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{field}={value}: must be finite")

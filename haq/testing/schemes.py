@@ -1,4 +1,4 @@
-"""Batteries of checks that every implementation of an interface must pass; tests only supply the object.
+"""Checks that every implementation of an interface must pass; tests only supply the object.
 
 @pytest.mark.parametrize("name", list_schemes())
 def test_scheme(name):
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import io
-import pickle  # nosec B403  # of what this file pickled itself
+import pickle  # nosec B403  # only of objects that this file pickled
 from collections.abc import Callable
 
 import torch
@@ -34,8 +34,8 @@ def check_scheme(scheme: Scheme, device: str = "cpu", seed: int = 0) -> None:
 
     Args:
         scheme: The scheme.
-        device: Where tensors live, `cpu` or `cuda`.
-        seed: Of the random tensors.
+        device: Device of the tensors, `cpu` or `cuda`.
+        seed: Seed of the random tensors.
 
     Raises:
         AssertionError: A property does not hold; the message names it.
@@ -92,7 +92,7 @@ def _checked_output(quantizer: Quantizer, x: Tensor, what: str) -> Tensor:
     assert stored.codes.dtype == torch.int32, f"{what}: codes are {stored.codes.dtype}"
     assert stored.codes.shape == x.shape, f"{what}: codes of shape {tuple(stored.codes.shape)}"
     assert torch.allclose(stored.dequantize(), y, rtol=1e-2 if x.dtype == torch.bfloat16 else 1e-4, atol=1e-6), (
-        f"{what}: what the codes stand for is not the output"
+        f"{what}: the dequantized codes differ from the output"
     )
     packed = [-(-p.numel() * stored.bits // 8) for p in (stored.codes, stored.zero_point) if p is not None]
     parameters = [p.numel() for p in (stored.scale, stored.codebook) if p is not None]
@@ -137,7 +137,7 @@ def _check_copies(quantizer: Quantizer, make: Callable[[Tensor], Quantizer], x: 
     for name, twin in {
         "a state dict": restored.eval(),
         "deepcopy": copy.deepcopy(quantizer),
-        "pickle": pickle.loads(pickle.dumps(quantizer)),  # nosec B301  # likewise
+        "pickle": pickle.loads(pickle.dumps(quantizer)),  # nosec B301  # pickled on this line
     }.items():
         with torch.no_grad():
             assert torch.equal(twin(x), y), f"{what}: changed by {name}"
@@ -149,4 +149,5 @@ def _check_refusals(make: Callable[[Tensor], Quantizer], x: Tensor, what: str) -
             make(wrong)
         except DataError:
             continue
-        raise AssertionError(f"{what}: takes {'an empty tensor' if not wrong.numel() else 'values not finite'}")
+        accepted = "an empty tensor" if not wrong.numel() else "values that are not finite"
+        raise AssertionError(f"{what}: accepts {accepted}")

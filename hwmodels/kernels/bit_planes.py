@@ -14,26 +14,26 @@ from haq.quant.quantizers.functional import quantize_affine
 
 __all__ = ["PlaneLayer"]
 
-_MULTIPLE = 16  # bytes to which cuBLAS wants the rows of its matrices aligned; PyTorch refuses all but multiples of 8
+_MULTIPLE = 16  # bytes; cuBLAS wants rows of matrices aligned to them, and PyTorch refuses all but multiples of 8
 _LEAST_ROWS = 32  # PyTorch refuses 16 and fewer
 _FLOAT32_EXACT = 2**24
 
 
 class PlaneLayer(nn.Module):
-    """One layer with integer weights and activations of 1 to 8 bits each, on whatever device the module is.
+    """One layer with integer weights and activations of 1 to 8 bits each, on the module's device.
 
-    It computes what `BitSerialLayer` does, to the bit, and takes and gives the same shapes. Codes are split into bit
-    planes, one byte a bit, and windows are gathered from them (im2col). One product of int8 matrices
-    (`torch._int_mm`) then holds every pair of a weight plane and an activation plane: its work grows with
-    w_bits · a_bits, as on hardware for single bits. A GPU that has units for int8 gains nothing by that; a product of
-    the codes themselves would cost the same at all widths.
+    Inputs and outputs have the shapes of `BitSerialLayer`, and the results are the same bit for bit. Codes are split
+    into bit planes, one byte per bit, and windows are gathered from them (im2col). One int8 matrix product
+    (`torch._int_mm`) then covers every pair of a weight plane and an activation plane, so its work grows with
+    w_bits · a_bits, as on hardware for single bits. A GPU with int8 units gains nothing from this: a product of the
+    codes themselves would cost the same at all widths.
 
     Grouped convolutions, whose products are too small for matrix units, are multiplied directly, in floating point
-    that is wide enough to be exact; their time depends on the widths little, or not at all.
+    that is wide enough to be exact; their time depends little on the widths, or not at all.
 
     Args:
         definition: What to compute, from `define`.
-        weights: `(M, C / groups, kh, kw)`, likewise.
+        weights: `(M, C / groups, kh, kw)`, from `define`.
 
     Examples:
         >>> from haq.hwmodels.kernels.bitserial.definition import define
@@ -52,7 +52,7 @@ class PlaneLayer(nn.Module):
         self.product = kind(definition, weights)
         self.register_buffer("scale", torch.from_numpy(definition.scale))
         self.register_buffer("bias", torch.from_numpy(definition.bias))
-        # Numbers that stay on the CPU: every operation on the device would be a kernel to launch
+        # These numbers stay on the CPU, because every operation on the device launches a kernel
         self._a_scale = torch.tensor(float(definition.a_scale), dtype=torch.float32)
         self._zero_point = torch.tensor(definition.a_zero_point)
 
@@ -73,7 +73,7 @@ class PlaneLayer(nn.Module):
         return sums.to(torch.float32).mul_(self.scale).add_(self.bias)  # rounded twice, as on the CPU
 
     def accumulate(self, codes: Tensor) -> Tensor:
-        """Returns the accumulators of activation codes, int32; shapes and errors as of `forward`.
+        """Returns the int32 accumulators of activation codes; shapes and errors are those of `forward`.
 
         Args:
             codes: uint8, each at most 2^a_bits − 1.
@@ -94,9 +94,9 @@ class PlaneLayer(nn.Module):
 class _Planes(nn.Module):
     """All pairs of bit planes in one product.
 
-    One signed bit has a plane of −1 and +1; other signed weights are two's complement, whose highest bit counts
-    negative. Zero points multiply the sum of a window's codes, which a row of ones beside the planes gives. Sums may
-    wrap around in int32 on their way: what they end in fits, and arithmetic modulo 2^32 is exact.
+    Signed weights of one bit are a plane of −1 and +1; other signed weights are two's complement, whose highest bit
+    counts negative. Zero points are multiplied by the sum of a window's codes, which comes from a row of ones beside
+    the planes. Intermediate sums may wrap around in int32: the final sum fits, and arithmetic modulo 2^32 is exact.
     """
 
     weights: Tensor
@@ -143,7 +143,7 @@ class _Planes(nn.Module):
 
 
 class _Direct(nn.Module):
-    """A product of the codes themselves for every group; whole numbers in floating point, none of them rounded."""
+    """Multiplies the codes of every group directly, as whole numbers in floating point, without rounding."""
 
     weights: Tensor
 
@@ -169,7 +169,7 @@ def _window(definition: Definition) -> Window:
 
 
 def _aligned(matrix: Tensor, least_rows: int = 0) -> Tensor:
-    """Returns a contiguous matrix, filled up with zeros until both sizes are multiples of `_MULTIPLE`."""
+    """Returns a contiguous matrix, padded with zeros until both sizes are multiples of `_MULTIPLE`."""
     rows, columns = matrix.shape
     missing = (0, -columns % _MULTIPLE, 0, max(rows + -rows % _MULTIPLE, least_rows) - rows)
     return F.pad(matrix, missing) if any(missing) else matrix.contiguous()

@@ -37,12 +37,12 @@ _GRIDS = (UniformQuantizer, LSQQuantizer)
 class BitSerialModule(nn.Module):
     """A layer that quantizes its input, multiplies bit planes and rescales: `(N, C, H, W)` or `(..., K)`, float32.
 
-    Outputs of convolutions are laid out channels last; inputs should be, or they are copied.
+    Outputs of convolutions are laid out channels last; inputs in another layout are copied.
 
     Attributes:
-        kernel: What computes it; another one may be put there.
+        kernel: Kernel that computes the layer; it may be replaced.
         linear: Whether it is a fully connected layer, whose input may have any number of dimensions.
-        weight: Empty; networks such as vision transformers ask a layer's weight for its type.
+        weight: Empty; networks such as vision transformers read the type of a layer's weight.
 
     Args:
         kernel: See above.
@@ -60,7 +60,7 @@ class BitSerialModule(nn.Module):
         self.bias = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns what the fake-quantized layer gives, up to rounding in float32."""
+        """Returns the output of the fake-quantized layer, up to rounding in float32."""
         with self._watch:
             if self.linear:
                 return self._run(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
@@ -74,7 +74,7 @@ class BitSerialModule(nn.Module):
 
     @property
     def elapsed_ns(self) -> int:
-        """Time spent in `forward` so far; may be set to 0."""
+        """Time spent in `forward` so far; set it to 0 to start again."""
         return self._watch.elapsed_ns
 
     @elapsed_ns.setter
@@ -86,18 +86,18 @@ class BitSerialModule(nn.Module):
 def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, device: str = "cpu") -> nn.Module:
     """Returns a copy of a fake-quantized network whose quantized layers run on bit-serial kernels.
 
-    Batch norms become part of the layer before them: of its scale and its bias, so that no code changes. Where anything
-    but its batch norm reads a layer's output, all batch norms stay in PyTorch, as does everything else.
+    Batch norms become part of the scale and the bias of the layer before them, so that no code changes. If anything but
+    its batch norm reads a layer's output, all batch norms stay in PyTorch. Everything else runs in PyTorch.
 
     Args:
         quantized: From `haq.quant.prepare`, with a scheme of uniform grids, per tensor or channel for weights.
         sample: One input.
-        backend: Of the kernels; see `Runtime`.
-        device: Where the network shall run, `cpu` or `cuda`.
+        backend: Name of the kernels; see `Runtime`.
+        device: Where the network runs, `cpu` or `cuda`.
 
     Raises:
-        HardwareError: A layer's quantizers, padding or widths are not what the kernels compute, or the
-            device is not here.
+        HardwareError: The kernels do not support a layer's quantizers, padding or widths, or the device is not
+            available.
     """
     runtime = Runtime.of(device, backend)
     deployed = copied(quantized).eval().requires_grad_(False)
@@ -109,7 +109,7 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
     for name, layer in layers:
         norm = norms.get(layer)
         module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, QuantLinear), device)
-        for constant in set(layer.__constants__) & set(vars(layer)):  # a forward pass may ask for `out_channels`
+        for constant in set(layer.__constants__) & set(vars(layer)):  # a forward pass may read `out_channels`
             setattr(module, constant, getattr(layer, constant))
         places[layer] = module
         if norm is not None:
@@ -168,14 +168,14 @@ def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runti
     if layer.padding_mode != "zeros" or left != right or top != bottom:
         raise HardwareError(
             f"layer {name!r} pads with padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; bit-serial "
-            "kernels pad with zeros, as many on both sides"
+            "kernels pad with zeros, equally on both sides"
         )
     stride, dilation = cast("tuple[int, int]", layer.stride), cast("tuple[int, int]", layer.dilation)
     return build(stride=stride, padding=(top, left), dilation=dilation, groups=layer.groups)
 
 
 def _input_grid(name: str, layer: Quantized) -> Grid:
-    """The grid of a layer's input, once both quantizers are known to be what the kernels compute."""
+    """Returns the grid of a layer's input, after a check that the kernels support both quantizers."""
     weights, inputs = layer.weight_quantizer, layer.input_quantizer
     for what, quantizer in (("weights", weights), ("inputs", inputs)):
         if isinstance(quantizer, nn.Identity):
@@ -204,10 +204,17 @@ def _input_grid(name: str, layer: Quantized) -> Grid:
 def random_module(
     layer: LayerSpec, bits: LayerBits, seed: int = 0, backend: str | None = None, device: str = "cpu"
 ) -> BitSerialModule:
-    """Returns a layer of the shape and widths of `layer`, with random weights, for measuring.
+    """Returns a layer with random weights, for measurements.
+
+    Args:
+        layer: Shape of the layer.
+        bits: Widths of the layer.
+        seed: Seed of the weights.
+        backend: Name of the kernels; see `Runtime`.
+        device: Where the layer runs, `cpu` or `cuda`.
 
     Raises:
-        HardwareError: A width is not of 1 to 8 bits, or the device is not here.
+        HardwareError: A width is not 1 to 8 bits, or the device is not available.
     """
     if bits.w_bits is None or bits.a_bits is None or max(bits.w_bits, bits.a_bits) > 8:
         raise HardwareError(f"layer {layer.name!r} at {bits}: bit-serial kernels take widths of 1 to 8 bits")

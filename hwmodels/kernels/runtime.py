@@ -35,15 +35,15 @@ class Runtime:
 
     @classmethod
     def of(cls, device: str = "cpu", backend: str | None = None) -> Runtime:
-        """Returns the device with its fastest kernels, or those named.
+        """Returns the device with the named kernels, or with its fastest ones.
 
         Args:
             device: `cpu` or `cuda`.
-            backend: One that `BitSerialLayer` takes, on the CPU; or `planes`, the GPU's kernels, which run on the CPU
-                too, slowly.
+            backend: A backend of `BitSerialLayer`, on the CPU; or `planes`, the GPU's kernels, which also run on the
+                CPU, slowly.
 
         Raises:
-            HardwareError: There is no such device here, or it does not run such kernels.
+            HardwareError: The device is not available, or does not run these kernels.
         """
         if device not in ("cpu", "cuda"):
             raise HardwareError(f"device={device!r}: kernels run on cpu or cuda")
@@ -56,7 +56,7 @@ class Runtime:
         if (capability := torch.cuda.get_device_capability()) < _INT8_UNITS:
             raise HardwareError(
                 f"device='cuda': {torch.cuda.get_device_name()} has compute capability "
-                f"{'.'.join(map(str, capability))}, but multiplying int8 takes {'.'.join(map(str, _INT8_UNITS))}; "
+                f"{'.'.join(map(str, capability))}, but int8 matrix products need {'.'.join(map(str, _INT8_UNITS))}; "
                 "use cpu"
             )
         return cls(device, _PLANES)

@@ -1,4 +1,4 @@
-"""Timing what runs on a processor, or on a GPU that runs behind the program."""
+"""Stopwatches for the CPU, and for a GPU that works through a queue while the program runs on."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Stopwatch:
 
 
 class StreamStopwatch(Stopwatch):
-    """Adds up the time that passes on the current GPU between what the blocks put into its queue.
+    """Adds up the time that `with` blocks take on the current GPU.
 
-    A block only puts two events there, so that the program runs on; they are read when the time is asked for. Where
-    the GPU is faster than the program, waiting for the next kernel is part of the time.
+    A block only puts two events into the GPU's queue and does not wait; they are read together with the time. If the
+    GPU is faster than the program, its waits for the next kernel are part of the time.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class StreamStopwatch(Stopwatch):
 
     @property
     def elapsed_ns(self) -> int:
-        """Nanoseconds so far; waits until the GPU has got there."""
+        """Nanoseconds so far; waits until the GPU has reached the last event."""
         if self._events:
             self._events[-1].synchronize()
         pairs = zip(self._events[::2], self._events[1::2], strict=True)

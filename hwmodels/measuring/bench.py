@@ -1,4 +1,4 @@
-"""Running a quantized network on this machine's kernels, beside what was predicted and beside PyTorch."""
+"""Running a quantized network on this machine's kernels, compared with its predicted latency and with PyTorch."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Bench:
-    """Latencies in milliseconds, medians.
+    """Median latencies in milliseconds.
 
     Attributes:
-        layers: Names.
-        predicted: Of each layer, from the cost table, `(L,)`.
-        measured: Of each layer inside the network, `(L,)`.
-        predicted_rest: Of everything else.
-        measured_rest: Of everything else.
-        total: Of the whole network, measured.
-        spread: Distance between the quartiles of the total, as a share of it.
-        float32: Of the float network in PyTorch, batch norms folded.
-        int8: Of PyTorch's own 8-bit network; `None` where PyTorch cannot make one.
-        kernels: Which kernels ran.
+        layers: Names of the layers.
+        predicted: Latency of each layer from the cost table, `(L,)`.
+        measured: Latency of each layer inside the network, `(L,)`.
+        predicted_rest: Latency of everything else, from the cost table.
+        measured_rest: Latency of everything else, measured.
+        total: Latency of the whole network, measured.
+        spread: Interquartile range of the total, as a fraction of it.
+        float32: Latency of the float network in PyTorch, batch norms folded.
+        int8: Latency of PyTorch's own 8-bit network; `None` if PyTorch cannot make one.
+        kernels: Name of the kernels that ran.
     """
 
     layers: tuple[str, ...]
@@ -57,12 +57,12 @@ class Bench:
 
     @property
     def predicted_total(self) -> float:
-        """What the cost table says of the whole network."""
+        """Latency of the whole network from the cost table."""
         return float(self.predicted.sum()) + self.predicted_rest
 
     @property
     def error(self) -> float:
-        """Predicted total against measured, as a share of the measured one; negative when predicted too fast."""
+        """Relative error of the predicted total; negative if the prediction is too fast."""
         return self.predicted_total / self.total - 1
 
 
@@ -76,17 +76,17 @@ def bench(
     repeats: int = 100,
     int8: nn.Module | None = None,
 ) -> Bench:
-    """Measures a network on one core, in turns with PyTorch's float and 8-bit ones.
+    """Measures a network on one core, interleaved with PyTorch's float and 8-bit networks.
 
     Args:
         deployed: From `deploy`.
         model: The float network.
         policy: The widths of `deployed`.
-        table: What it is predicted by, for this batch.
+        table: Cost table with the predictions, for this batch size.
         x: Input, `(N, …)`.
         calibration: Batches that set the ranges of PyTorch's 8-bit network; without them it is left out.
-        repeats: Measurements of each.
-        int8: PyTorch's 8-bit network, if it is there already.
+        repeats: Measurements of each network.
+        int8: PyTorch's 8-bit network, if it exists already.
 
     Raises:
         HardwareError: The table does not price the policy.
@@ -141,13 +141,13 @@ def bench(
 
 
 def int8_network(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module | None:
-    """Returns PyTorch's own 8-bit network for CPUs, or `None` where it cannot be made.
+    """Returns PyTorch's own 8-bit network for CPUs, or `None` if PyTorch cannot make it.
 
     Static post-training quantization in graph mode, weights per channel, layers fused with batch norms and ReLU.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch announces that these functions move to torchao
+            warnings.simplefilter("ignore")  # PyTorch warns that these functions move to torchao
             from torch.ao.quantization import get_default_qconfig_mapping
             from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
@@ -162,5 +162,5 @@ def int8_network(model: nn.Module, calibration: Iterable[Tensor]) -> nn.Module |
                 converted: nn.Module = convert_fx(prepared)
                 converted(fresh(batches[0][:1]))
             return converted
-    except Exception:  # PyTorch's tracer and kernels raise many kinds for a network they cannot take
+    except Exception:  # PyTorch's tracer and kernels raise exceptions of many types
         return None

@@ -1,4 +1,4 @@
-"""What machine this is, and which of its counters can be read."""
+"""This machine's name, features and versions, and its energy counter."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from haq.hwmodels.measuring.gpu import describe_gpu
 __all__ = ["EnergyCounter", "describe_device", "one_core"]
 
 _POWERCAP = Path("/sys/class/powercap")
-_TELLING = ("avx2", "avx512f", "avx512bw", "avx512vnni", "avx512vpopcntdq", "neon", "dotprod", "i8mm", "sve")
+_LISTED = ("avx2", "avx512f", "avx512bw", "avx512vnni", "avx512vpopcntdq", "neon", "dotprod", "i8mm", "sve")
 
 
 def describe_device(device: str = "cpu") -> dict[str, str]:
     """Returns the name, features and versions of `cpu` or `cuda`: the provenance of a measured table."""
-    features = " ".join(feature for feature in _TELLING if feature in cpu_features())
+    features = " ".join(feature for feature in _LISTED if feature in cpu_features())
     processor = {"device": _processor(), "features": features}
     return {
         **(describe_gpu() | {"processor": processor["device"]} if device == "cuda" else processor),
@@ -42,27 +42,27 @@ def _processor() -> str:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keeps this process on one core, where the system allows it: a move to another one empties its caches."""
+    """Keeps this process on one core, if the system allows it; another core would start with cold caches."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     allowed = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {max(allowed)})  # interrupts are usually served by the first one
+        os.sched_setaffinity(0, {max(allowed)})  # the first core usually serves the interrupts
         yield
     finally:
         os.sched_setaffinity(0, allowed)
 
 
 class EnergyCounter:
-    """Reads the energy that the processor package has used, by Intel's RAPL as Linux shows it.
+    """Reads the energy that the processor package has used, from Intel's RAPL counters as Linux exposes them.
 
     Args:
-        folder: Where the counters are.
+        folder: Folder of the counters.
     """
 
     def __init__(self, folder: Path = _POWERCAP) -> None:
-        # Other counters are of a package's parts, or of the whole platform, which the packages are part of
+        # Other counters are for parts of a package, or for the whole platform, which includes the packages
         self._packages = [
             package
             for package in sorted(folder.glob("intel-rapl:*"))
@@ -73,11 +73,11 @@ class EnergyCounter:
 
     @property
     def available(self) -> bool:
-        """Whether this machine exposes a counter that this user may read."""
+        """Whether this machine has a counter that the user may read."""
         return bool(self._packages)
 
     def joules(self) -> float:
-        """Returns the energy used since the counter was made; counters that wrap around are followed."""
+        """Returns the energy used since the counter was made, also when a counter wraps around."""
         now = self._read()
         for package, before, after in zip(self._packages, self._last, now, strict=True):
             used = after - before

@@ -1,4 +1,4 @@
-"""What GPU this is, and how much energy it has used."""
+"""The GPU's name, features and versions, and its energy counter."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def describe_gpu() -> dict[str, str]:
 
 
 class GpuEnergyCounter:
-    """Reads the energy that the board of the current GPU has used, by NVML; needs the package nvidia-ml-py."""
+    """Reads the energy that the board of the current GPU has used, through NVML; needs the package nvidia-ml-py."""
 
     def __init__(self) -> None:
         self._millijoules = _counter()
@@ -40,7 +40,7 @@ class GpuEnergyCounter:
         return self._millijoules is not None
 
     def joules(self) -> float:
-        """Returns the energy used since the counter was made, once the GPU has done what was asked of it."""
+        """Waits for the GPU to finish, and returns the energy used since the counter was made."""
         torch.cuda.synchronize()
         return (self._read() - self._start) / 1e3
 
@@ -49,14 +49,14 @@ class GpuEnergyCounter:
 
 
 def _counter() -> Callable[[], int] | None:
-    """Returns a function that reads the counter, or `None` where there is none."""
+    """Returns a function that reads the counter, or `None` if there is none."""
     try:
         import pynvml
     except ImportError:
         return None
     try:
         pynvml.nvmlInit()
-        # By its identity: NVML numbers devices without regard to CUDA_VISIBLE_DEVICES
+        # By UUID, because NVML ignores CUDA_VISIBLE_DEVICES when it numbers devices
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties().uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:

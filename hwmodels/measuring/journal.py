@@ -1,4 +1,4 @@
-"""What was measured so far, so that an interrupted measurement goes on where it stopped."""
+"""A journal of finished measurements, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Journal"]
 
 
 class Journal:
-    """A file of JSON lines: what is being measured, then one line for each piece that is done.
+    """A file of JSON lines: a header that says what is measured, then one line for each finished piece.
 
     Args:
-        path: File to go on with, or to begin.
-        header: What is being measured; a journal of something else is refused.
+        path: File to resume from, or to create.
+        header: What is measured; a journal with another header is refused.
 
     Raises:
-        HardwareError: The file is of another measurement, or cannot be read.
+        HardwareError: The file belongs to another measurement, or cannot be read or written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -34,27 +34,23 @@ class Journal:
             return
         lines = self._lines()
         if not lines or lines[0].get("header") != header:
-            raise HardwareError(f"{path} holds an interrupted measurement of something else; finish that, or remove it")
+            raise HardwareError(f"{path} holds another measurement that was interrupted; finish it, or remove the file")
         self._done = {line["key"]: line["value"] for line in lines[1:]}
         with self._writing():
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def __contains__(self, key: str) -> bool:
-        """Whether the piece is done."""
+        """Whether the piece is finished."""
         return key in self._done
 
     def __getitem__(self, key: str) -> Any:
-        """What was measured."""
+        """Returns the value of a finished piece."""
         return self._done[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Notes that a piece is done."""
+        """Records the value of a finished piece."""
         self._done[key] = value
         self._append({"key": key, "value": value})
-
-    def remove(self) -> None:
-        """Deletes the file, once everything in it is in the table."""
-        self.path.unlink(missing_ok=True)
 
     def _append(self, line: Mapping[str, Any]) -> None:
         with self._writing(), self.path.open("a", encoding="utf-8") as file:

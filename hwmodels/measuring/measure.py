@@ -1,4 +1,4 @@
-"""From a network to a measured cost table of its layers."""
+"""Measuring the cost table of a network's layers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ __all__ = ["Plan", "measure"]
 Progress = Callable[[int, int], None]
 Floats = npt.NDArray[np.float64]
 
-_PASSES = 3  # over all pairs of widths, so that a slow minute does not fall on some of them alone
+_PASSES = 3  # over all pairs of widths, so that a slow minute does not affect only some of them
 _GROUP_BYTES = 2**30
 _ENERGY_SOURCES = {"cpu": "RAPL, processor package", "cuda": "NVML, whole board"}
-_NO_ENERGY = {"cpu": "not exposed by this machine", "cuda": "not read; needs nvidia-ml-py, and a GPU that counts it"}
+_NO_ENERGY = {"cpu": "not exposed by this machine", "cuda": "not read; needs nvidia-ml-py and a GPU with a counter"}
 _ENERGY_SECONDS = {"cpu": 0.05, "cuda": 1.0}  # RAPL is updated about every millisecond, NVML every 100
 
 
@@ -45,12 +45,12 @@ class Plan:
     """What to measure.
 
     Attributes:
-        layers: Of the network.
+        layers: Layers of the network.
         w_bits: Widths of weights, ascending.
         a_bits: Widths of activations, ascending.
-        batch: Samples at once.
+        batch: Batch size.
         repeats: Measurements of each layer at each pair of widths.
-        seed: Of the order of measuring and of the random weights, on which times do not depend.
+        seed: Seed of the measuring order and of the random weights; times do not depend on the weights.
         device: `cpu` or `cuda`.
         backend: Kernels to run there; the fastest if not given. See `Runtime`.
     """
@@ -66,7 +66,7 @@ class Plan:
 
     @cached_property
     def shapes(self) -> list[LayerSpec]:
-        """The distinct layers, whatever their names and how often they are called."""
+        """The distinct layers, regardless of their names and numbers of calls."""
         return list(dict.fromkeys(map(_shape, self.layers)))
 
     @property
@@ -77,7 +77,7 @@ class Plan:
     @property
     def groups(self) -> list[list[LayerBits]]:
         """The cells, in groups whose kernels fit into memory together."""
-        weights = sum(layer.params for layer in self.layers)  # a byte each at most, and as much again while packing
+        weights = sum(layer.params for layer in self.layers)  # at most a byte each, and as much again while packing
         inputs = self.batch * sum(layer.in_channels * layer.in_size[0] * layer.in_size[1] for layer in self.layers)
         size = max(_GROUP_BYTES // (2 * weights + 4 * inputs), 1)  # codes, their planes, and addresses of windows
         return [self.cells[start : start + size] for start in range(0, len(self.cells), size)]
@@ -86,21 +86,22 @@ class Plan:
 def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, progress: Progress) -> CostTable:
     """Measures every layer at every pair of widths on this machine, on one core; layers of one shape are pooled.
 
-    Layers are timed inside the running network, where their caches are as warm as they will be: every forward pass
-    gives each layer another pair of widths, until each has had all of them as often as the others. The time of a layer
-    is that of quantizing its input, packing bit planes, multiplying and rescaling. What lies between the layers
-    (activation functions, additions, pooling, PyTorch itself) becomes the table's `rest`. On a GPU, times are taken
-    between events in its queue: where its kernels are short, they are those of launching them.
+    Layers are timed inside the running network, where caches are as warm as in use. Every forward pass gives each layer
+    another pair of widths, until each layer was measured at every pair equally often. The time of a layer includes
+    quantizing its input, packing bit planes, multiplying and rescaling. Everything between the layers (activation
+    functions, additions, pooling, PyTorch itself) becomes the table's `rest`. On a GPU, times are taken between events
+    in its queue; if kernels are short, they are the time that launching takes.
 
     Args:
         plan: What to measure.
         model: The float network.
         sample_input: One input, `(1, …)`.
-        journal: Where finished pieces are kept until the table is complete; an interrupted measurement goes on there.
-        progress: Called with pieces done and pieces in all.
+        journal: File of the finished pieces; an interrupted measurement resumes from it.
+        progress: Called with the number of finished pieces and the number of all pieces.
 
     Raises:
-        HardwareError: The device is not here, its kernels cannot run a layer, or the journal is of another measurement.
+        HardwareError: The device is not available, its kernels cannot run a layer, or the journal belongs to another
+            measurement.
     """
     runtime = Runtime.of(plan.device, plan.backend)
     device = describe_device(plan.device)
@@ -132,7 +133,7 @@ def measure(plan: Plan, model: nn.Module, sample_input: Tensor, journal: Path, p
 
 
 class _Network:
-    """The network with a slot for each layer, into which kernels of any widths are put."""
+    """The network with a slot for each layer, which takes kernels of any widths."""
 
     def __init__(self, plan: Plan, model: nn.Module, sample_input: Tensor) -> None:
         self._plan = plan
@@ -146,7 +147,7 @@ class _Network:
         self._x = x.to(plan.device)
 
     def times(self, group: Sequence[LayerBits], seed: int) -> Floats:
-        """Returns milliseconds of every layer and, last, of the rest, `(pairs, layers + 1, repeats)`."""
+        """Returns the milliseconds of every layer and, in the last row, of the rest: `(pairs, layers + 1, repeats)`."""
         rng = np.random.default_rng(seed)
         kernels = {
             layer.name: [_random_module(self._plan, layer, bits).kernel for bits in group]
@@ -170,7 +171,7 @@ class _Network:
             return run
 
         taken = sample([call(start) for start in range(len(group))], -(-self._plan.repeats // _PASSES), seed)
-        # From the order of forward passes to that of the pairs: pass p gave layer l the pair p + offset of l
+        # Reordered from forward passes to pairs: in pass p, layer l had pair p + offset of l
         order = [np.roll(taken[:, :, row], offsets[name], axis=0) for row, name in enumerate(kernels)]
         return np.stack([*order, taken[:, :, -1]], axis=1)
 
@@ -180,7 +181,7 @@ def _random_module(plan: Plan, layer: LayerSpec, bits: LayerBits) -> BitSerialMo
 
 
 def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCounter) -> list[float]:
-    """Measures millijoules of one shape at every pair of widths."""
+    """Measures the energy of one shape at every pair of widths, in millijoules."""
     size = (plan.batch * shape.in_size[0],) if shape.kind == "linear" else (plan.batch, *shape.in_size)
     x = torch.rand(*size, shape.in_channels, device=plan.device)
     x = x if shape.kind == "linear" else x.permute(0, 3, 1, 2)
@@ -194,7 +195,7 @@ def _shape(layer: LayerSpec) -> LayerSpec:
 
 
 def _calls(layer: LayerSpec) -> int:
-    """How often the layer is called in one forward pass."""
+    """Returns how often the layer is called in one forward pass."""
     return max(layer.macs // (layer.out_size[0] * layer.out_size[1] * layer.params), 1)
 
 
@@ -241,5 +242,5 @@ def _table(plan: Plan, done: Journal, device: dict[str, str], runtime: Runtime, 
 
 
 def _fitted(costs: Floats) -> Floats:
-    """Never falls with a width; fitted to logarithms, since noise is a share of what is measured."""
+    """Returns costs that never fall as a width grows; fitted to logarithms, because the noise is relative."""
     return np.exp(monotone(np.log(costs)))

@@ -15,11 +15,11 @@ _TOLERANCE = 1e-9
 def monotone(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Returns the least-squares fit that never falls along any axis, same shape.
 
-    Along one axis that is isotonic regression by pooling adjacent violators; the fit to all axes at once is the
-    projection onto the intersection of those cones, by Dykstra's alternating projections.
+    Along one axis this is isotonic regression by pooling adjacent violators; the fit along all axes is the projection
+    onto the intersection of those cones, by Dykstra's alternating projections.
 
     Args:
-        costs: Finite, of any number of dimensions.
+        costs: Finite costs, of any number of dimensions.
 
     References:
         Dykstra, Robertson: An Algorithm for Isotonic Regression for Two or More Independent Variables, The Annals of
@@ -41,7 +41,7 @@ def monotone(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             corrections[axis] = fitted - target
         if np.abs(fitted - before).max(initial=0.0) <= _TOLERANCE * scale:
             break
-    for axis in range(fitted.ndim):  # what is left of violations is rounding
+    for axis in range(fitted.ndim):  # the remaining violations are rounding errors
         fitted = np.maximum.accumulate(fitted, axis)
     return fitted
 

@@ -1,4 +1,4 @@
-"""Timing many things fairly: in turns, in random order, with outliers set aside."""
+"""Timing several calls fairly: interleaved, in random order, without outliers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ _OUTLIER = 5.0
 
 
 def sample(calls: Sequence[Callable[[], npt.ArrayLike]], repeats: int, seed: int) -> npt.NDArray[np.float64]:
-    """Runs each call `repeats` times and returns what they return, milliseconds, `(calls, repeats, ...)`.
+    """Runs each call `repeats` times and returns the results, `(calls, repeats, ...)`.
 
-    After a warm-up, every turn runs each call in a short burst, in an order of its own, so that a machine that becomes
-    slower makes all of them slower alike. The first run of a burst finds the caches full of something else and is not
-    counted.
+    After a warm-up, every round runs each call in a short burst, in a new random order, so that a machine that slows
+    down affects all calls alike. The first run of a burst is not counted, because the caches are full of other data.
+
+    Args:
+        calls: Return the milliseconds that they took.
+        repeats: Results of each call.
+        seed: Seed of the order.
     """
     rng = np.random.default_rng(seed)
     for call in calls:
@@ -40,12 +44,12 @@ def sample(calls: Sequence[Callable[[], npt.ArrayLike]], repeats: int, seed: int
 
 @dataclass(frozen=True)
 class Statistics:
-    """What samples say, an entry a call.
+    """Statistics of samples, one entry per call.
 
     Attributes:
-        median: Of the samples that are no outliers, milliseconds.
-        spread: Distance between their quartiles, as a share of the median.
-        outliers: Share of samples set aside.
+        median: Median without outliers, in milliseconds.
+        spread: Interquartile range without outliers, as a fraction of the median.
+        outliers: Fraction of the samples that are outliers.
     """
 
     median: npt.NDArray[np.float64]
@@ -69,7 +73,13 @@ def summarize(samples: npt.NDArray[np.float64]) -> Statistics:
 def joules_per_call(
     calls: Sequence[Callable[[], object]], counter: EnergyCounter | GpuEnergyCounter, seconds: float = 0.05
 ) -> npt.NDArray[np.float64]:
-    """Returns the energy of one call, `(calls,)`, by repeating each for `seconds` between two readings."""
+    """Returns the energy of one run of each call in joules, `(calls,)`.
+
+    Args:
+        calls: What to run.
+        counter: Is read before and after.
+        seconds: How long each call is repeated between the two readings.
+    """
     used = np.empty(len(calls))
     for index, call in enumerate(calls):
         before, start, count = counter.joules(), time.perf_counter(), 0

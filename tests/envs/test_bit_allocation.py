@@ -65,7 +65,7 @@ def test_the_episode_of_a_feasible_policy_ends_in_it() -> None:
 
 
 def test_the_best_policy_has_the_largest_reward_of_all() -> None:
-    """Brute force: no walk earns more than the best feasible policy, and that policy's own walk earns as much."""
+    """Brute force: no episode earns more than the best feasible policy, and its own episode earns exactly that."""
     env = toy_env()
     names = [layer.name for layer in make_layers(3)]
     every = [
@@ -93,7 +93,7 @@ def test_observation_has_haqs_ten_features(layers: list[LayerSpec]) -> None:
     assert third[1] == pytest.approx((9 - 8) / (10 - 8))
 
 
-def test_pinned_layers_are_not_walked() -> None:
+def test_pinned_layers_are_skipped() -> None:
     env = toy_env(share=0.9, pinned={"conv0": LayerBits(8, 8)})
     assert env.steps == 4
     _, policy, _ = play(env, BitPolicy.uniform(["conv0", "conv1", "conv2"], 2))

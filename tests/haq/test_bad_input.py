@@ -1,6 +1,6 @@
-"""Whatever is wrong with the input: one line that says so, exit code 2, and every file as it was.
+"""Bad input of every kind gives one line that says so and exit code 2, and leaves every file as it was.
 
-The cases stand in `bad_input/`, by kind. They run in this process, so that all of them take seconds.
+The cases are in `bad_input/`, by kind. They run in this process, so that all of them together take only seconds.
 """
 
 from __future__ import annotations

@@ -60,20 +60,20 @@ def test_a_home_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     code, shown = run("--quiet")
     assert code == 0
     told = " ".join(shown.split())
-    assert "! home: libraries keep nothing in it; set HOME to a folder of yours, or HF_HOME" in told
-    assert "! cache: the embedded network is trained every time; set HAQ_CACHE to a folder of yours" in told
+    assert "! home: libraries cannot write to it; set HOME to a folder of yours, or HF_HOME" in told
+    assert "! cache: the built-in network is trained every time; set HAQ_CACHE to a folder of yours" in told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Ray reads TMPDIR on Linux alone")
 def test_temporary_files_where_ray_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TMPDIR", "RAY_TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-        assert f"{tmp_path}/none cannot be written; set TMPDIR to a folder" in finding("temporary files").problem
+        assert f"{tmp_path}/none cannot be written; set TMPDIR to a writable" in finding("temporary files").problem
         monkeypatch.setenv(name, str(tmp_path))
     assert not finding("temporary files").problem
 
 
-def test_missing_extras_come_with_their_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_come_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = doctor._installed
     monkeypatch.setattr(doctor, "_installed", lambda name: None if name == "onnx" else installed(name) or "99")
     found = finding("extras")

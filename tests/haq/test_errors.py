@@ -6,7 +6,7 @@ from haq import errors
 
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
-def test_every_error_is_one_that_a_user_can_mend(name: str) -> None:
+def test_every_error_is_one_that_a_user_can_fix(name: str) -> None:
     assert issubclass(getattr(errors, name), errors.HaqError)
 
 

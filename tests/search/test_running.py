@@ -168,7 +168,7 @@ def test_ctrl_c_ends_cleanly_with_what_was_found(tiny: Path, tmp_path: Path) -> 
 
 
 def test_an_existing_folder_is_refused(finished: RunFolder, tiny: Path) -> None:
-    with pytest.raises(ConfigError, match=r"exists; go on with `haq search --resume"):
+    with pytest.raises(ConfigError, match=r"exists; resume it with `haq search --resume"):
         run(**config_for(tiny).options(), out=finished.path)
 
 

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["hardware", "table"]
 
-_TABLE_BATCH = 16  # that HAQ's published table is for
+_TABLE_BATCH = 16  # of HAQ's published table
 
 
 @click.command(epilog=examples("haq hardware", "haq hardware edge", "haq hardware my_board.yaml"))
 @click.argument("name", required=False, metavar="[NAME|FILE]")
 @output_options
 def hardware(name: str | None) -> Result:
-    """List the hardware, or print one's parameters and their sources.
+    """List the known hardware, or print one accelerator's parameters and their sources.
 
-    FILE is a hardware description (.yaml) or a cost table (.parquet, .csv). With --quiet the list is of names alone.
+    FILE is a hardware description (.yaml) or a cost table (.parquet, .csv). With --quiet, only the names are listed.
     """
     from haq.hwmodels import describe_hardware, list_hardware
     from haq.hwmodels.pricing import is_table
@@ -40,7 +40,7 @@ def hardware(name: str | None) -> Result:
     if name is None:
         found = [describe_hardware(known) for known in list_hardware()]
         console.print(_listing(found))
-        console.print("pairs: legal widths, weights/activations; haq hardware NAME says more", style="dim")
+        console.print("pairs: legal widths, weights/activations; haq hardware NAME shows more", style="dim")
         return Result(lambda: {"hardware": found}, tuple(description.name for description in found))
     if is_table(name):
         from haq.hwmodels.tables.formats import load_table
@@ -63,10 +63,10 @@ def hardware(name: str | None) -> Result:
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @network_options
-@click.option("--clock-mhz", type=float, metavar="F", help="Of .npy: the clock whose cycles the array holds.")
-@click.option("--batch", default=_TABLE_BATCH, show_default=True, help="Of .npy: batch size that cycles are for.")
-@click.option("--hardware", "device", metavar="NAME", help="Of .npy: name of the hardware.  [default: the file's]")
-@click.option("--measured", is_flag=True, help="Of .npy: the cycles were measured, not modelled.")
+@click.option("--clock-mhz", type=float, metavar="F", help="For .npy: clock of the cycles in the array.")
+@click.option("--batch", default=_TABLE_BATCH, show_default=True, help="For .npy: batch size of the cycles.")
+@click.option("--hardware", "device", metavar="NAME", help="For .npy: name of the hardware.  [default: the file's]")
+@click.option("--measured", is_flag=True, help="For .npy: the cycles were measured, not modelled.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write .parquet, .csv or .npy here."
 )
@@ -85,11 +85,11 @@ def table(
     measured: bool,
     output: Path | None,
 ) -> Result:
-    """Print what a cost table holds, check it against a model, or write it in another form.
+    """Print what a cost table holds, check it against a model, or convert it.
 
-    FILE is .parquet, .csv, or HAQ's array of cycles, .npy, layers x 8 x 8, which names neither layers nor clock: it
-    needs --model and --clock-mhz. For the other forms --model checks that the table is that model's, and adds size and
-    bit operations where the table lacks them.
+    FILE is .parquet, .csv, or HAQ's array of cycles, .npy, layers x 8 x 8. The array names neither layers nor clock, so
+    it needs --model and --clock-mhz. For other files, --model checks that the table belongs to that model, and adds
+    size and bit operations if the table lacks them.
     """
     from haq.hwmodels.pricing import open_hardware
     from haq.hwmodels.tables.formats import load_table, save_table
@@ -99,9 +99,9 @@ def table(
     array = file.suffix.lower() == ".npy"
     if not array and (foreign := given & {"batch", "device", "measured"}):
         option = "--" + min(foreign).replace("device", "hardware")
-        raise ConfigError(f"{option} is for .npy files; {str(file)!r} says it itself; leave the option out")
+        raise ConfigError(f"{option} is for .npy files; {str(file)!r} already contains it; leave the option out")
     if not given & {"model"} and (idle := given & {"weights", "data"}):
-        raise ConfigError(f"--{min(idle)} goes with --model; give it, too")
+        raise ConfigError(f"--{min(idle)} needs --model; give it too")
     at_least({"--batch": (batch, 1)})
     layers = trace(*open_untrained_network(model, weights, data)) if "model" in given else None
     costs = load_table(file, layers, clock_mhz, batch, device, "measured" if measured else "modelled")

@@ -39,9 +39,11 @@ _REPEATS = 60
 )
 @network_options
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda", help="What to measure.")
-@click.option("--bits", default="1-8", show_default=True, metavar="WIDTHS", help="Of weights and activations.")
-@click.option("--batch", default=1, show_default=True, help="Samples at once.")
-@click.option("--repeats", default=_REPEATS, show_default=True, help="Of each layer at each pair of widths.")
+@click.option("--bits", default="1-8", show_default=True, metavar="WIDTHS", help="Widths of weights and activations.")
+@click.option("--batch", default=1, show_default=True, help="Batch size.")
+@click.option(
+    "--repeats", default=_REPEATS, show_default=True, help="Measurements of each layer at each pair of widths."
+)
 @click.option(
     "-o",
     "--output",
@@ -56,14 +58,14 @@ def measure(
     """Measure every layer of a network at every pair of widths on this machine, and write a cost table.
 
     Layers run on bit-serial kernels, on one core or on the GPU, inside the network; packing and rescaling are part of
-    the time. Keep the machine quiet meanwhile. After Ctrl-C the same command goes on with what was measured. With
-    --quiet the table's path is all that is printed.
+    the time. Keep the machine quiet meanwhile. After Ctrl-C, the same command resumes the measurement. With --quiet,
+    only the path of the table is printed.
     """
     path = output or Path(f"{short_name(model)}-{device}.parquet")
     _check(path, device, batch, repeats)
     widths = parse_bits(bits)
     if widths[-1] > 8:
-        raise ConfigError(f"--bits {bits}: bit-serial kernels take widths of 1 to 8 bits; give some of these")
+        raise ConfigError(f"--bits {bits}: bit-serial kernels take widths of 1 to 8 bits; give widths in that range")
     with TerminalObserver() as observer:
         from haq.hwmodels.measuring import Plan
         from haq.hwmodels.measuring import measure as measured
@@ -88,15 +90,15 @@ def measure(
     )
 )
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--table", type=click.Path(path_type=Path), metavar="TABLE", help="What haq measure wrote.")
+@click.option("--table", type=click.Path(path_type=Path), metavar="TABLE", help="Cost table from haq measure.")
 @click.option("--repeats", default=100, show_default=True, help="Measurements of each network.")
 @naming_options(hardware=False)
 @output_options
 def bench(run: Path, table: Path | None, repeats: int, **named: str | None) -> Result:
-    """Run the network that a search found on this machine's kernels: predicted and measured latency, and accuracy.
+    """Run the network of RUN on this machine's kernels, and print predicted and measured latency, and accuracy.
 
-    Predictions come from TABLE, or from the run's own table where that was measured here; otherwise the widths that the
-    network uses are measured first. Writes RUN/bench.json. With --quiet only the table of networks is printed.
+    Predictions come from TABLE, or from the run's own table if that was measured here; otherwise the widths that the
+    network uses are measured first. Writes RUN/bench.json. With --quiet, only the table of networks is printed.
     """
     from haq.runs import RunFolder
 
@@ -110,8 +112,8 @@ def bench(run: Path, table: Path | None, repeats: int, **named: str | None) -> R
     networks = _networks(found)
     console.print(networks)
     console.print(
-        f"Batch {found.costs.batch}, one core, {found.bench.kernels} kernels; medians, taken in turns; quartiles of "
-        f"the total are {found.bench.spread:.1%} apart. The rest: activation functions, additions, pooling, and "
+        f"Batch {found.costs.batch}, one core, {found.bench.kernels} kernels; medians of interleaved runs; quartiles "
+        f"of the total are {found.bench.spread:.1%} apart. The rest is activation functions, additions, pooling, and "
         "PyTorch itself.",
         style="dim",
     )
@@ -150,7 +152,7 @@ def _print_measured(costs: CostTable, plan: Plan) -> None:
         "device": f"{costs.hardware} ({provenance['features']})",
         "kernels": costs.version,
         "whole network": f"{format_cost('latency_ms', low)} to {format_cost('latency_ms', high)}, of which "
-        f"{format_cost('latency_ms', costs.rest['latency_ms'])} are not its layers",
+        f"{format_cost('latency_ms', costs.rest['latency_ms'])} outside its layers",
         "spread": f"{np.median(spread):.1%} between quartiles, {outliers.mean():.1%} outliers set aside",
         "monotone fit": f"moved the medians by {moved.mean():.1%} on average, by {moved.max():.1%} at most",
         "energy": provenance["energy"],

@@ -1,4 +1,4 @@
-"""What to do with a run after its search: `haq pick` and `haq finetune`."""
+"""Commands for a run after its search: `haq pick` and `haq finetune`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["finetune", "pick"]
     epilog=examples(
         "haq pick runs/digits-resnet-edge-latency-10ms --constraint latency=8ms",
         "haq pick runs/digits-resnet-edge-latency-10ms --constraint size=60kB --finetune-steps 0",
-        "haq search --resume runs/digits-resnet-edge-latency-8ms    go on with one that was interrupted",
+        "haq search --resume runs/digits-resnet-edge-latency-8ms    resume one that was interrupted",
     )
 )
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
@@ -38,7 +38,7 @@ __all__ = ["finetune", "pick"]
     help="Fine-tuning steps of the picked policies and of the uniform networks that they are compared with.  "
     "[default: as in the search]",
 )
-@click.option("--ptq", metavar="PASSES", help="Their post-training passes, as for haq search.  [default: as there]")
+@click.option("--ptq", metavar="PASSES", help="Post-training passes, as for haq search.  [default: as in the search]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -57,8 +57,8 @@ def pick(
 ) -> Result:
     """Take another point of RUN: the best policies that meet another budget, without a new search.
 
-    They and the best uniform networks of the budget are fine-tuned alike and tested, as at the end of a search. The
-    new run folder can be reported, exported, measured and fine-tuned like any other.
+    These and the best uniform networks of the budget are fine-tuned in the same way and tested, as at the end of a
+    search. The new run folder can be reported, exported, measured and fine-tuned like any other.
     """
     with TerminalObserver() as observer:
         from haq.report import write_report
@@ -82,13 +82,13 @@ def pick(
     "--policy",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Other widths, within the budget of RUN: what haq export writes.  [default: those that RUN chose]",
+    help="Other widths within the budget of RUN, as haq export writes them.  [default: those that RUN chose]",
 )
 @click.option(
     "--lr",
     type=float,
     metavar="RATE",
-    help="Learning rate of the weights at the start; a cosine takes it to zero.  [default: by the widths, as in a "
+    help="Initial learning rate of the weights; it falls to zero along a cosine.  [default: by the widths, as in a "
     "search]",
 )
 @click.option(
@@ -97,17 +97,15 @@ def pick(
     show_default=True,
     help="Learn the outputs of the float network, or the labels.",
 )
-@click.option("--batch", default=64, show_default=True, help="Samples a step.")
-@click.option("--seed", default=0, show_default=True, help="Order of the samples.")
+@click.option("--batch", default=64, show_default=True, help="Samples per step.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the order of the samples.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="Run folder to make.  [default: RUN-finetuned]",
 )
-@click.option(
-    "--resume", "resumed", type=click.Path(path_type=Path), metavar="FOLDER", help="Fine-tuning to go on with."
-)
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="FOLDER", help="Fine-tuning to resume.")
 @naming_options(hardware=True)
 @output_options
 def finetune(
@@ -122,16 +120,16 @@ def finetune(
     resumed: Path | None,
     **named: str | None,
 ) -> Result:
-    """Train the network of RUN on, and write it into a new run folder.
+    """Continue training the network of RUN, and write it into a new run folder.
 
     The weights of the epoch that does best on the validation samples are kept. A checkpoint is written every epoch, or
-    every minute where epochs are longer; Ctrl-C stops, and --resume goes on to the same end. TensorBoard logs lie in
-    FOLDER/tensorboard.
+    every minute if epochs are longer. Ctrl-C stops the training; --resume continues it to the same result. TensorBoard
+    logs are in FOLDER/tensorboard.
     """
     if resumed is None and (run is None or epochs is None):
         raise ConfigError("give RUN and --epochs N, such as --epochs 20; or --resume FOLDER")
     if resumed is not None and (run is not None or any(v is not None for v in (epochs, policy, lr, out))):
-        raise ConfigError("--resume takes no RUN and no other options; its folder says them")
+        raise ConfigError("--resume takes no RUN and no other options; the folder holds them")
     with TerminalObserver() as observer:
         from haq.report import write_report
         from haq.search import finetune as train

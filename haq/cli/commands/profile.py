@@ -45,9 +45,13 @@ _DRAWING = 76
     metavar="NAME",
     help="Name as in haq hardware, or a YAML file.",
 )
-@click.option("--batch", type=int, help="Batch size that costs are for.  [default: the usual one of the hardware]")
+@click.option("--batch", type=int, help="Batch size to price.  [default: the usual one of the hardware]")
 @click.option(
-    "--bits", default="8/8,4/4", show_default=True, metavar="PAIRS", help="Widths, weights/activations, to price at."
+    "--bits",
+    default="8/8,4/4",
+    show_default=True,
+    metavar="PAIRS",
+    help="Pairs of widths to price, weights/activations.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the roofline as PNG.")
 @output_options
@@ -57,7 +61,7 @@ def profile(
     """Print what each layer costs and what binds it, and draw the roofline.
 
     Only shapes matter: a built-in model needs no weights here. Rows are in order of execution; shares are of latency.
-    With --quiet only the tables are printed.
+    With --quiet, only the tables are printed.
     """
     from haq.hwmodels import CostTable
     from haq.hwmodels.liveness import plan_or_none
@@ -127,13 +131,13 @@ def _parsed_pairs(text: str) -> list[LayerBits]:
 
 
 def _legal(pairs: Sequence[LayerBits], chosen: Hardware) -> tuple[list[LayerBits], str]:
-    """Returns the pairs that the hardware runs, and a sentence on the others, empty where there are none."""
+    """Returns the pairs that the hardware runs, and a sentence about the others, empty if there are none."""
     from haq.hwmodels.hardware import listed_pairs
 
     legal = [pair for pair in pairs if pair in chosen.pairs]
     runs = f"hardware {chosen.name!r} runs {listed_pairs(chosen.pairs)} bits (weights/activations)"
     if not legal:
-        raise ConfigError(f"--bits {', '.join(map(_shown, pairs))}: {runs}; give pairs of these")
+        raise ConfigError(f"--bits {', '.join(map(_shown, pairs))}: {runs}; give some of these pairs")
     others = ", ".join(_shown(pair) for pair in pairs if pair not in legal)
     return legal, f"left out: {others}; {runs}" if others else ""
 
@@ -158,10 +162,10 @@ def _priced(
 
 
 def _too_much(chosen: Hardware, excess: Mapping[str, float]) -> str:
-    """Says what the network takes beyond what the hardware holds; empty where it fits."""
+    """Returns what the network needs beyond the hardware's limits, in words; empty if it fits."""
     limits = {METRICS[metric].field: (metric, limit) for metric, limit in chosen.limits.items()}
     return ", ".join(
-        f"{limits[field][0]} {format_cost(field, cost)}, and {chosen.name} holds {format_cost(field, limits[field][1])}"
+        f"{limits[field][0]} {format_cost(field, cost)}, but {chosen.name} holds {format_cost(field, limits[field][1])}"
         for field, cost in excess.items()
     )
 

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["compare", "quantize", "schemes"]
 
 _VAL_IMAGES = DEFAULTS.val_images
-_USUAL_INPUTS = 8  # bits that runtimes compute activations in
+_USUAL_INPUTS = 8  # bits of activations in common runtimes
 
 
 @click.command(epilog=examples("haq schemes", "haq schemes lsq"))
 @click.argument("name", required=False)
 @output_options
 def schemes(name: str | None) -> Result:
-    """List the quantization schemes, or say more of one: paper, equation, options.
+    """List the quantization schemes, or show paper, equation and options of one.
 
-    With --quiet the list is of names alone.
+    With --quiet, only the names are listed.
     """
     from haq.quant.schemes import get_scheme, list_schemes
 
@@ -49,13 +49,13 @@ def schemes(name: str | None) -> Result:
                 scheme.name, scheme.covers, _ranges(scheme.widths), scheme.trainable, kernels, scheme.arxiv or "-"
             )
         console.print(table)
-        console.print("papers are arXiv identifiers; haq schemes NAME says more", style="dim")
+        console.print("papers are arXiv identifiers; haq schemes NAME shows more", style="dim")
         return Result(lambda: {"schemes": list(map(_described, found))}, tuple(scheme.name for scheme in found))
     scheme = get_scheme(name)
     labelled = {
         "title": scheme.title,
         "paper": f"https://arxiv.org/abs/{scheme.arxiv}" if scheme.arxiv else "-",
-        "what is built": scheme.equation,
+        "equation": scheme.equation,
         "quantizes": scheme.covers,
         "bits": _ranges(scheme.widths),
         "trains": scheme.trainable,
@@ -95,29 +95,37 @@ def _described(scheme: Scheme) -> dict[str, Any]:
     "--policy",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Widths of every layer: what haq export writes, or a run's best.json.",
+    help="Widths of every layer: a file from haq export, or a run's best.json.",
 )
 @click.option(
-    "--bits", type=int, metavar="N", help="Instead of --policy: weights of so many bits everywhere, of 8 at both ends."
+    "--bits",
+    type=int,
+    metavar="N",
+    help="Instead of --policy: bits of the weights of all layers; the first and the last have 8.",
 )
 @click.option(
-    "--a-bits", type=int, metavar="N", help="With --bits: activations likewise.  [default: 8, or what the scheme has]"
+    "--a-bits",
+    type=int,
+    metavar="N",
+    help="With --bits: bits of the activations.  [default: 8, or what the scheme has]",
 )
 @click.option("--weights-only", is_flag=True, help="With --bits: leave activations in floating point.")
 @click.option("--scheme", metavar="NAME", help="See haq schemes.  [default: the policy's, or linear]")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Of the scheme, as granularity=tensor.")
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the scheme, such as granularity=tensor."
+)
 @click.option(
     "--ptq",
     default="sequential",
     show_default=True,
     metavar="PASSES",
-    help="Post-training passes, with commas: cle, sequential, adaround, bias, bias-analytic; auto for "
-    "sequential and adaround, or none.",
+    help="Post-training passes, separated by commas: cle, sequential, adaround, bias, bias-analytic; auto for "
+    "sequential and adaround; or none.",
 )
 @click.option("--qat-steps", default=0, show_default=True, metavar="N", help="Fine-tuning steps.")
-@click.option("--batch", default=64, show_default=True, help="Images a fine-tuning step.")
-@click.option("--integer", is_flag=True, help="Also convert to integer-only arithmetic, and score that.")
-@click.option("--seed", default=0, show_default=True, help="Order of the training images.")
+@click.option("--batch", default=64, show_default=True, help="Images per fine-tuning step.")
+@click.option("--integer", is_flag=True, help="Also convert to integer-only arithmetic, and score the result.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the order of the training images.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the network here.")
 @output_options
 def quantize(
@@ -141,7 +149,7 @@ def quantize(
     if (policy is None) == (bits is None):
         raise ConfigError("give either --policy FILE or --bits N")
     if a_bits is not None and (bits is None or weights_only):
-        raise ConfigError(f"--a-bits {a_bits}: it goes with --bits, and not with --weights-only")
+        raise ConfigError(f"--a-bits {a_bits}: use it with --bits, and not with --weights-only")
     passes = parse_passes(ptq)
     at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     if output is not None:
@@ -200,15 +208,16 @@ def quantize(
 )
 @click.option("--bits", default="2,3,4,8", show_default=True, metavar="WIDTHS", help="Widths to compare at.")
 @click.option("--qat-steps", default=0, show_default=True, metavar="N", help="Fine-tuning steps of each network.")
-@click.option("--batch", default=64, show_default=True, help="Images a fine-tuning step.")
-@click.option("--seed", default=0, show_default=True, help="Order of the training images.")
+@click.option("--batch", default=64, show_default=True, help="Images per fine-tuning step.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the order of the training images.")
 @output_options
 def compare(
     model: str, weights: str | None, data: str, names: str, bits: str, qat_steps: int, batch: int, seed: int
 ) -> Result:
-    """Print test top-1 and size of one network under several schemes and widths, the ends at 8 bits.
+    """Print test top-1 and size of one network with several schemes and widths.
 
-    Schemes for weights alone leave activations at 8 bits; a scheme with one width is shown at that one.
+    The first and the last layer have 8 bits. Schemes for weights alone leave activations at 8 bits; a scheme with only
+    one width is shown at that width.
     """
     at_least({"--qat-steps": (qat_steps, 0), "--batch": (batch, 1), "--seed": (seed, 0)})
     with TerminalObserver() as observer:
@@ -243,7 +252,7 @@ def compare(
 
 
 def _activations(scheme: Scheme, w_bits: int, a_bits: int | None) -> int | None:
-    """Returns the width that goes with weights of `w_bits`: 8, where the scheme has it."""
+    """Returns the width of activations beside weights of `w_bits`: the given one, or 8 if the scheme has it."""
     if scheme.inputs is None:
         return None
     if a_bits is not None:

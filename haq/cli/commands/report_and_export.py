@@ -1,4 +1,4 @@
-"""What shows and hands on the result of a search: `haq report` and `haq export`."""
+"""Commands that show and export the result of a search: `haq report` and `haq export`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["export", "report", "reported"]
 
 
 def reported(folders: Sequence[RunFolder], page: Path) -> dict[str, Any]:
-    """Returns the document that `--json` prints of runs."""
+    """Returns the document that `--json` prints for runs."""
     from haq.report import summarize
 
     runs = [
@@ -46,15 +46,15 @@ def reported(folders: Sequence[RunFolder], page: Path) -> dict[str, Any]:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Page to write.  [default: report.html in RUN; of several, report-overlay.html in the first]",
+    help="Page to write.  [default: report.html in RUN; for several runs, report-overlay.html in the first]",
 )
 @click.option("--open", "opened", is_flag=True, help="Open the page in the browser.")
 @output_options
 def report(runs: tuple[Path, ...], out: Path | None, opened: bool) -> Result:
     """Print the comparison, the Pareto front and the per-layer widths of RUN, and write its report.html.
 
-    Of several runs, print a table with a row each, and write a page that draws them together. With --quiet the page's
-    path is all that is printed.
+    For several runs, print a table with one row per run, and write a page that draws them together. With --quiet, only
+    the path of the page is printed.
     """
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out {out}: folder {str(out.parent)!r} does not exist; make it first")
@@ -107,15 +107,15 @@ def _summaries() -> dict[str, str]:
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write here.  [default: the terminal; for networks a file in RUN]",
+    help="Write here.  [default: the terminal; for networks, a file in RUN]",
 )
 @naming_options(hardware=False)
 @output_options
 def export(run: Path, form: str, output: Path | None, **named: str | None) -> Result:
     """Write the result of RUN for another program: the bits of every layer, or the quantized network itself.
 
-    A format that holds the network opens the model and the data that the run names, and so runs their code. With --json
-    a format that is JSON is printed as it is, and of others where it was written.
+    A format that holds the network opens the model and the data that the run names, and so runs their code. With
+    --json, a format that is JSON is printed as it is; for a file, its path and size are printed.
     """
     from haq.cli.terminal import TerminalObserver, console
     from haq.exports import open_format
@@ -134,7 +134,7 @@ def export(run: Path, form: str, output: Path | None, **named: str | None) -> Re
             (str(written),),
         )
     text = written.removesuffix("\n")
-    if sys.stdout.isatty():  # a program gets every character as it is
+    if sys.stdout.isatty():  # a program gets every character unchanged
         text = "\n".join(map(printable, text.split("\n")))
     if not console.quiet:
         echo_exactly(text)
@@ -142,8 +142,8 @@ def export(run: Path, form: str, output: Path | None, **named: str | None) -> Re
 
 
 def _document(text: str, form: str) -> dict[str, Any]:
-    """What is printed anyway, where that is JSON."""
+    """Returns the exported text as a document, if it is JSON."""
     try:
         return dict(json.loads(text))
     except ValueError:
-        raise ConfigError(f"--json with --format {form}, which prints text: give -o FILE, or --format json") from None
+        raise ConfigError(f"--json with --format {form}, which prints text; give -o FILE, or --format json") from None

@@ -1,4 +1,4 @@
-"""What each layer loses at each width: `haq sensitivity`."""
+"""`haq sensitivity`: what each layer loses at each width."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEANINGS = {
 }
 _SHADES = " ░▒▓█"
 _COLORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # of matplotlib's viridis
-_BRIGHT = 130  # of 255; from here on black can be read better than white
+_BRIGHT = 130  # of 255; above this, black text is easier to read than white
 
 
 @click.command(
@@ -53,18 +53,18 @@ _BRIGHT = 130  # of 255; from here on black can be read better than white
     show_default=True,
     metavar="NAMES",
     help="fisher (estimated divergence of the outputs), kl (the divergence itself, which takes longer), loss, sqnr "
-    "(signal to noise of the outputs) or hessian (curvature of the loss); several with commas, or all.",
+    "(signal to noise of the outputs) or hessian (curvature of the loss); several separated by commas, or all.",
 )
-@click.option("--images", default=512, show_default=True, help="Held-out training images to measure on, about.")
+@click.option("--images", default=512, show_default=True, help="About how many held-out training images to use.")
 @click.option("--scheme", default=DEFAULTS.scheme, show_default=True, metavar="NAME", help="See haq schemes.")
-@click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Which images, and probes of the curvature.")
+@click.option("--seed", default=DEFAULTS.seed, show_default=True, help="Seed of the choice of images and the probes.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the values, .json, or draw the maps, .png. A .json of the same network, data and options is read, not "
-    "measured again.",
+    help="Write the values as .json, or draw the maps as .png. Values in a .json of the same network, data and options "
+    "are read, not measured again.",
 )
 @output_options
 def sensitivity(
@@ -78,10 +78,10 @@ def sensitivity(
     seed: int,
     output: Path | None,
 ) -> Result:
-    """Print how much each layer alone loses at each width, weights and activations apart.
+    """Print how much each layer alone loses at each width, separately for weights and activations.
 
-    All other layers stay in floating point. One scale of colours serves both maps of a measure, logarithmic. With
-    --quiet only the maps are printed, or with -o only the file's path.
+    All other layers stay in floating point. Both maps of a measure share one logarithmic scale of colours. With
+    --quiet, only the maps are printed, or with -o only the path of the file.
     """
     measures = _measures(measure)
     widths = parse_bits(bits)
@@ -127,7 +127,7 @@ def _check_widths(scheme: Scheme, widths: tuple[int, ...]) -> None:
     for width in widths:
         if width not in scheme.widths or (scheme.inputs is not None and width not in scheme.input_widths):
             known = ", ".join(map(str, scheme.widths))
-            raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; give --bits of these")
+            raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; give --bits in these")
 
 
 # What is shown

@@ -1,4 +1,4 @@
-"""Bit-serial kernels for CPUs, compiled when they are first used; importing this package imports numba."""
+"""Bit-serial kernels for CPUs, compiled on first use; importing this package imports numba."""
 
 from haq.hwmodels.kernels.bitserial.cpu import backends, cpu_features
 from haq.hwmodels.kernels.bitserial.layer import BitSerialLayer

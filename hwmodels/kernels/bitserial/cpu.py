@@ -1,4 +1,4 @@
-"""What this CPU can do, and which backend of the kernels suits it."""
+"""The features of this CPU, and the kernel backends that it can run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Backend:
     Attributes:
         name: `avx512`, `avx2`, `neon` or `plain`.
         lanes: 64-bit lanes of a vector, one output channel in each.
-        tree_gain: How much cheaper a word is in the tree of carry-save adders than counted by itself; 1 where the tree
-            never pays. It needs `vpternlog`, which computes any Boolean function of three vectors, and pays on CPUs
-            that have no instruction to count the ones of a vector.
+        tree_gain: How much cheaper a word is in the tree of carry-save adders than counted alone; 1 if the tree never
+            pays off. The tree needs `vpternlog`, which computes any Boolean function of three vectors, and pays off on
+            CPUs without an instruction that counts the ones of a vector.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Backend:
 def cpu_features() -> frozenset[str]:
     """Returns LLVM's names of the features that kernels are compiled for, such as `avx512f` or `neon`.
 
-    These are the host's, unless `NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` restrict the compiler: an instruction beyond
-    its target would abort the process.
+    These are the features of the host, unless `NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` restrict the compiler: an
+    instruction that its target lacks would abort the process.
     """
     named: str | None = numba.config.CPU_FEATURES
     if named is not None:
@@ -47,15 +47,15 @@ def cpu_features() -> frozenset[str]:
 
 @cache
 def backends() -> tuple[str, ...]:
-    """Returns the names of the backends that this CPU can run, the fastest first.
+    """Returns the names of the backends that this CPU can run, fastest first.
 
-    `neon` and `plain` run everywhere: LLVM maps vectors of two words to whatever the CPU has.
+    `neon` and `plain` run everywhere, because LLVM maps vectors of two words to what the CPU has.
     """
     return tuple(_backends())
 
 
 def get_backend(name: str | None = None) -> Backend:
-    """Returns the backend of that name, or the fastest one.
+    """Returns the named backend, or the fastest one.
 
     Raises:
         HardwareError: This CPU cannot run it, or there is no such backend.

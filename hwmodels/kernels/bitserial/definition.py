@@ -1,4 +1,4 @@
-"""What a bit-serial layer computes, whatever kernel computes it; checked once."""
+"""What a bit-serial layer computes, independent of the kernel; checked once."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Definition:
-    """All of a layer but its weights.
+    """A layer without its weights.
 
     Attributes:
-        name: What error messages call it.
+        name: Name of the layer in error messages.
         w_bits: Width of the weights.
         a_bits: Width of the activations.
-        grid: The weights'.
-        linear: Whether it is fully connected; it then is a convolution of 1×1.
-        out_channels: M.
+        grid: Grid of the weights.
+        linear: Whether the layer is fully connected; it is then a convolution of 1×1.
+        out_channels: Number of output channels, M.
         layout: How windows are read.
-        a_zero_point: Code that stands for 0.
+        a_zero_point: Activation code that stands for 0.
         a_scale: Step of the activations.
         scale: Factor of each output channel's accumulator, `(M,)`.
         bias: Added to each output channel, `(M,)`.
-        largest: No sum of an accumulator's products is larger, whichever products it is of; it fits into int32.
+        largest: Bound on the magnitude of any partial sum of an accumulator; it fits into int32.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Definition:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every input channel has one filter, and is in no other."""
+        """Whether every input channel has exactly one filter, which reads no other channel."""
         return self.layout.groups > 1 and self.layout.channels == 1 and self.layout.groups == self.out_channels
 
     def out_size(self, shape: tuple[int, ...]) -> Pair:
-        """Returns height and width of the output for an input of `(N, H, W, C)` or `(N, K)`; of the latter, 1 and N.
+        """Returns height and width of the output for an input of `(N, H, W, C)`, or 1 and N for one of `(N, K)`.
 
         Raises:
             HardwareError: The layer does not take inputs of that shape.
@@ -96,9 +96,9 @@ def define(
     w_zero_points: ArrayLike | None = None,
     name: str = "layer",
 ) -> tuple[Definition, NDArray[np.int64]]:
-    """Returns the layer that the arguments of `BitSerialLayer` say, and its weights, `(M, C / groups, kh, kw)`.
+    """Returns the layer that the arguments of `BitSerialLayer` define, and its weights, `(M, C / groups, kh, kw)`.
 
-    Weights are the codes less their zero points.
+    All arguments are those of `BitSerialLayer`. Weights are the codes minus their zero points.
 
     Raises:
         HardwareError: An argument does not fit the others, or an accumulator could leave int32.
@@ -113,7 +113,7 @@ def define(
         with np.errstate(all="ignore"):
             inverse = np.float32(1) / np.float32(a_scale)
         if not (0 < inverse < math.inf):  # false for NaN
-            raise HardwareError(f"a_scale={a_scale!r} must be positive, and finite in float32 as must its inverse")
+            raise HardwareError(f"a_scale={a_scale!r} must be positive, and it and its inverse finite in float32")
         scales = _per_channel("scale", scale, 1.0, len(weights))
         biases = _per_channel("bias", bias, 0.0, len(weights))
     except HardwareError as error:
@@ -165,7 +165,7 @@ def _zero_points(given: ArrayLike, channels: int) -> NDArray[np.int64]:
 def _largest(reduction: int, w_bits: int, a_bits: int, a_zero_point: int, grid: WeightGrid) -> int:
     top = 2**a_bits - 1
     if not 0 <= a_zero_point <= top:
-        raise HardwareError(f"a_zero_point={a_zero_point} is no code of a_bits={a_bits}; give 0 to {top}")
+        raise HardwareError(f"a_zero_point={a_zero_point} is not a code of a_bits={a_bits}; give 0 to {top}")
     largest: int = reduction * grid.reach(w_bits) * max(a_zero_point, top - a_zero_point)
     if largest > _INT32_MAX:
         raise HardwareError(

@@ -1,4 +1,4 @@
-"""Depthwise convolution by integer products: with one channel a group, bit planes have nothing to share."""
+"""Depthwise convolution by integer products: with one channel per group, bit planes have nothing to share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from haq.hwmodels.kernels.bitserial.epilogue import Arguments, compile_tile, wri
 __all__ = ["CHANNELS", "depthwise_weights", "direct_function"]
 
 CHANNELS = 16
-"""Channels of a tile. They may be read beyond the last one, and ignored."""
+"""Channels of a tile. A tile may read beyond the last channel of the input and ignores what it finds there."""
 
 
 def _emit(builder: Any, tile: Arguments, pixels: int, floating: bool) -> None:
@@ -47,14 +47,15 @@ def _emit(builder: Any, tile: Arguments, pixels: int, floating: bool) -> None:
 def direct_function(pixels: int, floating: bool) -> Any:
     """Compiles a tile of `CHANNELS` channels at `pixels` pixels; see `compile_tile`.
 
-    Its `weights` are one block of what `depthwise_weights` gives, `inputs` codes from the block's first channel on,
-    `a_offsets` the offset of each tap in its window, `diagonals` their number; `w_offsets` and `counts` are not read.
+    Its `weights` are one block from `depthwise_weights`, its `inputs` are the codes from the block's first channel on,
+    `a_offsets` is the offset of each tap in its window, and `diagonals` is the number of taps. `w_offsets` and `counts`
+    are not read.
     """
     return compile_tile(lambda builder, arguments: _emit(builder, arguments, pixels, floating))
 
 
 def depthwise_weights(weights: NDArray[np.int64]) -> NDArray[np.int16]:
-    """Arranges weights of `(C, 1, kh, kw)` for the kernel: `(blocks, taps, CHANNELS)`, filled up with zeros."""
+    """Arranges weights of `(C, 1, kh, kw)` for the kernel: `(blocks, taps, CHANNELS)`, padded with zeros."""
     channels = len(weights)
     blocks = -(-channels // CHANNELS)
     arranged = np.zeros((blocks * CHANNELS, weights[0].size), np.int16)

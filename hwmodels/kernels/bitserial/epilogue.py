@@ -1,4 +1,4 @@
-"""What every tile shares: how it is called, and how it turns its sums into the layer's output."""
+"""The parts that all tiles share: how they are called, and how sums become the layer's output."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _WORD, _INT32, _FLOAT = ir.IntType(64), ir.IntType(32), ir.FloatType()
 
 
 class Arguments(NamedTuple):
-    """The arguments of a tile, all of them addresses or numbers of 64 bits.
+    """The arguments of a tile, all of them 64-bit addresses or numbers.
 
     Attributes:
-        weights: Of one block of output channels.
+        weights: Weights of one block of output channels.
         inputs: Activations of the block's group: bit planes, or codes.
         bases: int64 offset of each pixel's window in `inputs`, in bytes.
         w_offsets: int32 offset of each weight word, in bytes.
         a_offsets: int32 offset of each activation, in bytes.
         counts: int32 number of steps on each diagonal.
-        diagonals: Number of diagonals; of steps where there are no bit planes.
-        doublings: Of the tile's sums.
+        diagonals: Number of diagonals, or of steps if there are no bit planes.
+        doublings: How often the tile's sums are doubled.
         window: int32, the sum of each pixel's codes.
-        window_stride: Bytes from one pixel's to the next.
+        window_stride: Bytes from one pixel's sum to the next.
         offset: int32, how often a window's sum is subtracted in each channel.
-        constant: int32, to be subtracted in each channel.
+        constant: int32, subtracted in each channel.
         scale: float32 factor of each channel's accumulator.
         bias: float32, added in each channel.
-        out: First channel of the first pixel: int32, or float32.
-        out_stride: Bytes from one pixel to the next.
-        channels: Channels to be written; the tile may hold more.
-        pixels: Pixels to be written, likewise.
+        out: First channel of the first output pixel, int32 or float32.
+        out_stride: Bytes from one output pixel to the next.
+        channels: Channels to write; the tile may hold more.
+        pixels: Pixels to write; the tile may hold more.
     """
 
     weights: Any
@@ -69,7 +69,7 @@ Emit = Callable[[Any, Arguments], None]
 
 
 def compile_tile(emit: Emit) -> Any:
-    """Compiles a tile; returns a callback with its `Arguments`, whose code is at its `address`."""
+    """Compiles a tile; returns a callback that takes `Arguments`, whose code is at its `address`."""
 
     @intrinsic
     def body(  # type: ignore[no-untyped-def]
@@ -91,7 +91,7 @@ def compile_tile(emit: Emit) -> Any:
             constant, scale, bias, out, out_stride, channels, pixels,
         )  # fmt: skip
 
-    return cfunc(_SIGNATURE)(tile)  # in 0.1 s: numba's cache would save little, and would not see edits of `emit`
+    return cfunc(_SIGNATURE)(tile)  # takes 0.1 s: numba's cache would save little, and would miss edits of `emit`
 
 
 @intrinsic
@@ -112,18 +112,18 @@ def call_tile(  # type: ignore[no-untyped-def]
 def write_output(
     builder: Any, arguments: Arguments, sums: list[list[Any]], lanes: int, floating: bool, offset: bool = True
 ) -> None:
-    """Emits (2^doublings · sum − offset · window − constant) · scale + bias in float32; in int32 without the last two.
+    """Emits (2^doublings · sum − offset · window − constant) · scale + bias in float32; in int32, no scale and bias.
 
-    The arithmetic wraps around in 32 bits; that is exact, because the layer has checked that the accumulator fits.
-    Sums are doubled by shifts, so that each output takes one product of 32 bits, which is slow on many CPUs.
+    The arithmetic wraps around in 32 bits; this is exact, because the layer has checked that the accumulator fits.
+    Sums are doubled by shifts, so that each output takes only one 32-bit product, which is slow on many CPUs.
 
     Args:
-        builder: Where to emit.
-        arguments: The tile's.
-        sums: Vectors of int32, for each pixel and vector of channels; plain integers where `lanes` is 1.
+        builder: LLVM builder to emit into.
+        arguments: Arguments of the tile.
+        sums: int32 vectors, by pixel and by vector of channels; plain integers if `lanes` is 1.
         lanes: Channels in a vector.
         floating: Whether the output is float32.
-        offset: Whether sums are of unsigned weight codes; those of weights need neither doublings nor window.
+        offset: Whether the sums are of unsigned weight codes; sums of weights need neither doublings nor window.
     """
     b = builder
     for pixel, row in enumerate(sums):

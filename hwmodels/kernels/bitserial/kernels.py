@@ -1,4 +1,4 @@
-"""The loops over channels and pixels, for every tile alike."""
+"""The loops over channels and pixels, the same for every tile."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from haq.hwmodels.kernels.bitserial.epilogue import call_tile
 
 __all__ = ["multiply", "window_sums"]
 
-# numba's cache looks at this file only: after an edit of `call_tile`, which is compiled into it, delete `__pycache__`.
+# numba's cache checks only this file: after an edit of `call_tile`, which is compiled into it, delete `__pycache__`.
 
 
 @jit
 def window_sums(
     sums: NDArray[np.int32], windows: NDArray[np.int64], runs: NDArray[np.int64], out: NDArray[np.int32]
 ) -> None:
-    """Writes the sum of each window's codes; `out` is `(pixels, groups)`, `windows` may be longer."""
+    """Writes the sum of each window's codes.
+
+    Args:
+        sums: Sum of the codes of the run at every position.
+        windows: First position of each window; may be longer than `pixels`.
+        runs: Position of each run of a window, relative to the window.
+        out: `(pixels, groups)`.
+    """
     pixels, groups = out.shape
     for pixel in range(pixels):
         for group in range(groups):
@@ -51,17 +58,17 @@ def multiply(
     Args:
         tile: Address of the tile's code.
         tile_pixels: Pixels of a tile.
-        weights: Of every block, in the first dimension.
+        weights: Weights, with the blocks in the first dimension.
         inputs: Bit planes, or codes.
-        bases: Offset in bytes of every pixel's window, filled up to a multiple of `tile_pixels`.
-        w_offsets: See `epilogue.Arguments`, as for the following three.
-        a_offsets: See there.
-        counts: See there.
-        diagonals: See there.
+        bases: Offset in bytes of every pixel's window, padded to a multiple of `tile_pixels`.
+        w_offsets: See `epilogue.Arguments`.
+        a_offsets: See `epilogue.Arguments`.
+        counts: See `epilogue.Arguments`.
+        diagonals: See `epilogue.Arguments`.
         blocks: First output channel, number of channels, group, and offset of the inputs in bytes; `(blocks, 4)`.
-        doublings: Of the tile's sums.
+        doublings: See `epilogue.Arguments`.
         window: Sum of each window's codes; `(pixels, groups)`.
-        channel_terms: Offset, constant, scale and bias, the last two being float32; `(4, blocks, channels)`.
+        channel_terms: Offset, constant, and the bits of the float32 scale and bias; `(4, blocks, channels)`.
         out: `(pixels, M)`.
     """
     pixels, groups = window.shape

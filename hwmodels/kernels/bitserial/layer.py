@@ -24,7 +24,7 @@ class _Workspace:
 
     Attributes:
         rows: Shape of the input with its columns and channels in one dimension.
-        codes: Padded codes, flat, with slack behind the last.
+        codes: Padded codes, flat, with slack after the last.
         padded: The same codes, `(N, PH, PW · C)`.
         inside: The same codes without padding, `(N, H, W, C)`.
         left: First code of a row that is not padding.
@@ -50,26 +50,26 @@ class BitSerialLayer:
     has code Z. The output is accumulator · scale + bias in float32. Tensors are channels last: `(N, H, W, C)`, or
     `(N, K)` for a fully connected layer. A depthwise convolution is multiplied directly, all others bit by bit.
 
-    Buffers are kept for every shape of input that was seen. A layer is not for several threads at once.
+    Buffers are kept for every input shape. Do not call a layer from several threads at once.
 
     Args:
-        codes: Weights W as integers, `(M, K)` or `(M, C / groups, kh, kw)`. Signed ones are two's complement, of one
-            bit {−1, +1}.
+        codes: Weights W as integers, `(M, K)` or `(M, C / groups, kh, kw)`. Signed weights are two's complement, or
+            {−1, +1} for one bit.
         w_bits: Width of the weights.
         a_bits: Width of the activations' codes q, which are unsigned.
         signed_weights: Whether weights may be negative.
-        a_zero_point: Z, the code that stands for 0; for codes that were signed, 2^(a_bits − 1).
-        stride: Of the windows; height first, as everywhere.
+        a_zero_point: Z, the code that stands for 0; 2^(a_bits − 1) for codes that were signed before.
+        stride: Stride of the windows; height first, as in all pairs.
         padding: Pixels on each side.
         dilation: Distance between taps.
         groups: Number of groups.
         scale: Factor of each output channel's accumulator, `(M,)`; ones if not given.
         bias: Added to each output channel, `(M,)`; zeros if not given.
         a_scale: Step of the activations: q stands for a_scale · (q − Z).
-        w_zero_points: Z_w, the weight code that stands for 0 in each output channel, `(M,)`; zeros if not given. With
-            them, one signed bit is two's complement as well, {−1, 0}.
+        w_zero_points: Z_w, the weight code that stands for 0 in each output channel, `(M,)`; zeros if not given. If
+            given, signed weights of one bit are two's complement too, {−1, 0}.
         backend: `avx512`, `avx2`, `neon` or `plain`; the fastest that this CPU runs if not given.
-        name: What error messages call the layer.
+        name: Name of the layer in error messages.
 
     Raises:
         HardwareError: An argument does not fit the others, or an accumulator could leave int32.

@@ -18,18 +18,18 @@ from haq.hwmodels.kernels.bitserial.vectors import splat
 __all__ = ["SLACK", "pack", "pack_weights", "quantize"]
 
 SLACK = WORD_BITS
-"""Bytes behind the codes that packing may read, and ignores."""
+"""Bytes after the codes, which packing may read and ignores."""
 
 
 def _chunk() -> int:
-    """Returns how many bytes one compare turns into bits: a whole vector, or LLVM would take them one by one."""
+    """Returns how many bytes one comparison turns into bits: a whole vector, or LLVM would take them one by one."""
     features = cpu_features()
     return 64 if "avx512bw" in features else 32 if "avx2" in features else 16
 
 
 @intrinsic
 def _gather_bit(typing, address, bit):  # type: ignore[no-untyped-def]
-    """Gathers bit number `bit` of the 64 bytes at `address` into a word, the first byte's lowest."""
+    """Gathers bit number `bit` of the 64 bytes at `address` into a word; the first byte's becomes the lowest bit."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         size = _chunk()
@@ -72,8 +72,8 @@ def quantize(
 ) -> None:
     """Writes clip(round(x / S) + Z, 0, 2^bits − 1), ties to even, into the middle of padded codes.
 
-    It is `haq.quant.quantizers.functional.quantize_affine`, operation by operation: clipping before rounding changes
-    nothing, because the bounds are integers. NaN gets code 0.
+    The result is that of `haq.quant.quantizers.functional.quantize_affine`: clipping before rounding changes nothing,
+    because the bounds are integers. NaN gets code 0.
 
     Args:
         x: `(N, H, W · C)`.
@@ -81,8 +81,8 @@ def quantize(
         inverse: 1 / S.
         zero_point: Z.
         highest: 2^bits − 1.
-        top: First row to be written.
-        left: First column to be written.
+        top: First row to write.
+        left: First column to write.
     """
     lower, upper = -zero_point, highest - zero_point
     width = x.shape[2]
@@ -109,7 +109,7 @@ def pack(
     """Splits the run of codes at every position into bit planes.
 
     Args:
-        codes: Flat, with `SLACK` behind the last.
+        codes: Flat, with `SLACK` bytes after the last code.
         planes: `(positions, a_bits, words)`.
         sums: Sum of each run's codes; `(positions,)`.
         rows: Rows of the padded input, over the batch.
@@ -141,12 +141,12 @@ def pack_weights(codes: NDArray[np.uint8], layout: Layout, w_bits: int, channels
 
     Args:
         codes: Unsigned, `(M, C / groups, kh, kw)`.
-        layout: The layer's.
+        layout: Layout of the layer.
         w_bits: Width of a code.
-        channels: Output channels of a block; a group's last block is filled up with zeros.
+        channels: Output channels of a block; a group's last block is padded with zeros.
 
     Returns:
-        `(groups · blocks, w_bits · words + 1, channels)`, words of all runs; the last word of a block is zero.
+        `(groups · blocks, w_bits · words + 1, channels)`, with the words of all runs; the last word of a block is zero.
     """
     grouped = codes.reshape(layout.groups, -1, *codes.shape[1:]).transpose(0, 1, 3, 4, 2)
     per_group = grouped.shape[1]

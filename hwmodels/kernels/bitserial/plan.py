@@ -1,4 +1,4 @@
-"""What the kernels walk: how a layer's windows lie in memory, and which words meet on each diagonal of bit planes."""
+"""How a layer's windows lie in memory, and which pairs of words belong to each diagonal of bit planes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Int64Array = NDArray[np.int64]
 
 WORD_BITS = 64
 _PIXELS = 4
-_DIAGONAL_COST = 2  # of ending one in the tree, in words
+_DIAGONAL_COST = 2  # cost of ending a diagonal in the tree, in words
 
 
 class Tables(NamedTuple):
-    """The words that meet, diagonal after diagonal.
+    """The pairs of words that are combined, diagonal by diagonal.
 
     Attributes:
-        w_offsets: Of each weight word from its block's first one, in bytes; `(steps,)`.
-        a_offsets: Of each activation word from its pixel's first one, in bytes; `(steps,)`.
+        w_offsets: Offset of each weight word from the first word of its block, in bytes; `(steps,)`.
+        a_offsets: Offset of each activation word from the first word of its pixel, in bytes; `(steps,)`.
         counts: Groups of words on each diagonal; `(w_bits + a_bits − 1,)`.
     """
 
@@ -37,10 +37,16 @@ class Tables(NamedTuple):
 
 
 def choose_tile(backend: Backend, w_bits: int, a_bits: int, words: int) -> TileShape:
-    """Returns the shape of tile that costs least for windows of `words` words a plane.
+    """Returns the cheapest shape of tile.
 
-    Measured: eight accumulators hide the latency of counting and let every loaded word be used several times; the tree
-    keeps five vectors for each accumulator, so it holds half as many.
+    In measurements, eight accumulators hid the latency of counting and let every loaded word be used several times. The
+    tree keeps five vectors for each accumulator, so it has half as many accumulators.
+
+    Args:
+        backend: Backend that runs the tile.
+        w_bits: Weight planes.
+        a_bits: Activation planes.
+        words: Words of a window in one plane.
     """
     pairs = [min(d, w_bits - 1) - max(0, d - a_bits + 1) + 1 for d in range(w_bits + a_bits - 1)]
     padded = sum(-(-count * words // TREE) * TREE + _DIAGONAL_COST for count in pairs)
@@ -57,8 +63,8 @@ def pair_tables(w_bits: int, a_bits: int, runs: Int64Array, words: int, channels
         a_bits: Activation planes.
         runs: First position of each run of a window, relative to the window; `(runs,)`.
         words: Words of a run in one plane.
-        channels: Output channels of a tile: weight words that lie side by side.
-        group: Every diagonal is filled up to a multiple of it, with the weight word of zeros behind the last plane.
+        channels: Output channels of a tile, whose weight words lie side by side.
+        group: Every diagonal is padded to a multiple of this, with the zero weight word after the last plane.
 
     Raises:
         HardwareError: A window spans more than 2 GiB of planes.
@@ -82,17 +88,17 @@ def pair_tables(w_bits: int, a_bits: int, runs: Int64Array, words: int, channels
 
 @dataclass(frozen=True)
 class Layout:
-    """How a convolution reads its input, whatever the input's size.
+    """How a convolution reads its input, for inputs of any size.
 
-    Codes lie channels last, `(N, H, W, C)`, with their padding. A window is cut into runs of neighbouring codes: one
-    for each tap, or, where that fills words better, one for each row of taps (16 channels and a 3×3 kernel: three runs
-    of 48 bits and not nine of 16). A run is packed once for every place where it may start, its position, and then
-    shared by all windows and rows that meet it; there is no im2col.
+    Codes are stored channels last, `(N, H, W, C)`, with their padding. A window is cut into runs of neighbouring codes:
+    one for each tap, or, if that fills words better, one for each row of taps (16 channels and a 3×3 kernel: three runs
+    of 48 bits instead of nine of 16). A run is packed once for every position where it may start, and is then shared
+    by all windows and rows that contain it; there is no im2col.
 
     Attributes:
         channels: Input channels of one group.
         kernel: Height and width.
-        stride: Likewise.
+        stride: Height and width.
         padding: Pixels on each side.
         dilation: Distance between taps.
         groups: Number of groups.
@@ -137,7 +143,7 @@ class Layout:
         return size[0] + 2 * self.padding[0], size[1] + 2 * self.padding[1]
 
     def out_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Returns the size of the output; not positive where the kernel does not fit into the input."""
+        """Returns the size of the output; not positive if the kernel does not fit into the input."""
         height, width = (
             (padded - dilation * (kernel - 1) - 1) // stride + 1
             for padded, dilation, kernel, stride in zip(
@@ -151,7 +157,7 @@ class Layout:
         return self.out_size(size)[1] if self.joined else self.padded(size)[1] * self.groups
 
     def run_positions(self, size: tuple[int, int]) -> Int64Array:
-        """Returns each run's position, relative to its window's first; `(runs,)`."""
+        """Returns each run's position, relative to the first of its window; `(runs,)`."""
         rows = np.arange(self.kernel[0]) * self.dilation[0] * self.row_positions(size)
         columns = np.arange(1 if self.joined else self.kernel[1]) * self.dilation[1] * self.groups
         return (rows[:, None] + columns).ravel()

@@ -1,4 +1,4 @@
-"""The two ways to multiply codes with a layer's weights, prepared once for every size of input."""
+"""The two ways to multiply codes by a layer's weights, prepared once for every input size."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _DIRECT_PIXELS = 6  # measured; with 8, AVX2 would run out of registers
 
 
 class WeightGrid(NamedTuple):
-    """What unsigned weight codes u mean: the code q = step · u − offset, and the weight q − Z of a channel.
+    """The meaning of unsigned weight codes u: the code q = step · u − offset, and the weight q − Z of a channel.
 
-    Offset-binary codes make one kernel serve every kind of weight: Σ (step · u − offset − Z) · a is step · Σ u·a less
-    (offset + Z) · Σ a, and Σ a is a by-product of packing. So zero points cost nothing (Jacob et al. 2018,
+    With offset-binary codes, one kernel serves every kind of weight: Σ (step · u − offset − Z) · a is step · Σ u·a
+    minus (offset + Z) · Σ a, and Σ a is a by-product of packing. So zero points cost nothing (Jacob et al. 2018,
     arXiv:1712.05877, eq. 7).
 
     Attributes:
-        step: From one code to the next.
-        offset: What u = 0 is below 0.
+        step: Distance from one code to the next.
+        offset: How far u = 0 is below 0.
         zero_points: Z, the code that stands for 0 in each output channel, `(M,)`; `None` for a symmetric grid.
     """
 
@@ -43,7 +43,13 @@ class WeightGrid(NamedTuple):
 
     @classmethod
     def of(cls, w_bits: int, signed: bool, zero_points: NDArray[np.int64] | None = None) -> WeightGrid:
-        """Returns the grid of two's complement, or of unsigned codes; of {−1, +1} for one signed, symmetric bit."""
+        """Returns the grid of two's complement or unsigned codes; of {−1, +1} for one signed bit without zero points.
+
+        Args:
+            w_bits: Width of the codes.
+            signed: Whether codes are two's complement.
+            zero_points: Z of each output channel, `(M,)`, if the grid has zero points.
+        """
         if not signed:
             return cls(1, 0, zero_points)
         return cls(2, 1) if w_bits == 1 and zero_points is None else cls(1, 2 ** (w_bits - 1), zero_points)
@@ -75,7 +81,7 @@ class WeightGrid(NamedTuple):
 
 
 class Channels(NamedTuple):
-    """What each output channel's sum undergoes: (sum − offset · Σ a − constant) · scale + bias; all `(M,)`."""
+    """The terms of each output channel, (sum − offset · Σ a − constant) · scale + bias; each `(M,)`."""
 
     offset: NDArray[np.int32]
     constant: NDArray[np.int32]
@@ -83,9 +89,10 @@ class Channels(NamedTuple):
     bias: NDArray[np.float32]
 
     def blocks(self, groups: int, channels: int) -> NDArray[np.int32]:
-        """Returns the four in blocks of `channels` of one group, filled up with zeros: `(4, blocks, channels)`.
+        """Returns the four terms in blocks of `channels` channels of one group, padded with zeros.
 
-        The floats keep their bits, in an array of int32.
+        Returns:
+            `(4, blocks, channels)`, int32; the floats keep their bits.
         """
         rows = np.stack([self.offset, self.constant, self.scale.view(np.int32), self.bias.view(np.int32)])
         rows = rows.reshape(4, groups, -1)
@@ -97,7 +104,7 @@ class Product(Protocol):
     """A layer's weights, ready for inputs of any size."""
 
     def prepare(self, batch: int, size: tuple[int, int]) -> Run:
-        """Allocates the buffers for inputs of `(batch, *size, C)`; the product may run again and again in them."""
+        """Allocates the buffers for inputs of `(batch, *size, C)`; every call of the result reuses them."""
         ...
 
 
@@ -106,12 +113,12 @@ class BitPlanes:
 
     Args:
         weights: `(M, C / groups, kh, kw)`.
-        layout: The layer's.
+        layout: Layout of the layer.
         w_bits: Width of the weights.
         a_bits: Width of the activations.
-        grid: The weights'.
-        channels: The output channels'.
-        backend: Whose tiles to use.
+        grid: Grid of the weights.
+        channels: Terms of the output channels.
+        backend: Backend whose tiles are used.
     """
 
     def __init__(
@@ -158,8 +165,8 @@ class Direct:
 
     Args:
         weights: `(C, 1, kh, kw)`.
-        layout: The layer's, with C groups of one channel.
-        channels: The channels'.
+        layout: Layout of the layer, with C groups of one channel.
+        channels: Terms of the channels.
     """
 
     def __init__(self, weights: NDArray[np.int64], layout: Layout, channels: Channels) -> None:
@@ -171,7 +178,7 @@ class Direct:
     def prepare(self, batch: int, size: tuple[int, int]) -> Run:
         """See `Product`."""
         weights, terms, blocks = self._weights, self._terms, self._blocks
-        windows = self._layout.window_positions(batch, size)  # a position is a code: one channel a group
+        windows = self._layout.window_positions(batch, size)  # a position is a code, because a group has one channel
         pixels = min(_DIRECT_PIXELS, len(windows))
         bases = _filled(windows, pixels)
         taps = self._layout.run_positions(size).astype(np.int32)

@@ -1,6 +1,6 @@
 """The innermost kernel: binary dot products of a tile of output channels and pixels, as LLVM vector code.
 
-For unsigned codes u = Σ_i 2^i·u_i and v = Σ_j 2^j·v_j, split in bit planes, u·v = Σ_d 2^d Σ_{i+j=d} popcount(u_i & v_j)
+For unsigned codes u = Σ_i 2^i·u_i and v = Σ_j 2^j·v_j, cut into bit planes, u·v = Σ_d 2^d Σ_{i+j=d} popcount(u_i & v_j)
 (Umuroglu and Jahre 2017, Streamlined Deployment for Quantized Neural Networks, arXiv:1709.04060). The tile walks the
 diagonals d upwards; a plan (`plan.py`) lists the pairs of words of each.
 
@@ -12,7 +12,7 @@ Two ways of counting ones:
 - `group=1`: every ANDed word is counted at once. Best where counting is one instruction (AVX-512 VPOPCNTDQ, scalars).
 - `group=8`: a tree of carry-save adders takes eight words and yields one to be counted with weight 8 (Harley–Seal;
   Muła, Kurz, Lemire 2018, Faster Population Counts Using AVX2 Instructions, arXiv:1611.07612). What stays in `ones` is
-  counted once a diagonal; `twos` and `fours` have the weight of ones and twos on the next diagonal and move there
+  counted once per diagonal; `twos` and `fours` have the weight of ones and twos on the next diagonal and move there
   uncounted.
 
 LLVM does not fold the carry-save adder into `vpternlog` by itself, hence the intrinsic.
@@ -40,7 +40,7 @@ _MAJORITY, _PARITY = 0xE8, 0x96  # truth tables for `vpternlog`
 
 
 class TileShape(NamedTuple):
-    """How a tile is cut.
+    """The shape of a tile.
 
     Attributes:
         lanes: 64-bit lanes of a vector.
@@ -69,7 +69,7 @@ class _Vectors:
         self.zero = ir.Constant(self.type, [0] * lanes if lanes > 1 else 0)
 
     def load(self, pointer: Any, index: int) -> Any:
-        """Loads the vector that lies `index` vectors behind `pointer`, which is aligned to words only."""
+        """Loads the vector that lies `index` vectors after `pointer`, which is only aligned to words."""
         pointer = self.builder.gep(pointer, [_WORD(index * self.lanes)])
         value = self.builder.load(self.builder.bitcast(pointer, self.type.as_pointer()))
         value.align = 8
@@ -112,7 +112,7 @@ class _Cell:
         new = cgutils.alloca_once_value
         self.carries = [new(vectors.builder, vectors.zero) for _ in range(carries)]
         self.total, self.counted = new(vectors.builder, vectors.zero), new(vectors.builder, vectors.zero)
-        for variable in (*self.carries, self.total):  # the allocation is hoisted to the function's entry, this is not
+        for variable in (*self.carries, self.total):  # the allocation moves to the function's entry, this does not
             vectors.builder.store(vectors.zero, variable)
 
     def begin_diagonal(self) -> None:
@@ -148,7 +148,7 @@ class _Cell:
             b.store(v.zero, fours)
 
     def finish(self, diagonals: Any) -> Any:
-        """Returns the sum, once all diagonals have passed."""
+        """Returns the sum, after the last diagonal."""
         b = self.vectors.builder
         for excess, variable in enumerate(self.carries[:2]):
             self._add(self.vectors.count(b.load(variable)), b.add(diagonals, _WORD(excess)))
@@ -201,11 +201,11 @@ def _emit(builder: Any, tile: Arguments, shape: TileShape, floating: bool) -> No
 def tile_function(shape: TileShape, floating: bool) -> Any:
     """Compiles a tile; see `compile_tile`.
 
-    Its `weights` are one block of what `pack_weights` gives, `inputs` bit planes, and the offsets and counts those of
+    Its `weights` are one block from `pack_weights`, its `inputs` are bit planes, and its offsets and counts are from
     `pair_tables`.
 
     Args:
-        shape: The tile's.
-        floating: Whether it writes float32, and not int32.
+        shape: Shape of the tile.
+        floating: Whether it writes float32 instead of int32.
     """
     return compile_tile(lambda builder, arguments: _emit(builder, arguments, shape, floating))

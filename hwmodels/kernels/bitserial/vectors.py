@@ -1,4 +1,4 @@
-"""Vectors in LLVM code; one lane stands for a plain number, so that the same code serves CPUs without vectors."""
+"""Vectors in LLVM code; one lane is a plain number, so that the same code serves CPUs without vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ def vector_type(element: Any, lanes: int) -> Any:
 
 
 def splat(builder: Any, value: Any, lanes: int) -> Any:
-    """Repeats a number in all lanes."""
+    """Repeats a number in all lanes.
+
+    Args:
+        builder: LLVM builder to emit into.
+        value: The number.
+        lanes: Number of lanes.
+    """
     if lanes == 1:
         return value
     index = ir.IntType(32)

@@ -1,4 +1,4 @@
-"""What a case of bad input is, and the good input that it spoils."""
+"""A case of bad input: a command, and how it spoils the good input."""
 
 from __future__ import annotations
 

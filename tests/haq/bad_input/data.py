@@ -98,7 +98,7 @@ CASES = [
     # Pictures
     Case(f"{_SEARCH} imagefolder:nowhere", "data folder 'nowhere' does not exist; give folders of images by class"),
     Case(f"{_SEARCH} imagefolder:data", "data"),
-    Case(f"{_SEARCH} hf:nowhere", "cannot load data 'hf:nowhere': 'nowhere' is no folder and not in the cache"),
+    Case(f"{_SEARCH} hf:nowhere", "cannot load data 'hf:nowhere': 'nowhere' is neither a folder nor in the cache"),
     _pictures("no column of class labels", train__a=_png(8, 8)),
     _pictures("remove that image", train__a__1=b"no picture", train__b__1=_png(8, 8)),
     _pictures("images are of several sizes", train__a__1=_png(8, 8), train__b__1=_png(8, 9)),

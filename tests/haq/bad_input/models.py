@@ -54,7 +54,7 @@ CASES = [
         f"{_SEARCH} no.such.module:net",
         "cannot import model 'no.such.module': ModuleNotFoundError",
     ),
-    Case(f"{_SEARCH} hf:nowhere", "cannot load model 'hf:nowhere': 'nowhere' is no folder and not in the cache"),
+    Case(f"{_SEARCH} hf:nowhere", "cannot load model 'hf:nowhere': 'nowhere' is neither a folder nor in the cache"),
     Case(f"{_SEARCH} hf:data", "cannot load model 'hf:data'"),
     Case(f"{_SEARCH} timm:resnet", "model 'timm:resnet'"),
     Case(f"{_SEARCH} torchvision:resnet", "model 'torchvision:resnet'"),

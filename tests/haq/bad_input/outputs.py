@@ -33,18 +33,21 @@ CASES = [
     Case(f"measure {_OWN} -o costs.txt", "-o costs.txt: a measured table is written as .parquet"),
     Case(f"measure {_OWN} -o nowhere/costs.parquet", "folder 'nowhere' does not exist; make it first"),
     Case(
-        f"measure {_OWN} -o new.parquet", "holds an interrupted measurement of something else",
+        f"measure {_OWN} -o new.parquet", "holds another measurement that was interrupted",
         {"new.parquet.partial": '{"header": {}}\n'},
     ),
     Case(
-        f"measure {_OWN} -o new.parquet", "holds an interrupted measurement of something else",
+        f"measure {_OWN} -o new.parquet", "holds another measurement that was interrupted",
         {"new.parquet.partial": "[" * 100_000},
     ),
     Case(f"sensitivity {_OWN} -o values.csv", "-o values.csv: values are written as .json, maps as .png"),
     Case(f"quantize {_OWN} --bits 4 -o data", "data"),
     Case(f"quantize {_OWN} --bits 4 -o user.py/net.pt", "user.py"),
-    Case(f"search {_OWN} --constraint latency=80% --out data", "'data' exists; go on with `haq search --resume data`"),
-    Case(f"search {_OWN} --constraint latency=80% --out user.py/run", "is no folder that can be written"),
+    Case(
+        f"search {_OWN} --constraint latency=80% --out data",
+        "'data' exists; resume it with `haq search --resume data`",
+    ),
+    Case(f"search {_OWN} --constraint latency=80% --out user.py/run", "is not a writable folder"),
     Case(
         f"search {_OWN} --constraint latency=80% --out dangling", "'dangling' exists", {"dangling": link("nowhere")}
     ),

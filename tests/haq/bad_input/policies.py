@@ -33,7 +33,7 @@ CASES = [
     _policy(link("/dev/zero"), "cannot read policy 'bits.json': it is larger than 8 MiB"),
     _policy(cut(0.6), "cannot read policy 'bits.json': while parsing"),
     _policy("!!python/object/apply:os.system ['touch marker']", "could not determine a constructor for the tag"),
-    _policy(put("version", 2), "bits.json: policy.version=2: this program reads version 1"),
+    _policy(put("version", 2), "bits.json: policy.version=2: this haq reads version 1"),
     _policy(put("layers", []), "bits.json: policy.layers must be a mapping, but got list"),
     _policy(put("layers", {}), "bits.json: a policy needs at least one layer"),
     _policy(without("layers"), "bits.json: policy.layers must be a mapping, but got NoneType"),

@@ -20,7 +20,7 @@ def _trial(spoil: Spoil, message: str) -> Case:
 
 
 _BEST = "run/best.json was not written by `haq search`: "
-_LINE = "run/trials.jsonl has a line that is not a trial, 1: "
+_LINE = "run/trials.jsonl, line 1, is not a trial: "
 
 CASES = [
     *(
@@ -125,7 +125,7 @@ CASES = [
         "'half/tune/tuner.pkl' is a link that leads out of the run folder",
         {"half/tune/tuner.pkl": link("../../user.py")},
     ),
-    # Going on with what cannot be gone on with
+    # Resuming what cannot be resumed
     _half("config.yaml", edited("model: user.py:net", "model: gone.py:net"), "model file 'gone.py' does not exist"),
     _half("config.yaml", edited("data: npz:data", "data: npz:gone"), "data folder 'gone' does not exist"),
     _half("config.yaml", edited("hardware: edge", "hardware: egde"), "unknown hardware 'egde'"),

@@ -72,7 +72,7 @@ def test_an_error_line_in_any_encoding(haq: Haq, encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_a_program_reads_is_never_replaced(haq: Haq, encoding: str) -> None:
-    """With --quiet the very path is printed, also where it is no text; messages show that escaped."""
+    """With --quiet the exact path is printed, even if it is not text; messages escape it."""
     for name, written in (("\udcff.csv", b"\xff.csv"), ("层.csv", "层.csv".encode())):
         assert haq(encoding, "table", "t.csv", "--quiet", "-o", name) == (0, written + b"\n", b"")
         assert os.path.exists(name)

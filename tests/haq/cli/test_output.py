@@ -1,4 +1,4 @@
-"""What every command prints: for people, with --quiet, with --json; and that its help can be believed."""
+"""What every command prints: for people, with --quiet, with --json; and whether its help is true."""
 
 import json
 import os
@@ -143,7 +143,7 @@ def test_quiet_is_the_result_alone(name: str, expected: str, home: Home, tmp_pat
     assert not told, "what the user's own code prints is not ours to hide, but nothing else is said"
 
 
-# What stands in the documents
+# The content of the documents
 
 
 def test_of_a_search(home: Home) -> None:
@@ -160,8 +160,8 @@ def test_of_a_report(home: Home, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").is_file()
 
 
-def test_of_a_search_that_goes_on(home: Home, tmp_path: Path) -> None:
-    """The options of output are not taken for options of the search."""
+def test_of_a_resumed_search(home: Home, tmp_path: Path) -> None:
+    """Output options do not count as options of the search."""
     result = CliRunner().invoke(cli, home.arguments("search --resume HOME/run --quiet", tmp_path))
     assert (result.exit_code, result.stdout) == (0, f"{home.folder}/run\n")
 
@@ -187,7 +187,7 @@ def test_text_that_is_not_json_is_refused_before_it_is_printed(home: Home, tmp_p
     arguments = home.arguments("export HOME/run --format yaml --json", tmp_path)
     result = subprocess.run([sys.executable, "-m", "haq", *arguments], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "error: --json with --format yaml, which prints text: give -o FILE, or --format json\n"
+    assert result.stderr == "error: --json with --format yaml, which prints text; give -o FILE, or --format json\n"
 
 
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
@@ -330,6 +330,6 @@ def test_examples_of_the_group() -> None:
         (("report",), "Missing argument 'RUN...'; see `haq report --help`"),
     ],
 )
-def test_what_click_refuses_has_a_mend(arguments: tuple[str, ...], message: str) -> None:
+def test_what_click_refuses_comes_with_a_fix(arguments: tuple[str, ...], message: str) -> None:
     result = subprocess.run([sys.executable, "-m", "haq", *arguments], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")

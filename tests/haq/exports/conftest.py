@@ -45,6 +45,11 @@ def build():
 """
 
 
+def weights_alone(policy: BitPolicy) -> BitPolicy:
+    """Returns the same widths of weights, with all activations in floating point."""
+    return BitPolicy({name: LayerBits(bits.w_bits, None) for name, bits in policy.items()}, policy.scheme)
+
+
 WIDTHS = {"stem": LayerBits(8, 8), "body": LayerBits(3, 5), "head": LayerBits(4, 4)}
 
 
@@ -100,7 +105,7 @@ class Net(nn.Module):
 
 
 class Side(nn.ModuleList):
-    """Networks side by side, so that one file is exported for all of them; their logits follow one another."""
+    """Networks side by side, so that one file is exported for all of them; their logits are concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([net(x) for net in self], 1)

@@ -17,6 +17,8 @@ from haq.policy import BitPolicy, LayerBits
 from haq.registry import EXPORTS
 from haq.runs import RunFolder
 
+from .conftest import weights_alone
+
 MakeRun = Callable[..., RunFolder]
 
 
@@ -96,7 +98,7 @@ def test_a_missing_package_says_what_to_install(
     if format == "torchao":
         run = make_run()
         best = run.read_best()
-        run.write_best(replace(best, policy=best.policy.without_activations()))
+        run.write_best(replace(best, policy=weights_alone(best.policy)))
     out = tmp_path / "out" / "file"
     message = (
         f"--format {format} needs the package '{package}', which is not installed; pip install 'haq\\[{format}\\]'"

@@ -87,7 +87,7 @@ def test_constants_are_the_codes_themselves(prepared: Callable[..., Prepared]) -
 
 
 class _Branches(nn.Module):
-    """The same layers with channel 3 of every size, side by side, so that one file tells all; (N, branches, 3)."""
+    """The same layers with channel 3 of every size, side by side in one file; `(N, branches, 3)`."""
 
     def __init__(self, sizes: tuple[float, ...]) -> None:
         super().__init__()
@@ -201,9 +201,9 @@ def test_a_layer_that_runs_twice_is_quantized_twice() -> None:
 @pytest.mark.parametrize(
     ("scheme", "bits", "message"),
     [
-        ("kmeans", 4, "scheme 'kmeans' replaces the weights of layer 'conv' by a table of levels, .*--format packed"),
-        ("fp16", 16, "by 16-bit floating point, and this format has uniform grids only; search with --scheme linear"),
-        ("qil", 4, "scheme 'qil' quantizes the input of layer 'conv' by QILQuantizer, which is not one uniform grid"),
+        ("kmeans", 4, "scheme 'kmeans' stores the weights of layer 'conv' as a table of levels, .*--format packed"),
+        ("fp16", 16, "as 16-bit floating point, but this format only has uniform grids; search with --scheme linear"),
+        ("qil", 4, "scheme 'qil' quantizes the input of layer 'conv' with QILQuantizer, which is not one uniform grid"),
     ],
 )
 def test_other_schemes_are_refused_by_name(

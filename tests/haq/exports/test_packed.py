@@ -19,7 +19,7 @@ from haq.errors import ConfigError, ModelError
 from haq.exports import export_run
 from haq.exports.folded import fold_norms
 from haq.exports.formats import run_policy
-from haq.exports.packed import load_packed, save_packed
+from haq.exports.packed import load_packed, to_packed
 from haq.exports.packing import coded_layers, pack, slope_and_shift, unpack
 from haq.exports.run_network import open_run
 from haq.hwmodels.accelerators.footprint import size_bytes
@@ -51,6 +51,10 @@ def test_codes_come_back_from_their_bits(case: tuple[int, list[int]]) -> None:
     assert unpack(np.frombuffer(stream, np.uint8), bits, len(codes)).tolist() == codes
 
 
+def _save(path: Path, network: nn.Module, policy: BitPolicy, sample: torch.Tensor, folded: bool = False) -> None:
+    path.write_bytes(to_packed(network, policy, sample, folded))
+
+
 def _same(network: nn.Module, restored: nn.Module, images: torch.Tensor = IMAGES) -> bool:
     with torch.no_grad():
         return torch.equal(network(images), restored(images))
@@ -65,14 +69,14 @@ def test_a_network_computes_the_same_to_the_last_bit(
     widths = get_scheme(scheme).widths
     for bits in (bits for bits in (1, 2, 3, 5, 8, 16) if bits in widths):
         network, policy = prepared(scheme, bits, get_scheme(scheme).activation_width(bits))
-        save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+        _save(tmp_path / "net", network, policy, IMAGES[:1])
         assert _same(network, load_packed(tmp_path / "net", Net())), f"{scheme} at {bits} bits"
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "row", "column", "group:4"])
 def test_every_granularity_is_kept(prepared: Callable[..., Prepared], tmp_path: Path, granularity: str) -> None:
     network, policy = prepared("asymmetric", 3, 5, granularity=granularity)
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    _save(tmp_path / "net", network, policy, IMAGES[:1])
     assert _same(network, load_packed(tmp_path / "net", Net()))
 
 
@@ -80,7 +84,7 @@ def test_symmetric_and_asymmetric_layers_side_by_side(prepared: Callable[..., Pr
     for bits in range(1, 9):
         network, policy = prepared("linear", bits, 4)
         stored = _asymmetric(network, "conv", "fc")
-        save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+        _save(tmp_path / "net", network, policy, IMAGES[:1])
         assert _same(network, load_packed(tmp_path / "net", Net())), bits
         with safe_open(tmp_path / "net", "np") as file:
             sizes = {name: file.get_tensor(name).nbytes for name in ("codes", "zero_points", "scales")}
@@ -95,7 +99,7 @@ def test_zero_points_beyond_the_codes_that_occur_are_kept(prepared: Callable[...
     zero = torch.tensor([15], dtype=torch.int32)  # and unsigned codes of 0 to 7, which would fit a signed grid
     layer.weight_quantizer = UniformQuantizer(4, torch.ones(1), False, zero)
     layer.weight = nn.Parameter(torch.randint(-15, -7, layer.weight.shape).float())  # type: ignore[operator,union-attr]
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    _save(tmp_path / "net", network, policy, IMAGES[:1])
     assert _same(network, load_packed(tmp_path / "net", Net()))
 
 
@@ -103,7 +107,7 @@ def test_files_with_zero_points_of_32_bits_are_read(prepared: Callable[..., Prep
     network, policy = prepared("linear", 3, 4)
     _asymmetric(network, "conv")
     stored = [layer.weight_quantizer.encode(layer.weight) for _, layer in coded_layers(network)]  # type: ignore[operator]
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    _save(tmp_path / "net", network, policy, IMAGES[:1])
     with safe_open(tmp_path / "net", "pt") as file:
         about = json.loads(file.metadata()["haq"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -135,10 +139,10 @@ def test_biases_that_rounding_added_are_kept_and_models_have_them_or_not(
     network, policy = prepared("linear", 2, 4)
     layer = network.get_submodule("depthwise")
     assert layer.bias is not None, "its mean error is taken off"
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    _save(tmp_path / "net", network, policy, IMAGES[:1])
     assert _same(network, load_packed(tmp_path / "net", Net()))
     layer.bias = None
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+    _save(tmp_path / "net", network, policy, IMAGES[:1])
     assert load_packed(tmp_path / "net", Net()).get_submodule("depthwise").bias is None
     assert _same(network, load_packed(tmp_path / "net", Net()))
 
@@ -147,7 +151,7 @@ def test_folded_batch_norms_and_float_layers_are_kept(prepared: Callable[..., Pr
     net = fold_batch_norm(Net().eval(), IMAGES[:1])
     policy = BitPolicy({"depthwise": LayerBits(3, None), "fc": LayerBits(None, 4)})
     network = prepare(net, policy, calibration=calibrate(net, [IMAGES], [3, 4])).eval()
-    save_packed(tmp_path / "net", network, policy, IMAGES[:1], folded=True)
+    _save(tmp_path / "net", network, policy, IMAGES[:1], folded=True)
     assert _same(network, load_packed(tmp_path / "net", Net()))
 
 
@@ -157,8 +161,8 @@ def test_folding_keeps_codes_and_function(
 ) -> None:
     network, policy = prepared(scheme, bits, 8)
     network.get_submodule("bn").weight.data[0] = -0.5  # type: ignore[operator,union-attr]
-    save_packed(tmp_path / "exact", network, policy, IMAGES[:1])
-    save_packed(tmp_path / "folded", fold_norms(network, IMAGES[:1]), policy, IMAGES[:1], folded=True)
+    _save(tmp_path / "exact", network, policy, IMAGES[:1])
+    _save(tmp_path / "folded", fold_norms(network, IMAGES[:1]), policy, IMAGES[:1], folded=True)
     with safe_open(tmp_path / "exact", "np") as exact, safe_open(tmp_path / "folded", "np") as folded:
         assert scheme == "dorefa" or np.array_equal(exact.get_tensor("codes"), folded.get_tensor("codes"))
         assert "norms" not in folded.keys()  # noqa: SIM118
@@ -172,7 +176,7 @@ def test_folding_keeps_codes_and_function(
 def test_what_has_no_scale_for_a_channel_is_not_folded(
     prepared: Callable[..., Prepared], scheme: str, options: dict[str, str]
 ) -> None:
-    with pytest.raises(ConfigError, match="batch norm behind layer 'conv' cannot be folded.*export --format packed"):
+    with pytest.raises(ConfigError, match="batch norm after layer 'conv' cannot be folded.*export --format packed"):
         fold_norms(prepared(scheme, 4, 8, **options)[0], IMAGES[:1])
 
 
@@ -213,7 +217,7 @@ def test_what_has_no_codes_is_refused_by_name(prepared: Callable[..., Prepared],
     bits = 16 if scheme in FLOAT else 1 if scheme in ("bnn", "xnor") else 2
     network, policy = prepared(scheme, bits, bits)
     with pytest.raises(ConfigError, match=f"scheme '{scheme}' .* layer 'conv'"):
-        save_packed(tmp_path / "net", network, policy, IMAGES[:1])
+        _save(tmp_path / "net", network, policy, IMAGES[:1])
     assert not list(tmp_path.iterdir())
 
 
@@ -274,10 +278,10 @@ def test_resnet20_takes_what_the_size_model_predicts(tmp_path: Path) -> None:
     zeros = [(q.bits, q.encode(weight).zero_point) for q, weight in stored]
     predicted = sum(size_bytes(layer, policy[layer.name]) for layer in layers)
     predicted += sum(bits * zero.numel() / 8 for bits, zero in zeros if zero is not None)
-    save_packed(tmp_path / "exact", network, policy, sample[:1])
+    _save(tmp_path / "exact", network, policy, sample[:1])
     assert (tmp_path / "exact").stat().st_size == pytest.approx(predicted + 8 * 688, rel=0.02), "688 channels"
     assert _same(network, load_packed(tmp_path / "exact", get_model("resnet20")), sample)
-    save_packed(tmp_path / "folded", fold_norms(network, sample[:1]), policy, sample[:1], folded=True)
+    _save(tmp_path / "folded", fold_norms(network, sample[:1]), policy, sample[:1], folded=True)
     assert (tmp_path / "folded").stat().st_size == pytest.approx(predicted, rel=0.02)
 
 
@@ -303,7 +307,7 @@ def test_a_file_that_does_not_fit_is_one_clear_line(
 ) -> None:
     network, policy = prepared("linear", 4, 4)
     path = tmp_path / "net"
-    save_packed(path, network, policy, IMAGES[:1])
+    _save(path, network, policy, IMAGES[:1])
     if damage is not None:
         damage(path)
     with pytest.raises(ModelError, match=message) as caught:

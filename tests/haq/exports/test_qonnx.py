@@ -90,5 +90,5 @@ def test_symmetric_and_asymmetric_weights_side_by_side(prepared: Callable[..., P
 
 
 def test_codebooks_are_refused_by_name(prepared: Callable[..., Prepared]) -> None:
-    with pytest.raises(ConfigError, match="scheme 'kmeans' replaces the weights of layer 'conv' by a table of levels"):
+    with pytest.raises(ConfigError, match="scheme 'kmeans' stores the weights of layer 'conv' as a table of levels"):
         to_qonnx(prepared("kmeans", 4, 8)[0], IMAGES[:1], "kmeans")

@@ -1,4 +1,4 @@
-"""Widths as text, read back by what reads them: BitPolicy, JSON Schema, csv, and a Markdown table by its rows."""
+"""Widths as text, read back by BitPolicy, JSON Schema and csv; a Markdown table by its rows."""
 
 import csv
 import io

@@ -20,6 +20,8 @@ from haq.layers import trace
 from haq.policy import BitPolicy, LayerBits, Width
 from haq.runs import RunFolder
 
+from .conftest import weights_alone
+
 NETWORK = nn.Sequential(
     nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 32), nn.ReLU(), nn.Linear(32, 10)
 )
@@ -54,9 +56,7 @@ def test_a_run_of_weights_alone_is_exported(searched: RunFolder, tmp_path: Path)
     run, best = RunFolder(tmp_path), searched.read_best()
     run.write_config(searched.read_config(), {})
     run.write_layers(searched.read_layers())
-    run.write_best(
-        replace(best, policy=BitPolicy({**best.policy.without_activations(), "stem": LayerBits(None, None)}))
-    )
+    run.write_best(replace(best, policy=BitPolicy({**weights_alone(best.policy), "stem": LayerBits(None, None)})))
     written = export_run(run, "torchao")
     assert isinstance(written, str)
     assert list(config_from_dict(json.loads(written)).fqn_to_config) == list(best.policy)

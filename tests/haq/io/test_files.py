@@ -100,7 +100,7 @@ def test_whether_a_folder_can_be_written_is_tried(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
     if os.path.isdir("/proc/self"):
         assert not writable(Path("/proc/nohome"))  # where permissions would let root write
-        with pytest.raises(ConfigError, match="'/proc' is no folder that can be written; give another --out"):
+        with pytest.raises(ConfigError, match="'/proc' is not a writable folder; give another --out"):
             check_folder(Path("/proc/nohome/run"))
 
 

@@ -172,7 +172,7 @@ def test_code_in_a_folder_is_not_run(tmp_path: Path) -> None:
     own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForImageClassification": "mine.Net"}}
     (tmp_path / "config.json").write_text(json.dumps(own))
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(ModelError, match=r"brings code of its own, which is not run; load it in a file\.py:function"):
+    with pytest.raises(ModelError, match=r"it contains code, which haq does not run; load it in a file\.py:function"):
         opened(f"hf:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 
@@ -208,7 +208,7 @@ def test_offline_a_model_missing_in_the_cache_is_reported_at_once(monkeypatch: p
     with pytest.raises(ModelError) as error:
         opened("hf:org/no-such-model")
     assert str(error.value) == (
-        "cannot load model 'hf:org/no-such-model': 'org/no-such-model' is no folder and not in the cache, and "
-        "huggingface.co cannot be reached; give a folder, or go online once, which fills the cache"
+        "cannot load model 'hf:org/no-such-model': 'org/no-such-model' is neither a folder nor in the cache, and "
+        "huggingface.co cannot be reached; give a folder, or go online once to fill the cache"
     )
     assert os.environ.get("HF_HUB_OFFLINE") is None, "the next one may be asked for"

@@ -91,7 +91,7 @@ def test_a_first_line_that_was_cut_short_makes_way(run: RunFolder) -> None:
 @pytest.mark.parametrize("line", ["nonsense", "{}", "[]", "\xff"])
 def test_a_damaged_line_is_named(run: RunFolder, line: str) -> None:
     (run.path / "trials.jsonl").write_bytes(line.encode("latin-1") + b"\n")
-    with pytest.raises(ConfigError, match=r"trials\.jsonl has a line that is not a trial"):
+    with pytest.raises(ConfigError, match=r"trials\.jsonl, line 1, is not a trial"):
         run.read_trials()
 
 

@@ -211,7 +211,7 @@ def test_nothing_waits_for_the_program(monkeypatch, device):
     [
         ({"w_bits": 9}, "w_bits=9; bit-serial kernels take 1 to 8"),
         ({"codes": [[9]]}, "weights lie between 9 and 9; w_bits=4 allows -8 to 7"),
-        ({"a_zero_point": 16}, "a_zero_point=16 is no code of a_bits=4; give 0 to 15"),
+        ({"a_zero_point": 16}, "a_zero_point=16 is not a code of a_bits=4; give 0 to 15"),
         ({"codes": np.zeros((1, 70_000), int), "w_bits": 8, "a_bits": 8}, "can sum up to 2284800000, beyond int32"),
     ],
 )

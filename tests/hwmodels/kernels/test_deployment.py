@@ -94,7 +94,7 @@ def mixed(seed: int) -> BitPolicy:
 
 
 def assert_layers_agree(quantized: nn.Module, deployed: nn.Module, x: Tensor) -> None:
-    """Each layer gives what the fake-quantized one and its batch norm give for the very same input.
+    """Each layer gives the output of the fake-quantized layer and its batch norm for the same input.
 
     A rounding error before a layer may move a value across the middle between two codes, so that whole networks agree
     less closely.
@@ -333,7 +333,7 @@ def test_what_the_kernels_do_not_compute_is_refused(scheme: Scheme, bits: LayerB
 )
 def test_other_padding_is_refused(conv: nn.Conv2d) -> None:
     model, x = nn.Sequential(conv), torch.rand(1, 4, 5, 5)
-    with pytest.raises(HardwareError, match="layer '0' pads with .*; bit-serial kernels pad with zeros, as many") as e:
+    with pytest.raises(HardwareError, match="layer '0' pads with .*; bit-serial kernels pad with zeros, equally") as e:
         deploy(prepare(model, BitPolicy.uniform(["0"], 4)), x)
     assert "\n" not in str(e.value)
 

@@ -37,7 +37,7 @@ def test_a_gpu_has_one_kind_of_kernels(monkeypatch: pytest.MonkeyPatch, backend:
         ("tpu", None, "device='tpu': kernels run on cpu or cuda"),
         ("cpu", "sse", "backend='sse': this CPU runs"),
         ("cuda", "plain", "backend='plain': on cuda there is only planes"),
-        ("cuda", None, "device='cuda': V100 has compute capability 7.0, but multiplying int8 takes 7.5; use cpu"),
+        ("cuda", None, "device='cuda': V100 has compute capability 7.0, but int8 matrix products need 7.5; use cpu"),
     ],
 )
 def test_wrong_devices_are_one_line(

@@ -10,7 +10,7 @@ RANGE = 262_143_328_850
 
 
 def zone(folder: Path, number: str, name: str, energy: int) -> Path:
-    """A counter as Linux shows it, in Documentation/power/powercap/powercap.rst."""
+    """A counter as Linux exposes it, see Documentation/power/powercap/powercap.rst."""
     path = folder / f"intel-rapl:{number}"
     path.mkdir(parents=True)
     (path / "name").write_text(f"{name}\n")

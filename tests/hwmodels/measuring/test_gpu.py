@@ -17,7 +17,7 @@ class NVMLError(Exception):
 
 
 class Nvml(SimpleNamespace):
-    """NVIDIA's library, as the package nvidia-ml-py shows it, with one board."""
+    """NVIDIA's library, as the package nvidia-ml-py exposes it, with one board."""
 
     NVMLError = NVMLError
 

@@ -29,7 +29,7 @@ def test_what_is_done_is_kept(path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, 2, 10])
 def test_a_torn_last_line_is_dropped(path: Path, cut: int) -> None:
-    """A lost newline alone tears nothing."""
+    """Losing only the newline loses no line."""
     path.write_bytes(path.read_bytes()[:-cut])
     again = Journal(path, HEADER)
     assert "0:0" in again
@@ -44,7 +44,7 @@ def test_another_measurement_is_refused(path: Path, content: bytes | None) -> No
     if content is not None:
         path.write_bytes(content)
     before = path.read_bytes()
-    with pytest.raises(HardwareError, match="holds an interrupted measurement of something else") as error:
+    with pytest.raises(HardwareError, match="holds another measurement that was interrupted") as error:
         Journal(path, {**HEADER, "w_bits": (1, 2, 3)})
     assert "\n" not in str(error.value)
     assert path.read_bytes() == before
@@ -63,10 +63,3 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(HardwareError, match="cannot write .*; choose a folder that can be written") as error:
             Journal(tmp_path / folder / "cpu.partial", HEADER)
         assert "\n" not in str(error.value)
-
-
-def test_remove(path: Path) -> None:
-    journal = Journal(path, HEADER)
-    journal.remove()
-    journal.remove()
-    assert not path.exists()

@@ -24,7 +24,7 @@ from haq.policy import LayerBits
 
 BITS = (1, 2, 4)
 SLEEP_S = 0.03
-module = importlib.import_module("haq.hwmodels.measuring.measure")  # the package names the function alike
+module = importlib.import_module("haq.hwmodels.measuring.measure")  # the package has a function of this name
 
 Floats = npt.NDArray[np.float64]
 
@@ -210,7 +210,7 @@ def test_energy_is_measured_where_there_is_a_counter(measured: Measure, monkeypa
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])
-def test_an_interrupted_measurement_goes_on(
+def test_an_interrupted_measurement_resumes(
     measured: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int
 ) -> None:
     """Three passes over three groups of four, four and one pair."""
@@ -253,9 +253,9 @@ def test_an_interrupted_measurement_goes_on(
 
 
 @pytest.mark.parametrize("changed", [{"w_bits": (1, 2)}, {"batch": 2}, {"repeats": 6}])
-def test_another_plan_is_not_gone_on_with(measured: Measure, changed: dict[str, Any]) -> None:
+def test_the_journal_of_another_plan_is_refused(measured: Measure, changed: dict[str, Any]) -> None:
     measured(a_bits=(1,))
-    with pytest.raises(HardwareError, match="interrupted measurement of something else"):
+    with pytest.raises(HardwareError, match="holds another measurement"):
         measured(**{"a_bits": (1,), **changed})
 
 

@@ -70,7 +70,7 @@ def test_no_monotone_array_is_nearer(costs: Floats, other: Floats) -> None:
 def test_it_is_the_projection(costs: Floats) -> None:
     """A projection f onto a convex cone has ⟨c − f, f⟩ = 0 and ⟨c − f, g⟩ ≤ 0 for all g of the cone.
 
-    Monotone arrays are what upper sets span, with a constant of either sign.
+    Upper sets, and a constant of either sign, span the monotone arrays.
     """
     fitted = monotone(costs)
     left = (costs - fitted).ravel()
@@ -88,7 +88,7 @@ def test_a_row_is_isotonic_regression(costs: Floats) -> None:
 
 
 def test_published_example() -> None:
-    """Sizes of pituitary fissures at ages 8, 10, 12 and 14 (Potthoff, Roy 1964), the textbooks' usual example."""
+    """Sizes of pituitary fissures at ages 8, 10, 12 and 14 (Potthoff, Roy 1964), the usual example of textbooks."""
     ages = [np.mean(sizes) for sizes in ([21, 23.5, 23], [24, 21, 25], [21.5, 22, 19], [23.5, 25])]
     assert monotone(np.array(ages)) == pytest.approx([200 / 9, 200 / 9, 200 / 9, 24.25])
 

@@ -6,7 +6,7 @@ from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
 
 
 class Log:
-    """Calls that note their turn and return a running number."""
+    """Calls that log their turn and return a running number."""
 
     def __init__(self, calls: int) -> None:
         self.ran: list[int] = []
@@ -29,7 +29,7 @@ def test_every_call_runs_as_often(repeats: int) -> None:
 def test_the_first_run_of_a_burst_is_not_counted() -> None:
     log = Log(4)
     counted = {int(number) - 1 for number in sample(log.calls, 6, seed=0).ravel()}
-    firsts = {at for at in range(len(log.ran)) if at % 4 == 0 and at >= 8}  # bursts of four behind a warm-up of eight
+    firsts = {at for at in range(len(log.ran)) if at % 4 == 0 and at >= 8}  # bursts of four after a warm-up of eight
     assert len(firsts) == 2 * 4
     assert counted == set(range(8, len(log.ran))) - firsts
 
@@ -38,7 +38,7 @@ def test_order_changes_from_turn_to_turn_and_with_the_seed() -> None:
     def turns(seed: int) -> list[tuple[int, ...]]:
         log = Log(6)
         sample(log.calls, 30, seed)
-        ran = log.ran[2 * 6 :: 4]  # one of each burst of four, behind the warm-up
+        ran = log.ran[2 * 6 :: 4]  # one of each burst of four, after the warm-up
         return [tuple(ran[start : start + 6]) for start in range(0, len(ran), 6)]
 
     first = turns(0)

@@ -119,7 +119,7 @@ def test_a_table_of_weights_alone_round_trips(layers, tmp_path):
     table.save(tmp_path / "costs.parquet")
     loaded = CostTable.load(tmp_path / "costs.parquet")
     assert loaded.a_bits == (None,)
-    policy = BitPolicy.uniform([layer.name for layer in layers], 2).without_activations()
+    policy = BitPolicy({layer.name: LayerBits(2, None) for layer in layers})
     assert loaded.cost(policy) == table.cost(policy)
     assert table.cost(policy)["size_bytes"] == sum(size_bytes(layer, LayerBits(2, None)) for layer in layers)
     assert "latency_ms" not in table.metrics

@@ -78,7 +78,7 @@ def run(*arguments: str) -> str:
 
 
 def rows_of(shown: str, first: str) -> list[list[str]]:
-    """The cells of the rows that start with `first`; cells stand two spaces apart."""
+    """The cells of the rows that start with `first`; cells are two spaces apart."""
     lines = [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
     return [cells for cells in lines if cells[0] == first]
 
@@ -224,7 +224,7 @@ def test_a_table_is_checked_against_a_model_and_completed() -> None:
         (("profile", *OWN, "--bits", "9/8"), "w_bits=9: a width is 1 to 8, 16"),
         (
             ("profile", *OWN, "--bits", "4/4,2/2", "--hardware", "narrow.yaml"),
-            "--bits 4/4, 2/2: hardware 'narrow' runs 4,8/8 bits (weights/activations); give pairs of these",
+            "--bits 4/4, 2/2: hardware 'narrow' runs 4,8/8 bits (weights/activations); give some of these pairs",
         ),
         (("profile", *OWN, "-o", "roofline.svg"), "give a file that ends in .png"),
         (("table", "none.csv"), "none.csv' does not exist"),
@@ -245,7 +245,7 @@ def test_a_table_is_checked_against_a_model_and_completed() -> None:
         (("table", "costs.parquet", "--model", "user.py:wider", *DATA, "-o", "out.csv"), "another shape"),
         (("table", "costs.parquet", "--batch", "4", "-o", "out.csv"), "--batch is for .npy files"),
         (("table", "costs.parquet", "--hardware", "mine", "-o", "out.csv"), "--hardware is for .npy files"),
-        (("table", "costs.parquet", *DATA, "-o", "out.csv"), "--data goes with --model"),
+        (("table", "costs.parquet", *DATA, "-o", "out.csv"), "--data needs --model"),
         (("table", "costs.parquet", "-o", "out.npy"), "give --clock-mhz"),
         (("table", "costs.parquet", "-o", "out.xlsx"), "must end in .parquet, .csv, .npy"),
         (("table", "costs.parquet", "-o", "user.py/out.csv"), "cannot write 'user.py/out.csv'"),

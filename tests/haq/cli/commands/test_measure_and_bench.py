@@ -39,7 +39,7 @@ def run(*arguments: str) -> str:
 
 
 def fails(*arguments: str) -> str:
-    """Runs what must fail, and returns its line."""
+    """Runs a command that must fail, and returns its error line."""
     with pytest.raises(Exception) as error:  # noqa: PT011 (click's own and ours)
         cli.main([*arguments], standalone_mode=False)
     assert isinstance(error.value, HaqError) or hasattr(error.value, "format_message")
@@ -164,7 +164,7 @@ main()
 @pytest.mark.parametrize(
     ("stop", "code", "last"), [(signal.SIGINT, 130, "stopped"), (signal.SIGKILL, -signal.SIGKILL, None)]
 )
-def test_one_that_was_stopped_goes_on_with_the_same_command(
+def test_a_stopped_measurement_is_resumed_by_the_same_command(
     stop: int, code: int, last: str | None, own: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["measure", *own, *BITS, *QUICK, "-o", str(tmp_path / "cpu.parquet")]
@@ -272,7 +272,7 @@ def test_bench_of_a_search_on_a_model_measures_first(searched: RunFolder) -> Non
         (("--model", "nowhere.py:f"), "nowhere.py' does not exist"),
         (("--weights", "none.pt"), "none.pt' does not exist"),
         (("--data", "digit"), "did you mean 'digits'"),
-        (("-o", "begun.parquet"), "begun.parquet.partial holds an interrupted measurement of something else"),
+        (("-o", "begun.parquet"), "begun.parquet.partial holds another measurement that was interrupted"),
     ],
 )
 def test_mistakes_in_measuring(

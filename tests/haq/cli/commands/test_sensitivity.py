@@ -90,7 +90,7 @@ def test_colours_stand_for_the_values_on_a_terminal(network: tuple[str, ...], mo
         (("--seed", "-1"), "--seed -1: must be at least 0"),
         (("--bits", "9"), "9"),
         (("-o", "values.csv"), "-o values.csv: values are written as .json, maps as .png"),
-        (("--scheme", "twn"), "--scheme twn is defined for 2 bits, not 3; give --bits of these"),
+        (("--scheme", "twn"), "--scheme twn is defined for 2 bits, not 3; give --bits in these"),
         (("--scheme", "lsqq"), "unknown scheme 'lsqq' (did you mean 'lsq'?)"),
         (("--model", "user.py:nothing"), "nothing"),
     ],

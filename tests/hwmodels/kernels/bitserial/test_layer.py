@@ -166,7 +166,7 @@ def test_a_call_costs_microseconds():
         ({"codes": [[0.5]]}, "weights are float64 of shape (1, 1); give integers"),
         ({"codes": [1]}, "weights are int64 of shape (1,); give integers"),
         ({"groups": 2}, "groups=2 does not divide 1 output channels"),
-        ({"a_zero_point": 16}, "a_zero_point=16 is no code of a_bits=4; give 0 to 15"),
+        ({"a_zero_point": 16}, "a_zero_point=16 is not a code of a_bits=4; give 0 to 15"),
         (
             {"w_zero_points": [0, 1]},
             "w_zero_points are int64 of shape (2,); give an integer for each of 1 output channels",
@@ -180,7 +180,7 @@ def test_a_call_costs_microseconds():
         ({"scale": [1, 2]}, "scale of shape (2,); give one for each of 1 output channels"),
         ({"a_scale": 0.0}, "a_scale=0.0 must be positive"),
         ({"a_scale": float("nan")}, "a_scale=nan must be positive"),
-        ({"a_scale": 1e-40}, "a_scale=1e-40 must be positive, and finite in float32 as must its inverse"),
+        ({"a_scale": 1e-40}, "a_scale=1e-40 must be positive, and it and its inverse finite in float32"),
         ({"stride": (0, 1)}, "stride=(0, 1) must be two numbers of at least 1"),
         ({"padding": (0, -1)}, "padding=(0, -1) must be two numbers of at least 0"),
         ({"backend": "gpu"}, "backend='gpu': this CPU runs"),
