@@ -97,7 +97,6 @@ def test_an_average_width_can_be_met_exactly(width: int) -> None:
     fitted = Budget(table, [Constraint("bits", float(width))], (width, 8), ends, weights_only=True)
     assert fitted.decrease(fitted.uniform(8)) == fitted.uniform(width)
     assert fitted.spend(fitted.uniform(width)) == fitted.uniform(width)
-    assert fitted.largest_uniform() == width
 
 
 def test_average_widths_count_pinned_layers_and_are_shares_of_eight_bits() -> None:
@@ -113,12 +112,6 @@ def test_average_widths_count_pinned_layers_and_are_shares_of_eight_bits() -> No
     Budget(
         table, [Constraint("bits", least), Constraint("size", 0.9, relative=True)], (2, 8), pinned, weights_only=True
     )
-
-
-def test_largest_uniform() -> None:
-    assert budget(1.0).largest_uniform() == 8
-    assert budget(0.3).largest_uniform() == 4
-    assert budget(0.0626).largest_uniform() == 2
 
 
 # Hardware that does not run every pair of widths

@@ -14,8 +14,8 @@ from haq.cli.options import at_least, examples, network_options, open_untrained_
 from haq.cli.output import Result, output_options, plain
 from haq.cli.tables import columns, facts
 from haq.cli.terminal import console
-from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError
+from haq.metrics import METRICS, format_cost
 
 if TYPE_CHECKING:
     from haq.hwmodels import CostTable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hardware", "table"]
 
-_TABLE_BATCH = 16  # that HAQ's published table is for
+_TABLE_BATCH = 16  # the batch of HAQ's published table
 
 
 @click.command(epilog=examples("haq hardware", "haq hardware edge", "haq hardware my_board.yaml"))
@@ -32,7 +32,7 @@ _TABLE_BATCH = 16  # that HAQ's published table is for
 def hardware(name: str | None) -> Result:
     """List the hardware, or print one's parameters and their sources.
 
-    FILE is a hardware description (.yaml) or a cost table (.parquet, .csv). With --quiet the list is of names alone.
+    FILE is a hardware description (.yaml) or a cost table (.parquet, .csv). With --quiet the list holds only names.
     """
     from haq.hwmodels import describe_hardware, list_hardware
     from haq.hwmodels.pricing import is_table
@@ -40,7 +40,7 @@ def hardware(name: str | None) -> Result:
     if name is None:
         found = [describe_hardware(known) for known in list_hardware()]
         console.print(_listing(found))
-        console.print("pairs: legal widths, weights/activations; haq hardware NAME says more", style="dim")
+        console.print("pairs: legal widths, weights/activations; haq hardware NAME prints more", style="dim")
         return Result(lambda: {"hardware": found}, tuple(description.name for description in found))
     if is_table(name):
         from haq.hwmodels.tables.formats import load_table
@@ -85,11 +85,11 @@ def table(
     measured: bool,
     output: Path | None,
 ) -> Result:
-    """Print what a cost table holds, check it against a model, or write it in another form.
+    """Print the content of a cost table, check it against a model, or write it in another format.
 
-    FILE is .parquet, .csv, or HAQ's array of cycles, .npy, layers x 8 x 8, which names neither layers nor clock: it
-    needs --model and --clock-mhz. For the other forms --model checks that the table is that model's, and adds size and
-    bit operations where the table lacks them.
+    FILE is .parquet, .csv, or HAQ's array of cycles, .npy, layers x 8 x 8. That array names neither layers nor clock,
+    so it needs --model and --clock-mhz. For the other formats --model checks that the table is for that model, and adds
+    size and bit operations where the table lacks them.
     """
     from haq.hwmodels.pricing import price
     from haq.hwmodels.tables.formats import load_table, save_table
@@ -99,7 +99,7 @@ def table(
     array = file.suffix.lower() == ".npy"
     if not array and (foreign := given & {"batch", "device", "measured"}):
         option = "--" + min(foreign).replace("device", "hardware")
-        raise ConfigError(f"{option} is for .npy files; {str(file)!r} says it itself; leave the option out")
+        raise ConfigError(f"{option} is for .npy files; {str(file)!r} holds it itself; leave the option out")
     if not given & {"model"} and (idle := given & {"weights", "data"}):
         raise ConfigError(f"--{min(idle)} goes with --model; give it, too")
     at_least({"--batch": (batch, 1)})
@@ -142,7 +142,7 @@ def _limits(description: Description) -> dict[str, float]:
 
 
 def _holds(limits: Mapping[str, float], between: str = ", ") -> str:
-    shown = (f"{metric} {format_cost(METRICS[metric].field, limit)}" for metric, limit in limits.items())
+    shown = (f"{metric} {METRICS[metric].format(limit)}" for metric, limit in limits.items())
     return between.join(shown) or "–"
 
 
