@@ -46,7 +46,7 @@ def print_curve(layers: Sequence[LayerSpec]) -> None:
 
 def latency_ms(name: str, layers: Sequence[LayerSpec], width: int) -> float:
     hardware = get_hardware(name)
-    return sum(hardware.cost(layer, LayerBits(width, width), BATCH).latency_ms for layer in layers)
+    return sum(hardware.cost(layer, LayerBits(width, width), BATCH)["latency_ms"] for layer in layers)
 
 
 def print_ranks(layers: Sequence[LayerSpec], bits: LayerBits, count: int) -> None:
@@ -59,14 +59,14 @@ def print_ranks(layers: Sequence[LayerSpec], bits: LayerBits, count: int) -> Non
     print("| layer | kind | edge | rank, bound | cloud | rank, bound |\n|---|---|---|---|---|---|")
     for name in sorted(edge, key=lambda name: -abs(edge_ranks[name] - cloud_ranks[name]))[:count]:
         cells = (
-            f"{costs[name].latency_ms:.2f} ms | {places[name]}, {costs[name].bound}"
+            f"{costs[name]['latency_ms']:.2f} ms | {places[name]}, {costs[name].bound}"
             for costs, places in ((edge, edge_ranks), (cloud, cloud_ranks))
         )
         print(f"| {name} | {kinds[name]} | {' | '.join(cells)} |")
 
 
 def ranks(costs: Mapping[str, LayerCost]) -> dict[str, int]:
-    return {name: rank for rank, name in enumerate(sorted(costs, key=lambda name: -costs[name].latency_ms), 1)}
+    return {name: rank for rank, name in enumerate(sorted(costs, key=lambda name: -costs[name]["latency_ms"]), 1)}
 
 
 if __name__ == "__main__":

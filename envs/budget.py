@@ -1,4 +1,4 @@
-"""Budgets on a policy's cost, and HAQ's method of meeting them."""
+"""Budgets on the cost of a policy, and HAQ's way of meeting them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from haq.constraints import Constraint, format_cost
+from haq.constraints import Constraint
 from haq.errors import ConstraintError, HardwareError
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
+from haq.metrics import METRICS, format_cost
 from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["Budget"]
@@ -23,24 +24,24 @@ _ROUNDING = 1e-9
 
 
 class Budget:
-    """Upper limits that a policy must meet, all of them at once.
+    """One or more upper limits; a policy must meet all of them at once.
 
-    Candidates are the pairs of widths that the table prices and `bits` allows, so widths that the hardware cannot run
-    are never proposed.
+    Candidates are the pairs of widths that the table prices and `bits` allows, so a search never proposes what the
+    hardware cannot run.
 
     Args:
         table: Prices every layer at every candidate pair, and at the pinned and the uniform 8-bit widths.
-        constraints: Limits; the lowest limit on each metric counts. Relative limits are fractions of the uniform 8-bit
+        constraints: Limits; the lowest one of each metric counts. Relative ones are fractions of the uniform 8-bit
             network's cost.
         bits: Candidate widths, ascending.
-        pinned: Layers whose widths are fixed.
-        scheme: Name of the scheme that implements the widths; policies carry it.
-        weights_only: Whether activations stay in floating point, so that only widths of weights are chosen.
-        a_bits: Candidate widths of activations, if they differ from those of weights.
+        pinned: Layers whose widths the search does not change.
+        scheme: Name of the quantization scheme, for the policies.
+        weights_only: Whether activations stay in floating point, so that a policy chooses only widths of weights.
+        a_bits: Candidate widths of activations; by default `bits`.
 
     Attributes:
         pairs: Candidates for a free layer, ascending.
-        fields: What is decided for a layer, in this order.
+        fields: Widths that are chosen for a layer, in this order.
 
     Raises:
         ConstraintError: No policy meets a limit; the message names the smallest reachable value.
@@ -71,7 +72,7 @@ class Budget:
             min((other for other in resolved if other.metric == metric), key=lambda other: other.limit)
             for metric in dict.fromkeys(constraint.metric for constraint in resolved)
         )
-        self._sums = [constraint for constraint in self.constraints if constraint.field in table.metrics]
+        self._sums = [constraint for constraint in self.constraints if constraint.field in table.additive]
         self._cells: dict[tuple[str, LayerBits], Costs] = {}
         self._check_reachable()
 
@@ -90,7 +91,7 @@ class Budget:
             raise ConstraintError(f"no policy was found that meets {limits} at once; raise a limit")
 
     def _cheapest(self, constraints: Sequence[Constraint]) -> BitPolicy:
-        """Returns the policy that minimises every layer's cost on its own, in units of the limits.
+        """Returns the policy of least cost in units of the limits, chosen for each layer by itself.
 
         The lowest widths need not be the cheapest: microcontrollers take time to unpack them.
         """
@@ -99,7 +100,7 @@ class Budget:
         def share(name: str, pair: LayerBits, constraint: Constraint) -> float:
             if constraint.field in self.table.metrics:
                 return self.table.layer_cost(name, pair, constraint.field) / constraint.limit
-            beside_lowest = self.table.cost(BitPolicy({**lowest, name: pair}))  # a peak is not a sum over layers
+            beside_lowest = self.table.cost(BitPolicy({**lowest, name: pair}))  # a peak depends on other layers
             return beside_lowest[constraint.field] / constraint.limit
 
         chosen = {}
@@ -109,17 +110,17 @@ class Budget:
         return BitPolicy({**lowest, **chosen}, self.scheme)
 
     def reachable(self, metric: str) -> float:
-        """Returns the smallest cost that a policy can have, in the unit of the metric's field."""
+        """Returns the smallest cost of all policies, in the metric's kept unit."""
         limit = Constraint(metric, 1.0)
         return self.table.cost(self._cheapest([limit]))[limit.field]
 
     def limit(self, metric: str) -> float:
         """Returns the limit on a metric, or the uniform 8-bit network's cost if there is no limit."""
         limits = {constraint.metric: constraint.limit for constraint in self.constraints}
-        return limits.get(metric, self._uniform8[Constraint(metric, 1.0).field])
+        return limits.get(metric, self._uniform8[METRICS[metric].field])
 
     def tightened(self, constraints: Sequence[Constraint]) -> Budget:
-        """Returns a budget with these limits added; raises like the constructor."""
+        """Returns a budget with these limits as well; raises like the constructor."""
         return Budget(self.table, [*self.constraints, *constraints], *self._given)
 
     # Candidates
@@ -130,7 +131,7 @@ class Budget:
         return self.widths("w_bits")
 
     def widths(self, field: Field, w_bits: int | None = None) -> tuple[int, ...]:
-        """Returns the candidate widths of `field`, ascending; with `w_bits`, only those legal beside such weights."""
+        """Returns candidate widths of `field`, ascending; with `w_bits`, only those of pairs with such weights."""
         pairs = self.pairs if w_bits is None else (pair for pair in self.pairs if pair.w_bits == w_bits)
         return tuple(sorted({getattr(pair, field) for pair in pairs} - {None}))
 
@@ -140,7 +141,7 @@ class Budget:
         return BitPolicy({name: self.pinned.get(name, pair) for name in self.table.layers}, self.scheme)
 
     def uniform_pair(self, bits: int) -> LayerBits:
-        """Returns weights of `bits` with activations of the same width, or of the nearest legal one."""
+        """Returns the pair for weights of `bits`: equal widths, or the nearest legal width of activations."""
         candidates = [pair for pair in self.pairs if pair.w_bits == bits]
         return self._nearest_pair(bits, candidates or self.table.pairs)
 
@@ -154,17 +155,11 @@ class Budget:
         return min(pairs, key=lambda pair: abs((pair.a_bits or bits) - bits))
 
     def step(self, pair: LayerBits, field: Field, up: bool) -> LayerBits | None:
-        """Returns the next candidate with a wider or a narrower width of `field`, if there is one.
-
-        Args:
-            pair: The candidate to start from.
-            field: The width to change.
-            up: Whether to widen it.
-        """
+        """Returns the next candidate whose width of `field` is wider or narrower, or `None`."""
         return (self._higher if up else self._lower).get((pair, field))
 
     def _next(self, pair: LayerBits, field: Field, direction: int) -> LayerBits | None:
-        """Returns the candidate with the next width of `field`; its other width does not move the opposite way."""
+        """Returns the candidate with the nearest width of `field` in a direction; the other moves the same way."""
 
         def distance(other: LayerBits) -> tuple[int, int]:
             moves = {name: direction * (getattr(other, name) - getattr(pair, name)) for name in self.fields}
@@ -186,11 +181,11 @@ class Budget:
         return all(cost[constraint.field] <= constraint.limit for constraint in self.constraints)
 
     def spend(self, policy: BitPolicy) -> BitPolicy:
-        """Raises the widths of a policy that fits as far as the budget allows.
+        """Raises the widths of a policy that fits, as long as it still fits.
 
-        Layers are visited from the first to the last, weights before activations, and raised by one candidate each,
-        again and again. This is the opposite order of `decrease`, which also lowers widths that save nothing, such as
-        the activations of a layer that waits for its weights; those are raised again here.
+        It visits layers from the first to the last, weights before activations, and raises each by one candidate, over
+        and over. That is the opposite order of `decrease`, which also lowers widths that save nothing, such as the
+        activations of a layer that waits for its weights; `spend` raises those again.
         """
         layers, totals, raised = dict(policy), self._totals(policy), True
         while raised:
@@ -211,10 +206,10 @@ class Budget:
     def decrease(self, policy: BitPolicy) -> BitPolicy:
         """Fits a policy to the budget by HAQ's sequential decrease (arXiv:1811.08886, section 3.4).
 
-        The order is that of HAQ's public code: layers are visited from the last to the first, activations before
-        weights, and lowered by one candidate each, again and again, until all limits hold. A policy that fits is
-        returned unchanged. If costs do not fall with the widths, even the lowest widths may not fit; the cheapest
-        policy is returned then.
+        The order is that of HAQ's public code: it visits layers from the last to the first, activations before weights,
+        and lowers each by one candidate, over and over, until all limits hold. A policy that fits is returned
+        unchanged. Where costs do not fall with the widths, this may end at the lowest widths without a fit; then it
+        returns the cheapest policy.
         """
         if self.allows(policy):
             return policy
@@ -234,7 +229,7 @@ class Budget:
         return self._fallback
 
     def _cell(self, name: str, pair: LayerBits) -> Costs:
-        """Returns a layer's cost in units of the limits, for metrics that are sums over layers, `(limits,)`."""
+        """Returns the cost of a layer in units of the limits on sums over layers, `(limits,)`."""
         key = name, pair
         if key not in self._cells:
             self._cells[key] = np.array([self.table.layer_cost(name, pair, c.field) / c.limit for c in self._sums])
@@ -245,5 +240,5 @@ class Budget:
         return totals
 
     def _may_fit(self, totals: Costs) -> bool:
-        """Whether a policy may fit by its running totals; they have rounding errors, so the table decides."""
+        """Whether running totals, with their rounding errors, may meet the limits; the table then decides."""
         return bool((totals <= 1 + _ROUNDING).all())

@@ -17,7 +17,7 @@ Fidelity = Literal["float", "ptq", "qat"]
 RankBy = Literal["top1", "loss", "kl"]
 
 QUALITIES: Mapping[RankBy, str] = {"top1": "top-1", "loss": "loss", "kl": "divergence"}
-"""What policies can be ranked by, for people."""
+"""Names, for people, of what policies can be ranked by."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Score:
     """Quality of one network.
 
     Attributes:
-        top1: Fraction of samples whose most likely class is right, 0 to 1.
+        top1: Fraction of samples whose most likely class is correct, 0 to 1.
         loss: Mean cross-entropy in nats.
         samples: Number of samples.
         seconds: Wall time of making and scoring the network.
         fidelity: How the network was made.
-        steps: Fine-tuning steps behind it.
-        kl: Mean Kullback-Leibler divergence of its class probabilities from the float network's, in nats; `None` where
-            it was not compared.
+        steps: Number of fine-tuning steps.
+        kl: Mean Kullback-Leibler divergence of its class probabilities from those of the float network, in nats; `None`
+            where it was not measured.
     """
 
     top1: float
@@ -45,17 +45,17 @@ class Score:
 
     @property
     def finite(self) -> bool:
-        """Whether the network still computes numbers: a diverged one has a NaN or infinite loss."""
+        """Whether the network has not diverged: the loss of a diverged one is NaN or infinite."""
         return math.isfinite(self.loss)
 
     def objective(self, rank_by: RankBy) -> float:
-        """Returns what a search maximises, between 0 and 1.
+        """Returns the number that a search maximises, between 0 and 1.
 
-        Ranking by `top1` is HAQ's choice. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities
-        given to the right classes: it keeps ordering policies where top-1 no longer tells them apart, as on images
-        that a pretrained network was trained on, and is on the same scale. Ranking by `kl` uses exp(−divergence) from
-        the float network, on samples of its own (`haq.quant.divergence.mixed`): it needs no labels, and tells networks
-        apart that differ in one answer of a thousand.
+        HAQ ranks by `top1`. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities given to the
+        correct classes. It is on the same scale and still orders policies where top-1 no longer tells them apart, as on
+        images that a pretrained network was trained on. Ranking by `kl` uses exp(−divergence) from the float network,
+        on samples of its own (`haq.quant.divergence.mixed`). It needs no labels, and it tells networks apart that
+        differ in one answer of a thousand.
         """
         if not self.finite:
             return 0.0
@@ -70,5 +70,5 @@ class Score:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Score:
-        """Restores what `to_dict` gave."""
+        """Restores the result of `to_dict`."""
         return restored(cls, data)

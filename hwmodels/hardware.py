@@ -1,4 +1,4 @@
-"""What a piece of hardware is to a search: something that prices one layer at one pair of widths."""
+"""The interface of hardware: it prices one layer at one pair of widths."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ Bound = Literal["compute", "memory"]
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer costs; all but the last three are fields of `haq.constraints.METRICS`, and add up over layers.
+    """What one layer costs, and why.
 
     Attributes:
-        latency_ms: Time for one batch.
-        energy_mj: Energy for one batch.
-        size_bytes: Stored parameters, the same on all hardware; see `haq.hwmodels.size_bytes`.
-        bops: Bit operations for one sample, likewise; see `haq.hwmodels.bops`.
-        buffer_bytes: Working memory that the layer needs beside its input and output, while it runs.
+        values: Metric field → cost, such as `latency_ms` and `energy_mj` of one batch, or a metric of your own; see
+            `haq.metrics.layer_fields`. A cost model gives the same fields for all layers, but `buffer_bytes` (working
+            memory that a layer needs beside its input and output) may be left out where it is 0. What depends on the
+            network alone may be left out too: a cost table counts `size_bytes`, `bops` and `bits_per_weight` itself.
         compute_ms: Time that the arithmetic alone would take.
         memory_ms: Time that moving operands and results alone would take.
-        memory_bytes: What is moved to and from memory for one batch.
+        memory_bytes: Bytes moved to and from memory for one batch.
     """
 
-    latency_ms: float
-    energy_mj: float
-    size_bytes: float
-    bops: float
-    buffer_bytes: float = 0.0
+    values: Mapping[str, float]
     compute_ms: float = 0.0
     memory_ms: float = 0.0
     memory_bytes: float = 0.0
 
+    def __getitem__(self, field: str) -> float:
+        """Returns one of the values."""
+        return self.values[field]
+
     @property
     def bound(self) -> Bound:
-        """What takes longer, and so sets the pace."""
+        """Which of the two takes longer and so sets the pace."""
         return "compute" if self.compute_ms >= self.memory_ms else "memory"
 
 
 class Hardware(Protocol):
-    """Prices layers; costs of different layers add up."""
+    """Prices layers; see `haq.metrics.Metric.combine` for the cost of the whole network."""
 
     @property
     def name(self) -> str:
@@ -55,25 +54,30 @@ class Hardware(Protocol):
 
     @property
     def pairs(self) -> tuple[LayerBits, ...]:
-        """Legal pairs of widths, ascending; a search proposes nothing else."""
+        """Legal pairs of widths, ascending; a search proposes no others."""
         ...
 
     @property
     def limits(self) -> Mapping[str, float]:
-        """What the device holds: key of `haq.constraints.METRICS` → largest value, in the unit that it is kept in."""
+        """What the device holds: key of `haq.metrics.METRICS` → largest value, in the metric's kept unit."""
         ...
 
     @property
     def bytes_per_second(self) -> float:
-        """Bandwidth of the memory that layers fetch from: the slope of the roofline."""
+        """Bandwidth of the memory that layers read from: the slope of the roofline."""
         ...
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Returns the most multiply-accumulates a second at the widths `bits`: the ceiling of the roofline."""
+        """Returns the most multiply-accumulates per second at the widths `bits`: the ceiling of the roofline."""
         ...
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:
-        """Prices `layer` at the widths `bits` for `batch` samples at once.
+        """Prices `layer` at the widths `bits`.
+
+        Args:
+            layer: The layer.
+            bits: Its widths.
+            batch: Samples at once.
 
         Raises:
             HardwareError: The hardware cannot run the layer at these widths.
@@ -82,10 +86,15 @@ class Hardware(Protocol):
 
 
 def check_pair(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> tuple[int, int]:
-    """Returns the widths of weights and activations if the hardware runs them.
+    """Returns the widths of weights and activations.
+
+    Args:
+        hardware: With its legal pairs.
+        layer: For the message.
+        bits: Widths to check.
 
     Raises:
-        HardwareError: It does not.
+        HardwareError: The hardware does not run these widths.
     """
     if bits not in hardware.pairs or bits.w_bits is None or bits.a_bits is None:
         shown = "/".join("float" if width is None else str(width) for width in (bits.w_bits, bits.a_bits))
@@ -97,7 +106,7 @@ def check_pair(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> tuple[i
 
 
 def listed_pairs(pairs: tuple[LayerBits, ...]) -> str:
-    """Writes legal pairs, weights before activations, as hardware files do.
+    """Writes legal pairs as hardware files do, weights before activations.
 
     Examples:
         >>> listed_pairs(tuple(LayerBits(w, a) for w in (1, 2, 3, 8) for a in (4, 8)))

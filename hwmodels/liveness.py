@@ -1,4 +1,4 @@
-"""Finding out which tensors of a network are alive at once."""
+"""Finds the tensors of a network that are alive at once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _ELEMENTWISE_MODULES = (
 def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
     """Lists the buffers and steps of one forward pass.
 
-    Every operation writes a buffer of its own, but views share their source's, and elementwise operations (activation
-    functions, normalisation, residual additions) write over an input of their size that nothing reads afterwards.
+    Every operation writes a buffer of its own, with two exceptions: views share the buffer of their source, and
+    elementwise operations (activation functions, normalisation, residual additions) overwrite an input of their size
+    that nothing reads afterwards.
 
     Args:
         model: Must be traceable by `torch.fx`.
@@ -46,7 +47,7 @@ def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
 
 
 def plan_or_none(model: nn.Module, sample: Tensor) -> MemoryPlan | None:
-    """Returns the plan, or `None` for a network that cannot be traced."""
+    """Returns the plan, or `None` if the network cannot be traced."""
     try:
         return plan_memory(model, sample)
     except ModelError:
@@ -54,7 +55,7 @@ def plan_or_none(model: nn.Module, sample: Tensor) -> MemoryPlan | None:
 
 
 class _Planner:
-    """Walks the graph once for owners of buffers, then for their lifetimes."""
+    """Walks the graph twice: for the owners of buffers, then for their lifetimes."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self._modules = dict(graph.named_modules())
@@ -81,7 +82,7 @@ class _Planner:
         return MemoryPlan(buffers, tuple(dict.fromkeys(steps)))
 
     def _written_over(self, node: fx.Node) -> fx.Node | None:
-        """The input whose buffer `node` takes over."""
+        """Returns the input whose buffer `node` takes over, or `None`."""
         name = _name(node)
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
         view = name in _VIEWS or isinstance(module, nn.Flatten | nn.Unflatten)
@@ -106,7 +107,7 @@ class _Planner:
         )
 
     def _layer(self, node: fx.Node) -> str | None:
-        """Name of the layer that `node` calls; a module called twice has one name."""
+        """Returns the name of the layer that `node` calls, or `None`; a module called twice has one name."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(module, nn.Conv2d | nn.Linear):
             return None
@@ -114,7 +115,7 @@ class _Planner:
 
 
 def _elements(node: fx.Node) -> int:
-    """Values of one sample; 0 for what is not a tensor."""
+    """Returns the number of values of one sample; 0 if the node is no tensor."""
     found: Any = node.meta.get("tensor_meta")
     return int(torch.Size(found.shape).numel()) if hasattr(found, "shape") else 0
 

@@ -1,4 +1,4 @@
-"""Rooflines: how fast each layer runs, against how fast the arithmetic and the memory would let it."""
+"""Rooflines: how fast each layer runs, against the limits of arithmetic and memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from haq.policy import LayerBits
 
 __all__ = ["Mark", "Roofline", "check_png", "draw", "roofline", "write_png"]
 
-_GLYPHS = "●○▲△■□◆◇"  # of the marks of each pair of widths
-_SHAPES = "oo^^ssDD"  # the same in Matplotlib, every second one hollow
+_GLYPHS = "●○▲△■□◆◇"  # one for the layers of each pair of widths
+_SHAPES = "oo^^ssDD"  # the same for Matplotlib, where every second one is drawn hollow
 _COLORS = ("#2f81d6", "#d98c1f", "#8b95a1", "#3f9b57")
-_NAMED = 3  # slowest layers of each pair whose names a PNG shows
+_NAMED = 3  # slowest layers of each pair that a PNG names
 _PAD = 1.5
 # Braille cells are two dots wide and four high; the bits of a cell's dots, by column and row
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -27,12 +27,12 @@ _BLANK = 0x2800
 
 @dataclass(frozen=True)
 class Mark:
-    """One layer.
+    """One layer in a roofline.
 
     Attributes:
-        layer: Its name.
-        intensity: Multiply-accumulates for each byte that is moved.
-        attained: Multiply-accumulates a second.
+        layer: Name of the layer.
+        intensity: Multiply-accumulates per byte moved.
+        attained: Multiply-accumulates per second.
     """
 
     layer: str
@@ -42,13 +42,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Roofline:
-    """What bounds the layers of a network at one pair of widths, and what they attain.
+    """The bounds of a network's layers at one pair of widths, and what the layers attain.
 
     Attributes:
-        label: The pair, such as `8/8`.
-        peak: Most multiply-accumulates a second.
-        bandwidth: Bytes a second.
-        marks: Layers whose costs say what they move, the slowest first.
+        label: The pair of widths, such as `8/8`.
+        peak: Peak rate of the arithmetic, in multiply-accumulates per second.
+        bandwidth: Of the memory, in bytes per second.
+        marks: Layers with a latency and known memory traffic, the slowest first.
 
     References:
         Williams, Waterman, Patterson: Roofline: An Insightful Visual Performance Model for Multicore Architectures,
@@ -62,11 +62,11 @@ class Roofline:
 
     @property
     def ridge(self) -> float:
-        """The intensity from which on arithmetic binds, not memory."""
+        """The intensity above which arithmetic binds, not memory."""
         return self.peak / self.bandwidth
 
     def roof(self, intensity: float) -> float:
-        """Returns the most multiply-accumulates a second that a layer of this intensity can attain."""
+        """Returns the most multiply-accumulates per second that a layer of this intensity can attain."""
         return min(self.peak, self.bandwidth * intensity)
 
 
@@ -75,29 +75,36 @@ def roofline(
 ) -> Roofline:
     """Places priced layers under the roof of the hardware.
 
-    A device that reads and writes through ports of their own moves more in all than the bandwidth of one port says, so
-    the bytes of the intensity are those of the busier port where these are fewer. No layer then lies above the roof.
+    A device that reads through one port and writes through another moves more bytes than the bandwidth of one port
+    allows. The intensity therefore counts the bytes of the busier port where these are fewer, and no layer lies above
+    the roof.
 
     Args:
-        hardware: What priced them.
-        layers: Layers.
-        costs: What each costs at `bits`, from `hardware.cost`.
+        hardware: The cost model.
+        layers: Layers, L of them.
+        costs: Cost of each layer at `bits`, from `hardware.cost`, L of them.
         bits: The widths.
         batch: Samples that the costs are for.
     """
     bandwidth = hardware.bytes_per_second
     marks = []
-    for layer, cost in sorted(zip(layers, costs, strict=True), key=lambda pair: -pair[1].latency_ms):
+    for layer, cost in sorted(zip(layers, costs, strict=True), key=lambda pair: -_latency_ms(pair[1])):
         port_bytes = cost.memory_ms * 1e-3 * bandwidth
         moved = min(cost.memory_bytes, port_bytes)
-        if moved > 0 and cost.latency_ms > 0:
+        latency_ms = _latency_ms(cost)
+        if moved > 0 and latency_ms > 0:
             macs = batch * layer.macs
-            marks.append(Mark(layer.name, macs / moved, macs / (cost.latency_ms * 1e-3)))
+            marks.append(Mark(layer.name, macs / moved, macs / (latency_ms * 1e-3)))
     return Roofline(f"{bits.w_bits}/{bits.a_bits}", hardware.macs_per_second(bits), bandwidth, tuple(marks))
 
 
+def _latency_ms(cost: LayerCost) -> float:
+    """Returns 0 for a cost model without latency: its layers have no mark."""
+    return cost.values.get("latency_ms", 0.0)
+
+
 class _Scale:
-    """A logarithmic axis over `cells` places."""
+    """A logarithmic axis that is divided into cells."""
 
     def __init__(self, values: Sequence[float], cells: int) -> None:
         self.low, self.high = min(values) / _PAD, max(values) * _PAD
@@ -108,11 +115,11 @@ class _Scale:
         return min(self.cells - 1, max(0, math.floor(share * self.cells)))
 
     def value(self, place: float) -> float:
-        """The value in the middle of a place."""
+        """Returns the value in the middle of a cell."""
         return math.exp(math.log(self.low) + (place + 0.5) / self.cells * math.log(self.high / self.low))
 
     def ticks(self) -> list[float]:
-        """Powers of ten, or more round numbers where fewer than two of these fit."""
+        """Returns powers of ten, or more round numbers where fewer than two powers fit."""
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 6, 8)):
             values = [step * 10.0**power for power in powers for step in steps]
@@ -126,7 +133,7 @@ def draw(rooflines: Sequence[Roofline], width: int = 76, height: int = 18) -> st
     """Draws rooflines as text, on logarithmic axes: GMAC/s over MACs per byte.
 
     Args:
-        rooflines: One for each pair of widths; at least one of them.
+        rooflines: One for each pair of widths; at least one.
         width: Columns, at least 40.
         height: Lines, at least 10.
     """
@@ -151,7 +158,7 @@ def draw(rooflines: Sequence[Roofline], width: int = 76, height: int = 18) -> st
 
 
 def _ranges(rooflines: Sequence[Roofline]) -> tuple[list[float], list[float]]:
-    """Returns the intensities, and the GMAC/s, that have to be seen: of the layers, and both sides of the ridge."""
+    """Returns the intensities and the GMAC/s that the axes must cover: all layers, and both sides of the ridge."""
     marks = [mark for roof in rooflines for mark in roof.marks]
     columns = [*(mark.intensity for mark in marks), *(2 * roof.ridge for roof in rooflines)]
     rows = [*(mark.attained / 1e9 for mark in marks), *(roof.peak / 1e9 for roof in rooflines)]
@@ -159,7 +166,7 @@ def _ranges(rooflines: Sequence[Roofline]) -> tuple[list[float], list[float]]:
 
 
 def _draw_roof(roof: Roofline, canvas: list[list[str]], x: _Scale, y: _Scale) -> None:
-    """Draws the line in dots, without gaps where it is steep."""
+    """Draws the line as dots, without gaps where it is steep."""
     dots = [[0] * x.cells for _ in range(y.cells)]
     fine_x, fine_y = _Scale([x.low * _PAD, x.high / _PAD], 2 * x.cells), _Scale([y.low * _PAD, y.high / _PAD], 1)
     fine_y.cells = 4 * y.cells
@@ -195,7 +202,7 @@ def _x_axis(x: _Scale, margin: int) -> Iterator[str]:
         place, text = x.place(tick), f"{tick:g}"
         line[place] = "┬"
         start = min(max(0, place - len(text) // 2), x.cells - len(text))
-        if set(labels[max(0, start - 1) : start + len(text)]) <= {" "}:  # where labels would touch, the first stands
+        if set(labels[max(0, start - 1) : start + len(text)]) <= {" "}:  # of labels that touch, the first stays
             labels[start : start + len(text)] = text
     yield " " * (margin - 1) + "└" + "".join(line)
     yield " " * margin + "".join(labels)
@@ -207,10 +214,10 @@ def _cycled(glyphs: str) -> Iterator[str]:
 
 
 def check_png(path: Path) -> None:
-    """Checks that `write_png` can write `path`, before anything slow is done.
+    """Checks that `write_png` can write `path`, before any slow work.
 
     Raises:
-        ConfigError: It is no `.png`.
+        ConfigError: The suffix is not `.png`.
     """
     if path.suffix.lower() != ".png":
         raise ConfigError(f"-o {path}: a roofline is written as PNG; give a file that ends in .png")
@@ -219,11 +226,16 @@ def check_png(path: Path) -> None:
 def write_png(rooflines: Sequence[Roofline], title: str, path: Path) -> None:
     """Draws rooflines as a picture, with the names of the slowest layers.
 
+    Args:
+        rooflines: One for each pair of widths.
+        title: Title of the picture.
+        path: PNG file to write.
+
     Raises:
         ConfigError: The file cannot be written.
     """
     check_png(path)
-    # A figure of its own: pyplot would choose a backend for the whole process
+    # Not pyplot, which would choose a backend for the whole process
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
@@ -271,7 +283,7 @@ def write_png(rooflines: Sequence[Roofline], title: str, path: Path) -> None:
 
 
 def _named(roof: Roofline, columns: Sequence[float], rows: Sequence[float]) -> list[tuple[Mark, str]]:
-    """Returns the slowest layers; those that lie in one place share a label."""
+    """Returns the slowest layers with their labels; layers in one place share a label."""
     x, y = _Scale(columns, 20), _Scale(rows, 20)
     places: dict[tuple[int, int], list[Mark]] = {}
     for mark in roof.marks[:_NAMED]:

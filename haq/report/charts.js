@@ -1,47 +1,32 @@
-// What the report of one run and the overlay of several share: formats, looks, and drawing.
+// Shared by the report of one run and the overlay of several: formats, looks, and drawing.
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const ACCENT = "#2f81d6", UNIFORM = "#d98c1f", NEUTRAL = "#8b95a1", PICKED = "#d6336c";
 const GRID = "rgba(139, 149, 161, 0.25)";
 const FONT = "system-ui, sans-serif";
-// Told apart by shape first; the colours are ones that the colour-blind can tell apart too
+// Shapes tell series apart first; colour-blind readers can tell these colours apart too
 const SERIES = [
   ["circle", ACCENT], ["triangle-up", UNIFORM], ["square", "#2a9d78"], ["diamond", "#c9639b"], ["cross", "#8a6fd1"],
   ["triangle-down", "#56b4e9"], ["pentagon", "#b8860b"], ["x", NEUTRAL], ["hexagon", "#d6604d"],
   ["hourglass", "#5f8f3a"],
 ];
-const TICKS = {
-  latency_ms: { ticksuffix: " ms" },
-  energy_mj: { ticksuffix: " mJ" },
-  size_bytes: { ticksuffix: "B", tickformat: "~s" },
-  ram_bytes: { ticksuffix: "B", tickformat: "~s" },
-  bops: { tickformat: "~s" },
-  bits_per_weight: { ticksuffix: " bits" },
-};
-const SCALES = {
-  latency_ms: [[1e3, "s"], [1, "ms"], [1e-3, "µs"]],
-  energy_mj: [[1e3, "J"], [1, "mJ"], [1e-3, "µJ"]],
-  size_bytes: [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
-  ram_bytes: [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
-  bops: [[1e12, "Tbops"], [1e9, "Gbops"], [1e6, "Mbops"], [1e3, "kbops"], [1, "bops"]],
-  bits_per_weight: [[1, "bits"]],
-};
-const NEAR = 2.5; // pixels; of points closer than that one would hide the other
+const LOOKS = DATA.looks; // of each metric: title, scales, ticks, and whether it is for a whole batch
+const NEAR = 2.5; // pixels; of points that are closer, one would hide the other
 
-// Plotly takes some markup in texts; it knows entities for these three signs, but not for quotes
+// Plotly reads some markup in texts; it knows entities for these three characters, but not for quotes
 const shown = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const percent = (fraction) => (fraction == null ? "–" : (100 * fraction).toFixed(1) + " %");
-const capital = (text) => ({ ram: "RAM", bops: "Bit operations", bits: "Bits per weight" })[text] ?? text[0].toUpperCase() + text.slice(1);
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
 const byId = (id) => document.getElementById(id);
 const narrow = () => window.innerWidth < 600;
 
 function formatted(field, value) {
   if (value == null) return "–";
-  const scales = SCALES[field];
+  const { scales } = LOOKS[field];
   const [factor, unit] = scales.find((scale) => Math.abs(value) >= scale[0]) || scales[scales.length - 1];
   const number = value / factor;
-  return number.toFixed(number < 10 ? 2 : number < 100 ? 1 : 0) + " " + unit;
+  return (number.toFixed(number < 10 ? 2 : number < 100 ? 1 : 0) + " " + unit).trimEnd();
 }
 
 function element(tag, text, parent) {
@@ -81,7 +66,7 @@ function draw(node, traces, look) {
   Plotly.react(node, traces, look, config);
 }
 
-// Keeps one of the points that would lie on each other in a chart of that many pixels
+// Keeps one of the points that would overlap in a chart of that many pixels
 function thinned(points, x, y, width, height) {
   if (points.length < 800) return points;
   const [left, right] = extent(points, x), [low, high] = extent(points, y);
@@ -104,7 +89,7 @@ function extent(points, of) {
   return [low, high];
 }
 
-// Of points with x and y those that beat all cheaper ones, in order; `sign` is -1 where less is better
+// Returns the points with x and y that beat all cheaper ones, in order; `sign` is -1 where less is better
 function staircase(points, sign) {
   let best = -Infinity;
   return [...points].sort((a, b) => a.x - b.x || sign * (b.y - a.y)).filter((point) => {
@@ -116,7 +101,7 @@ function staircase(points, sign) {
 
 const QUALITIES = { top1: "Top-1", loss: "Loss", kl: "Divergence" };
 
-// What the scores of runs can be shown as
+// Returns the qualities that at least one of the runs has scores of
 function qualitiesOf(runs) {
   const known = Object.entries(QUALITIES).filter(([key]) => runs.some((run) => run.scores[key].some((y) => y != null)));
   return known.length ? known : [["top1", QUALITIES.top1]];
@@ -134,10 +119,10 @@ function qualityAxis(quality) {
   return axis({ title, type: "log", autorange: "reversed", dtick: "D2", tickformat: "~g" });
 }
 
-function costAxis(field, name, batch) {
-  const timed = field === "latency_ms" || field === "energy_mj";
-  const title = capital(name) + (timed && batch ? `, batch of ${batch}` : "");
-  return axis({ title: titled(title), nticks: narrow() ? 5 : 10, ...TICKS[field] });
+function costAxis(field, batch) {
+  const { title, ticks, per_batch } = LOOKS[field];
+  const text = title + (per_batch && batch ? `, batch of ${batch}` : "");
+  return axis({ title: titled(text), nticks: narrow() ? 5 : 10, ...ticks });
 }
 
 // A group of radio buttons: arrow keys move, as the browser does it

@@ -1,4 +1,4 @@
-"""From a run folder to a `Summary`."""
+"""Reads a run folder into a `Summary`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from haq.config import SearchConfig
-from haq.constraints import METRICS, Constraint
+from haq.constraints import Constraint
 from haq.errors import HardwareError, printable
 from haq.hwmodels import CostTable
+from haq.metrics import METRICS
 from haq.policy import BitPolicy, Width
 from haq.report.summary import LayerWidths, Level, Network, Point, Summary
 from haq.runs import Baseline, BaselineName, Best, RunFolder, Trial, ranked_by
-from haq.runs.archive import absolute_limits, best_of, hypervolume, pareto_front, within
+from haq.runs.archive import absolute_limits, best_of, cost_fields, hypervolume, pareto_front, within
 from haq.scores import Score
 
 __all__ = ["summarize"]
@@ -28,12 +29,14 @@ def summarize(run: RunFolder) -> Summary:
         ConfigError: The search stopped before its first trial, or a file is damaged.
     """
     config, baselines, trials = run.read_config(), run.read_baselines(), run.read_trials()
-    best = run.read_best() if run.finished else None  # one of an interrupted search may be older than its last trials
+    best = run.read_best() if run.finished else None  # that of an interrupted search may be older than its last trials
     limits = dict(best.constraints) if best else absolute_limits(config, baselines.get("uniform8"))
-    fields = config.cost_fields
 
     failed = [trial for trial in trials if trial.error is not None or not trial.scores]
     scored = [trial for trial in trials if trial.error is None and trial.scores]
+    asked = [METRICS[name].field for name in config.metrics]
+    known = [trial.cost for trial in scored] or [baseline.cost for baseline in baselines.values() if baseline]
+    fields = cost_fields(known, asked)
     chosen = _trial_of(best.policy, scored) if best else best_of(within(scored, limits), fields)
     policy = best.policy if best else chosen.policy if chosen else None
     same = baselines.get("uniform_same_budget")
@@ -47,7 +50,8 @@ def summarize(run: RunFolder) -> Summary:
         batch=config.batch or 1,
         constraints=tuple(_constraint_text(constraint, limits) for constraint in config.parsed_constraints()),
         limits=limits,
-        axis="latency_ms" if "latency" in config.metrics else fields[0],
+        axis="latency_ms" if "latency" in config.metrics else asked[0],
+        fields=fields,
         trials_asked=config.trials,
         trials_done=len(trials),
         failures=tuple(Counter(_reason(trial) for trial in failed).most_common()),
@@ -79,7 +83,7 @@ def _constraint_text(constraint: Constraint, limits: Mapping[str, float]) -> str
 def _hypervolume(
     scored: Sequence[Trial], config: SearchConfig, baselines: Baselines
 ) -> tuple[float, tuple[str, ...]] | None:
-    """Measures the front in units of the uniform 8-bit network's costs, for the metrics that were asked for."""
+    """Returns the hypervolume of the front in the metrics asked for, in units of the uniform 8-bit network's costs."""
     uniform8 = baselines.get("uniform8")
     fields = [METRICS[name].field for name in config.metrics]
     costs = {field: uniform8.cost.get(field) if uniform8 else None for field in fields}
@@ -174,7 +178,7 @@ def _layers(run: RunFolder, policy: BitPolicy) -> tuple[LayerWidths, ...]:
 
 
 def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
-    """Returns each layer's share; nothing when the run has no table, or one that does not price the policy."""
+    """Returns each layer's share; empty if the run has no table, or one that does not price the policy."""
     if not run.costs.is_file():
         return {}
     try:

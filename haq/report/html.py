@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from haq.constraints import format_cost
+from haq.metrics import format_cost
 from haq.report import summary_text
 from haq.report.details import Bench, Details
 from haq.report.payload import embedded, payload

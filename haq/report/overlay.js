@@ -54,7 +54,7 @@ function drawRuns() {
   const known = limits.filter((limit) => limit != null);
   const upright = { type: "line", y0: 0, y1: 1, yref: "paper", line: { color: NEUTRAL, width: 1.5, dash: "dash" } };
   draw(node, traces, layout(470 + 21 * RUNS.length, {
-    xaxis: costAxis(now.field, metrics.get(now.field), batches.size === 1 ? RUNS[0].batch : null),
+    xaxis: costAxis(now.field, batches.size === 1 ? RUNS[0].batch : null),
     yaxis: qualityAxis(now.quality),
     shapes: known.map((x) => ({ ...upright, x0: x, x1: x })),
     annotations: known.map((x) => ({
@@ -68,7 +68,7 @@ const redraw = (key) => (value) => {
   now[key] = value;
   drawRuns();
 };
-const costs = [...metrics].map(([field, name]) => [field, capital(name)]);
+const costs = [...metrics.keys()].map((field) => [field, LOOKS[field].title]);
 choice("controls", "axis", "Cost", costs, now.field, redraw("field"));
 choice("controls", "quality", "Quality", qualitiesOf(RUNS), now.quality, redraw("quality"));
 if (RUNS.some((run) => run.levels.length > 1)) {

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from haq.constraints import METRICS, format_cost
+from haq.metrics import format_cost, metric_of
 from haq.report import summary_text
 from haq.report.details import Details, detail
 from haq.report.from_run import summarize
 from haq.report.html import page, table
-from haq.report.payload import payload
+from haq.report.payload import looks, payload
 from haq.report.summary import Summary
 from haq.runs import RunFolder
 
@@ -24,12 +24,12 @@ _SHARED = ("axis", "quality", "batch", "metrics", "levels", "policies", "scores"
 
 @dataclass(frozen=True)
 class Compared:
-    """A run among others.
+    """One of the runs that are compared.
 
     Attributes:
-        name: Of its folder; runs of one name are numbered.
-        agent: Who searched.
-        summary: What it found.
+        name: Name of its folder; runs of the same name are numbered.
+        agent: Name of the agent that searched.
+        summary: Its results.
         details: Its policies.
     """
 
@@ -40,7 +40,7 @@ class Compared:
 
 
 def compared(runs: Iterable[RunFolder]) -> tuple[Compared, ...]:
-    """Reads run folders, in their order.
+    """Reads run folders, in the order given.
 
     Raises:
         ConfigError: A search stopped before its first trial, or a file is damaged.
@@ -57,16 +57,17 @@ def compared(runs: Iterable[RunFolder]) -> tuple[Compared, ...]:
 
 
 def comparison(runs: Sequence[Compared]) -> summary_text.Table:
-    """Returns a row for each run: who searched, under which budget, and what the result scores and costs."""
-    fields = list(dict.fromkeys((*(run.summary.axis for run in runs), "latency_ms", "size_bytes")))
-    names = {metric.field: metric.name for metric in METRICS.values()}
+    """Returns a row for each run: the agent, the budget, and the score and costs of the result."""
+    found = {field for run in runs for field in run.summary.fields}
+    axes = [run.summary.axis for run in runs]
+    fields = [*dict.fromkeys((*axes, *(field for field in ("latency_ms", "size_bytes") if field in found)))]
     rows = []
     for run in runs:
         ours = next((network for network in run.summary.networks if network.key == "ours"), None)
         costs = (format_cost(field, ours.cost.get(field) if ours else None) for field in fields)
         trials = f"{run.summary.trials_done} of {run.summary.trials_asked}"
         budget = ", ".join(
-            f"{names[field]} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
+            f"{metric_of(field).name} ≤ {format_cost(field, limit)}" for field, limit in run.summary.limits.items()
         )
         top1 = summary_text.percent(ours.test_top1 if ours else None)
         rows.append((run.name, run.agent, budget or "–", trials, top1, *costs))
@@ -80,7 +81,7 @@ def comparison(runs: Sequence[Compared]) -> summary_text.Table:
     if len({(run.summary.hardware, run.summary.batch) for run in runs}) > 1:
         notes.append("Their costs are of different hardware or batch sizes.")
     return summary_text.Table(
-        header=("run", "agent", "budget", "trials", "test top-1", *(names[field] for field in fields)),
+        header=("run", "agent", "budget", "trials", "test top-1", *(metric_of(field).name for field in fields)),
         rows=tuple(rows),
         notes=tuple(notes),
         marked=tested.index(best) if best is not None and len(runs) > 1 else None,
@@ -88,7 +89,7 @@ def comparison(runs: Sequence[Compared]) -> summary_text.Table:
 
 
 def render_overlay(runs: Sequence[Compared]) -> str:
-    """Returns a page with the scatter plots of all runs on one another, and their comparison."""
+    """Returns a page that draws the scatter plots of all runs over each other and compares the runs."""
     content = comparison(runs)
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in content.notes)
     commands = "".join(
@@ -100,15 +101,17 @@ def render_overlay(runs: Sequence[Compared]) -> str:
         '<section><h2>Accuracy and cost</h2><div class="controls" id="controls"></div>'
         '<div class="chart"><div id="scatter" role="figure" aria-label="Policies of all runs: accuracy against cost">'
         "</div></div>"
-        '<p class="note">Lines join the policies of a run that no cheaper one of it beats. Stars are chosen policies.'
+        '<p class="note">Lines join the policies of a run that no cheaper one beats. Stars are chosen policies.'
         "</p>"
         f"</section>\n<section><h2>Repeat them</h2>{commands}</section>"
     )
-    return page(", ".join(run.name for run in runs), body, {"runs": [_drawn(run) for run in runs]}, "overlay.js")
+    drawn = [_drawn(run) for run in runs]
+    fields = [metric["field"] for run in drawn for metric in run["metrics"]]
+    return page(", ".join(run.name for run in runs), body, {"runs": drawn, "looks": looks(fields)}, "overlay.js")
 
 
 def _drawn(run: Compared) -> dict[str, Any]:
-    """What the page draws of a run; widths of layers are left to its own page."""
+    """Returns what the page draws of a run; the widths of layers are on the page of that run."""
     content = payload(run.summary, run.details)
     kept = {key: content[key] for key in _SHARED}
     kept["policies"] = {**content["policies"], "bits": None}

@@ -124,7 +124,7 @@ function drawScatter() {
   const metric = DATA.metrics.find((found) => found.field === field);
   const rows = narrow() ? traces.length : Math.ceil(traces.length / 4);
   draw(node, traces, layout(440 + 21 * rows, {
-    xaxis: { ...costAxis(field, metric.name, DATA.batch), ...(view && { range: view.x }) },
+    xaxis: { ...costAxis(field, DATA.batch), ...(view && { range: view.x }) },
     yaxis: { ...qualityAxis(quality), ...(view && { range: view.y.map(placed), autorange: false }) },
     shapes: marks(), annotations: notes(metric),
   }));
@@ -253,7 +253,7 @@ function fillList() {
 }
 
 if (layers.length) {
-  const fields = DATA.metrics.map(({ field, name }) => [field, capital(name)]);
+  const fields = DATA.metrics.map(({ field }) => [field, LOOKS[field].title]);
   choice("controls", "axis", "Cost", fields, state.field, (field) => {
     state.field = field;
     drawScatter();

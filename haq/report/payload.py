@@ -1,4 +1,4 @@
-"""What the page's script draws, as compact JSON: a page of 5,000 policies must stay small."""
+"""The data that the page's scripts draw, as compact JSON: a page of 5,000 policies must stay small."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from haq.constraints import METRICS
 from haq.hwmodels import CostTable
+from haq.metrics import Metric, layer_fields, metric_of
 from haq.policy import LayerBits
 from haq.report import summary_text
 from haq.report.details import Bench, Details, Scored
 from haq.report.summary import Level, Summary
 
-__all__ = ["embedded", "payload"]
+__all__ = ["embedded", "looks", "payload"]
 
-_ADDED = ("latency_ms", "energy_mj", "size_bytes", "bops")  # what layers have a share of; of ram the peak counts
 _DIGITS = 5
 _LEAST_KL = 1e-6  # a divergence of 0 has no place on a logarithmic axis
 # One character stands for a pair of widths; none of these needs an escape in JSON or in HTML
@@ -27,8 +26,8 @@ _ALPHABET = "".join(chr(code) for code in (*range(48, 60), *range(63, 92), *rang
 def payload(summary: Summary, details: Details) -> dict[str, Any]:
     """Returns plain JSON types.
 
-    Columns are kept apart, as `{"latency_ms": [...], ...}`; policies are told by their place in them. The widths of a
-    policy are one string, a character a layer, each standing for an entry of `pairs`.
+    Columns are lists of their own, as `{"latency_ms": [...], ...}`; a policy is named by its place in them. The widths
+    of a policy are one string with a character for each layer, which stands for an entry of `pairs`.
     """
     policies = details.policies
     place = {policy.number: index for index, policy in enumerate(policies) if policy.number is not None}
@@ -38,6 +37,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
         for point in (*summary.points, *summary.baselines)
         if (index := place.get(point.number) if point.number is not None else named.get(point.origin)) is not None
     ]
+    fields = _fields(summary, policies)
     levels = sorted({point.level for _, point in points})
     origins = list(dict.fromkeys(policy.origin for policy in policies))
     pairs = [pair for pair, _ in Counter(pair for policy in policies for pair in policy.bits or ()).most_common()]
@@ -46,7 +46,8 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
         "axis": summary.axis,
         "quality": summary.ranked_by,
         "batch": summary.batch,
-        "metrics": _metrics(summary, policies),
+        "metrics": _metrics(summary, fields),
+        "looks": looks(fields),
         "levels": [{"steps": level.steps, "name": _level(level)} for level in levels],
         "origins": origins,
         "layers": details.layers,
@@ -57,9 +58,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
             "origin": [origins.index(policy.origin) for policy in policies],
             "bits": [_word(policy.bits, {pair: _ALPHABET[i] for i, pair in enumerate(pairs)}) for policy in policies],
             "elapsed": [_short(policy.elapsed_s) for policy in policies],
-            "cost": {
-                field: [_short(policy.cost.get(field)) for policy in policies] for field in _fields(summary, policies)
-            },
+            "cost": {field: [_short(policy.cost.get(field)) for policy in policies] for field in fields},
         },
         "scores": {
             "policy": [index for index, _ in points],
@@ -78,7 +77,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
 
 
 def embedded(content: Mapping[str, Any]) -> str:
-    """Returns JSON for a `<script type="application/json">`: nothing in it can end the element or open a comment."""
+    """Returns JSON for a `<script type="application/json">`; it cannot end the element or open a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -89,16 +88,32 @@ def _level(level: Level) -> str:
 
 def _fields(summary: Summary, policies: Iterable[Scored]) -> list[str]:
     found = {field for policy in policies for field, value in policy.cost.items() if value is not None}
-    order = dict.fromkeys((summary.axis, *(metric.field for metric in METRICS.values())))
-    return [field for field in order if field in found]
+    return [field for field in dict.fromkeys((summary.axis, *summary.fields)) if field in found]
 
 
-def _metrics(summary: Summary, policies: Iterable[Scored]) -> list[dict[str, Any]]:
-    names = {metric.field: metric.name for metric in METRICS.values()}
-    return [
-        {"field": field, "name": names[field], "limit": summary.limits.get(field)}
-        for field in _fields(summary, policies)
-    ]
+def _metrics(summary: Summary, fields: Iterable[str]) -> list[dict[str, Any]]:
+    return [{"field": field, "name": metric_of(field).name, "limit": summary.limits.get(field)} for field in fields]
+
+
+def looks(fields: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns what charts need to show each field, and latency, which measurements have."""
+    return {
+        metric.field: {
+            "title": metric.title,
+            "scales": metric.scales,
+            "ticks": _ticks(metric),
+            "per_batch": metric.per_batch,
+        }
+        for metric in map(metric_of, dict.fromkeys((*fields, "latency_ms")))
+    }
+
+
+def _ticks(metric: Metric) -> dict[str, str]:
+    """Returns Plotly's options for the labels of an axis: with prefixes where people read more than the kept unit."""
+    if len(metric.scales) > 1 and all(factor >= 1 for factor, _ in metric.scales):
+        return {"ticksuffix": metric.kept_unit, "tickformat": "~s"}
+    unit = next((unit for factor, unit in metric.scales if factor == 1), metric.kept_unit)
+    return {"ticksuffix": f" {unit}".rstrip()}
 
 
 def _word(bits: Sequence[LayerBits] | None, letters: Mapping[LayerBits, str]) -> str | None:
@@ -106,7 +121,7 @@ def _word(bits: Sequence[LayerBits] | None, letters: Mapping[LayerBits, str]) ->
 
 
 def _costs(table: CostTable | None, layers: tuple[str, ...], pairs: Sequence[LayerBits]) -> dict[str, Any] | None:
-    """Returns what each layer costs at each pair of widths that some policy has, `[layer][pair]`."""
+    """Returns the cost of each layer at each pair of widths that a policy has, `[layer][pair]`."""
     if table is None:
         return None
     places: list[tuple[int, int] | None] = [
@@ -122,8 +137,9 @@ def _costs(table: CostTable | None, layers: tuple[str, ...], pairs: Sequence[Lay
         return [[_short(float(values[row, *place])) if place else None for place in places] for row in rows]
 
     bound = table.details.get("memory_bound")
+    added = [field for field in layer_fields() if field in table.additive and metric_of(field).combine == "sum"]
     return {
-        "by": {field: cells(table.metrics[field]) for field in _ADDED if field in table.metrics},
+        "by": {field: cells(table.metrics[field]) for field in added},
         "rest": {field: _short(value) for field, value in table.rest.items()},
         "memory_bound": None if bound is None else cells(bound),
         "origin": table.origin,
@@ -135,7 +151,7 @@ def _bench(bench: Bench | None) -> dict[str, Any] | None:
 
 
 def _short(value: float | None) -> float | int | None:
-    """Rounds to digits that a picture shows; what is not a number is null."""
+    """Rounds to the digits that a picture shows; unknown and infinite values become null."""
     if value is None or not isfinite(value):
         return None
     rounded = float(f"{value:.{_DIGITS}g}")

@@ -122,7 +122,7 @@ function drawBench() {
   const every = [...predicted, ...measured].filter((value) => value > 0);
   const [low, high] = extent(every, Number);
   const range = [Math.log10(low / 1.4), Math.log10(high * 1.4)];
-  const log = { type: "log", range, dtick: "D2", tickformat: "~g", ...TICKS.latency_ms };
+  const log = { type: "log", range, dtick: "D2", tickformat: "~g", ...LOOKS.latency_ms.ticks };
   const scale = (title) => axis({ title: titled(title), ...log });
   const text = names.map((name, row) =>
     `<b>${shown(name)}</b><br>predicted ${formatted("latency_ms", predicted[row])}, measured ` +

@@ -1,4 +1,4 @@
-"""Everything that a report shows of a run, as plain numbers; the terminal and the HTML page only lay it out."""
+"""The numbers of a run that a report shows; the terminal and the HTML page only lay them out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["LayerWidths", "Level", "Network", "Point", "Summary"]
 
 @dataclass(frozen=True, order=True)
 class Level:
-    """How far a network was trained before it was scored; only scores of one level may be compared."""
+    """How far a network was trained before it was scored; scores compare only at the same level."""
 
     steps: int
     fidelity: Fidelity
@@ -32,11 +32,11 @@ class Network:
 
     Attributes:
         key: Which network this is.
-        name: The same for people.
-        test_top1: On the test images; `None` before the search has ended. Of the uniform networks only the one at the
-            same budget was fine-tuned, as ours was.
-        val_top1: Before fine-tuning, on the validation images.
-        cost: As the cost table prices it; empty where no network fits.
+        name: Its name for people.
+        test_top1: On the test images; `None` before the search has ended. Of the uniform networks, only the one at the
+            same budget was fine-tuned like ours.
+        val_top1: On the validation images, before fine-tuning.
+        cost: Metric field → cost, from the cost table; empty where no network fits.
     """
 
     key: BaselineName | Literal["ours"]
@@ -51,14 +51,14 @@ class Point:
     """One validation score of one policy.
 
     Attributes:
-        number: Of the trial; `None` for a baseline.
+        number: Number of the trial; `None` for a baseline.
         origin: Who proposed the policy.
-        mean_bits: Mean width of weights and of activations over the quantized layers; `None` when there are none.
-        level: Points of different levels must not be compared.
-        top1: Fraction.
+        mean_bits: Mean width of weights and of activations over the quantized layers; `None` if there are none.
+        level: How far the network was trained; points of different levels do not compare.
+        top1: Fraction of correct answers.
         loss: `None` when the network diverged.
-        kl: Divergence from the float network; `None` where it was not measured, too.
-        cost: As the cost table prices it.
+        kl: Divergence from the float network; `None` when the network diverged or it was not measured.
+        cost: Metric field → cost, from the cost table.
     """
 
     number: int | None
@@ -71,14 +71,14 @@ class Point:
     cost: Cost
 
     def quality(self, rank_by: RankBy) -> float | None:
-        """Returns one of the three."""
+        """Returns top-1, the loss or the divergence."""
         value: float | None = getattr(self, rank_by)
         return value
 
 
 @dataclass(frozen=True)
 class LayerWidths:
-    """Widths of one layer, and its share of the network's latency (0–1) where a cost table tells it."""
+    """Widths of one layer, and its share of the network's latency (0–1) if a cost table gives it."""
 
     name: str
     w_bits: Width
@@ -90,35 +90,36 @@ class LayerWidths:
 class Summary:
     """A run, ready to be shown.
 
-    All text is printable: control characters of the user's names are already escaped, markup is not.
+    All text is printable: control characters in the user's names are escaped, but markup is not.
 
     Attributes:
-        name: Of the run folder.
-        model: As given to the search, as are `data`, `hardware` and `scheme`.
+        name: Name of the run folder.
+        model: As given to the search, like `data`, `hardware` and `scheme`.
         batch: Samples that each cost is for.
         constraints: For people, such as `latency ≤ 10.0 ms`.
         limits: Metric field → absolute limit.
         axis: Metric field that accuracy is drawn against.
+        fields: Metric fields that the policies have costs of, those that the search was asked for first.
         trials_asked: Trials that the search was to run.
-        trials_done: Trials that ended, failed ones included.
+        trials_done: Trials that ended, including failed ones.
         failures: Reason and number of trials, most frequent first.
         policies_scored: Distinct policies with a score.
         elapsed_s: Wall time until the last trial ended.
-        ranked_by: What the search made best: top-1, the loss, or the divergence from the float network.
-        finished: Whether the comparison on the test images was made.
-        finetune_steps: Steps that ours and the uniform network at the same budget were fine-tuned for before it.
-        epochs: That ours was trained on for by `haq finetune`, unlike the others.
+        ranked_by: What the search optimised: top-1, the loss, or the divergence from the float network.
+        finished: Whether the networks were compared on the test images.
+        finetune_steps: Fine-tuning steps of ours and of the uniform network at the same budget before the comparison.
+        epochs: Epochs that `haq finetune` trained ours further, unlike the others.
         networks: Float, uniform and ours, in this order.
         uniform_bits: Widths of the best uniform network that fits, such as `4` or `4/2`; `None` when none does.
         chosen: Trial of the best policy, or of the best so far.
         tuned_val_top1: Validation top-1 of the best policy after its final fine-tuning.
         points: Each trial's score after calibration and its last one.
         baselines: The uniform networks' scores after calibration.
-        front: Of the longest-trained policies those that no other beats in objective and every cost at once, the
+        front: Of the longest-trained policies, those that no other beats in objective and every cost at once, the
             cheapest first.
-        hypervolume: What the front beats, 0 to 1, and the metrics beside the objective; see
+        hypervolume: Volume that the front dominates, 0 to 1, and its metrics beside the objective; see
             `haq.runs.archive.hypervolume`.
-        layers: The best policy.
+        layers: Layers of the best policy.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Summary:
     constraints: tuple[str, ...]
     limits: Mapping[str, float]
     axis: str
+    fields: tuple[str, ...]
     trials_asked: int
     trials_done: int
     failures: tuple[tuple[str, int], ...]

@@ -1,10 +1,10 @@
-"""A `Summary` in words and table cells, so that the terminal and the HTML page say the same."""
+"""A `Summary` in words and table cells, the same for the terminal and the HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from haq.constraints import METRICS, format_cost
+from haq.metrics import METRICS, format_cost, metric_of
 from haq.policy import Width
 from haq.report.details import Bench
 from haq.report.summary import Network, Point, Summary
@@ -25,8 +25,7 @@ __all__ = [
     "width",
 ]
 
-_NAMES = {metric.field: metric.name for metric in METRICS.values()}
-_ALWAYS = ("latency_ms", "energy_mj", "size_bytes")
+_BESIDE = ("latency_ms", "size_bytes")  # what the front shows beside the limited metrics
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Table:
     Attributes:
         header: Titles of the columns.
         rows: Cells.
-        notes: Sentences on what the numbers are.
-        marked: Row of the chosen policy, if any.
+        notes: Sentences that explain the numbers.
+        marked: Index of the row of the chosen policy, if any.
     """
 
     header: tuple[str, ...]
@@ -62,7 +61,7 @@ def width(bits: Width) -> str:
 
 
 def verdict(summary: Summary) -> str:
-    """Says in one sentence whether the search was worth it."""
+    """Returns one sentence on whether the search was worth it."""
     tested = {network.key: network.test_top1 for network in summary.networks}
     ours, theirs = tested.get("ours"), tested.get("uniform_same_budget")
     if ours is None:
@@ -90,7 +89,7 @@ def verdict(summary: Summary) -> str:
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
-    """Returns what was searched, as label and value."""
+    """Returns the facts of the search, as label and value."""
     trials = f"{summary.trials_done} of {summary.trials_asked}"
     if summary.failures:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in summary.failures)
@@ -110,9 +109,10 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
 def comparison(summary: Summary) -> Table:
     """Returns the table of float, uniform and searched networks."""
     networks = summary.networks
+    headlines = [metric.field for metric in METRICS.values() if metric.headline]
     fields = [
         field
-        for field in dict.fromkeys((*_ALWAYS, *summary.limits))
+        for field in dict.fromkeys((*headlines, *summary.limits))
         if any(network.cost.get(field) is not None for network in networks)
     ]
 
@@ -121,7 +121,7 @@ def comparison(summary: Summary) -> Table:
         return (network.name, percent(network.test_top1), percent(network.val_top1), *costs)
 
     return Table(
-        header=("network", "test top-1", "val. top-1", *(_NAMES[field] for field in fields)),
+        header=("network", "test top-1", "val. top-1", *(metric_of(field).name for field in fields)),
         rows=tuple(row(network) for network in networks),
         notes=(_about_test(summary), _about_validation(summary)),
         marked=next((i for i, network in enumerate(networks) if network.key == "ours"), None),
@@ -130,7 +130,9 @@ def comparison(summary: Summary) -> Table:
 
 def front(summary: Summary) -> Table:
     """Returns the table of the Pareto front."""
-    fields = list(dict.fromkeys(("latency_ms", "size_bytes", *summary.limits)))
+    beside = [field for field in _BESIDE if field in summary.fields]
+    fields = list(dict.fromkeys((*beside, *summary.limits)))
+    names = [metric_of(field).name for field in fields]
     second: RankBy = "kl" if summary.ranked_by == "kl" else "loss"
     name = "div." if second == "kl" else "loss"
 
@@ -141,7 +143,7 @@ def front(summary: Summary) -> Table:
         return (str(point.number), percent(point.top1), shown, *costs, mean_bits(point), point.origin)
 
     return Table(
-        header=("trial", "val. top-1", f"val. {name}", *(_NAMES[field] for field in fields), "mean w / a", "from"),
+        header=("trial", "val. top-1", f"val. {name}", *names, "mean w / a", "from"),
         rows=tuple(row(point) for point in summary.front),
         notes=(_about_front(summary),),
         marked=next((i for i, point in enumerate(summary.front) if point.number == summary.chosen), None),
@@ -161,7 +163,7 @@ def layers(summary: Summary) -> Table:
 
 
 def progress(summary: Summary) -> str:
-    """Says when the search last got better, among the policies that were trained longest."""
+    """Returns a sentence on the best trial among those that were trained longest."""
     longest = max((point.level for point in summary.points), default=None)
     trials = [point for point in summary.points if point.level == longest and point.number is not None]
     if longest is None or not trials:
@@ -180,7 +182,7 @@ def progress(summary: Summary) -> str:
 
 
 def benched(bench: Bench) -> str:
-    """Says how well the latency of the network was predicted, and how it compares."""
+    """Returns sentences on the predicted and the measured latency, and on those of other networks."""
     error = bench.predicted_total / bench.total - 1
     others = ", ".join(
         f"{name} {format_cost('latency_ms', latency)}" for name, latency in bench.networks.items() if "PyTorch" in name
@@ -193,7 +195,7 @@ def benched(bench: Bench) -> str:
 
 
 def training(steps: int) -> str:
-    """Says how far a policy was trained."""
+    """Returns how far a policy was trained."""
     return f"fine-tuned for {steps} steps" if steps else "calibrated only"
 
 

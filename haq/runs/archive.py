@@ -1,51 +1,66 @@
-"""Which of the scored policies are worth keeping."""
+"""Ranking the scored policies of a search, and its Pareto front."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from haq.config import SearchConfig
-from haq.constraints import METRICS, Constraint
-from haq.runs import Baseline, Trial
+from haq.constraints import Constraint
+from haq.metrics import METRICS, metric_of
+from haq.runs.outcome import Baseline
+from haq.runs.trial import Cost, Trial
 
-__all__ = ["COST_FIELDS", "absolute_limits", "best_first", "best_of", "hypervolume", "pareto_front", "within"]
+__all__ = ["absolute_limits", "best_first", "best_of", "cost_fields", "hypervolume", "pareto_front", "within"]
 
-COST_FIELDS = tuple(metric.field for metric in METRICS.values())
-"""Every cost that a trial may have: what a run asks for is among them. Those that come first decide ties."""
+_MOST = float(np.finfo(np.float64).max)
+
+
+def cost_fields(costs: Iterable[Cost], asked: Sequence[str] = ()) -> tuple[str, ...]:
+    """Returns the metric fields that costs have, the most important first: fields that come first decide ties.
+
+    Args:
+        costs: Of trials or of baselines.
+        asked: Fields that the search was asked for; these come first, then the order is that of `METRICS`.
+    """
+    known = dict.fromkeys(field for cost in costs for field in cost)
+    order = dict.fromkeys((*asked, *(metric.field for metric in METRICS.values()), *known))
+    return tuple(field for field in order if field in known)
 
 
 def _comparable(trials: Sequence[Trial]) -> list[Trial]:
-    """Returns the trials that trained longest: scores with and without fine-tuning are never compared."""
+    """Returns the trials that trained longest: scores with and without fine-tuning do not compare."""
     scored = [trial for trial in trials if trial.score is not None and trial.error is None]
     longest = max((_level(trial) for trial in scored), default=None)
     return [trial for trial in scored if _level(trial) == longest]
 
 
 def _level(trial: Trial) -> tuple[int, str]:
-    """How far the trial was trained; `qat` with no step yet sorts after `ptq`."""
+    """Returns how far the trial was trained; `qat` without a step sorts after `ptq`."""
     return trial.scores[-1].steps, trial.scores[-1].fidelity
 
 
-def best_of(trials: Sequence[Trial], fields: Sequence[str] = COST_FIELDS) -> Trial | None:
-    """Returns the first that `best_first` would, without sorting, or `None` where nothing was scored."""
-    return min(_comparable(trials), key=lambda trial: _rank(trial, fields), default=None)
+def best_of(trials: Sequence[Trial], fields: Sequence[str] | None = None) -> Trial | None:
+    """Returns the first trial of `best_first`, without sorting, or `None` where no trial was scored."""
+    ranked, rank = _ranked(trials, fields)
+    return min(ranked, key=rank, default=None)
 
 
-def best_first(trials: Sequence[Trial], fields: Sequence[str] = COST_FIELDS) -> list[Trial]:
+def best_first(trials: Sequence[Trial], fields: Sequence[str] | None = None) -> list[Trial]:
     """Sorts the trials that trained longest by objective, the cheaper of two equal ones first.
 
     Args:
         trials: Of one search.
-        fields: Costs, the one that matters most first; see `SearchConfig.cost_fields`.
+        fields: Costs, the most important first; by default all that the trials have. See `cost_fields`.
     """
-    return sorted(_comparable(trials), key=lambda trial: _rank(trial, fields))
+    ranked, rank = _ranked(trials, fields)
+    return sorted(ranked, key=rank)
 
 
 def absolute_limits(config: SearchConfig, uniform8: Baseline | None) -> dict[str, float]:
-    """Returns cost field → limit, as a search resolves it; a relative one needs the uniform 8-bit network's cost."""
+    """Returns cost field → absolute limit, as in a search; without `uniform8`, relative limits are left out."""
     constraints = config.parsed_constraints()
     limited = {constraint.metric for constraint in constraints}
     swept = [Constraint(metric, 1.0, relative=True) for metric in config.pareto if metric not in limited]
@@ -59,7 +74,7 @@ def absolute_limits(config: SearchConfig, uniform8: Baseline | None) -> dict[str
 
 
 def within(trials: Sequence[Trial], limits: Mapping[str, float]) -> list[Trial]:
-    """Returns the trials that keep all limits, by cost field; those of a run that was picked need not."""
+    """Returns the trials that keep all limits, cost field → limit; trials of a run that `haq pick` made need not."""
     return [
         trial
         for trial in trials
@@ -67,50 +82,58 @@ def within(trials: Sequence[Trial], limits: Mapping[str, float]) -> list[Trial]:
     ]
 
 
-def pareto_front(trials: Sequence[Trial], fields: Sequence[str] = COST_FIELDS) -> list[Trial]:
-    """Returns the trials, of those that trained longest, that none beats in objective and every cost at once.
+def pareto_front(trials: Sequence[Trial], fields: Sequence[str] | None = None) -> list[Trial]:
+    """Returns the trials, of those that trained longest, that no other beats in objective and every cost at once.
 
-    A trial is beaten by one that is at least as good in all and better in one. Sorted by cost.
+    One trial beats another if it is at least as good in all of them and better in one. Sorted by cost.
 
     Args:
         trials: Of one search.
-        fields: Costs that count, in the order in which to sort.
+        fields: Costs that count, in the order in which to sort; by default all that the trials have.
     """
-    trials = _comparable(trials)
-    points = [_rank(trial, fields) for trial in trials]
-    front: list[tuple[float, ...]] = []
-    for point in sorted(set(points)):  # whatever beats a point comes before it
-        if not any(all(a <= b for a, b in zip(other, point, strict=True)) for other in front):
-            front.append(point)
-    kept = set(front)
-    chosen = [trial for trial, point in zip(trials, points, strict=True) if point in kept]
-    return sorted(chosen, key=lambda trial: _costs(trial, fields))
+    from moocore import is_nondominated
+
+    ranked, rank = _ranked(trials, fields)
+    if not ranked:
+        return []
+    points = np.array([rank(trial) for trial in ranked])
+    # moocore is not exact with infinite coordinates
+    kept = is_nondominated(np.clip(points, -_MOST, _MOST), keep_weakly=True)
+    front = [trial for trial, keep in zip(ranked, kept, strict=True) if keep]
+    return sorted(front, key=lambda trial: rank(trial)[1:])
 
 
 def hypervolume(trials: Sequence[Trial], reference: Mapping[str, float]) -> float:
-    """Returns how much of objective and costs the trials that trained longest beat, 0 to 1.
+    """Returns the volume that the trials that trained longest dominate, 0 to 1.
 
-    Each axis runs from 0 to 1: 1 − objective, and each cost in units of its reference; the volume is that of all points
+    Each axis runs from 0 to 1: 1 − objective, and each cost in units of its reference. The volume is that of all points
     that some trial is at least as good as (Zitzler and Thiele 1998).
 
     Args:
         trials: Of one search.
-        reference: Cost field → what counts as 1, such as the uniform 8-bit network's cost.
+        reference: Field of a cost to minimise → the cost that counts as 1, such as the uniform 8-bit network's.
     """
     from moocore import hypervolume as dominated
 
     points = [
         [1.0 - trial.objective, *(cost / limit for cost, limit in zip(costs, reference.values(), strict=True))]
         for trial in _comparable(trials)
-        if all(map(math.isfinite, costs := _costs(trial, tuple(reference))))
+        if all(map(math.isfinite, costs := [metric_of(field).minimised(trial.cost.get(field)) for field in reference]))
     ]
     return float(dominated(np.array(points), ref=np.ones(1 + len(reference)))) if points else 0.0
 
 
-def _rank(trial: Trial, fields: Sequence[str]) -> tuple[float, ...]:
-    return -trial.objective, *_costs(trial, fields)
+def _ranked(
+    trials: Sequence[Trial], fields: Sequence[str] | None
+) -> tuple[list[Trial], Callable[[Trial], tuple[float, ...]]]:
+    """Returns the comparable trials, and what to sort them by."""
+    comparable = _comparable(trials)
+    if fields is None:
+        fields = cost_fields(trial.cost for trial in comparable)
+    metrics = [metric_of(field) for field in fields]
 
+    def rank(trial: Trial) -> tuple[float, ...]:
+        # An unknown cost is infinite and beats nothing; a measured table may lack one for all trials
+        return -trial.objective, *(metric.minimised(trial.cost.get(metric.field)) for metric in metrics)
 
-def _costs(trial: Trial, fields: Sequence[str]) -> tuple[float, ...]:
-    """One that is not known beats nothing; a measured table may lack some for all trials."""
-    return tuple(math.inf if (cost := trial.cost.get(field)) is None else cost for field in fields)
+    return comparable, rank

@@ -1,4 +1,4 @@
-"""What a search chose, and what that is compared with."""
+"""The policy that a search chose, and the networks it is compared with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Baseline:
         score: On the validation images, after calibration and without fine-tuning.
         cost: As the cost table prices it.
         a_bits: The uniform width of its activations; `None` for floating point.
-        policy: Widths of every layer, pinned ones too; `None` in run folders of before.
+        policy: Widths of every layer, pinned ones too; `None` in older run folders.
     """
 
     bits: int | None
@@ -34,7 +34,7 @@ class Baseline:
 
     @property
     def widths(self) -> str:
-        """The widths for people: `4`, or `4/2` where activations have others."""
+        """The widths for people: `4`, or `4/2` where those of activations differ."""
         return f"{self.bits}" if self.a_bits in (None, self.bits) else f"{self.bits}/{self.a_bits}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Baseline:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Baseline:
-        """Restores what `to_dict` gave."""
+        """Restores the result of `to_dict`."""
         bits, a_bits = check_width(data["bits"], "bits"), check_width(data.get("a_bits", data["bits"]), "a_bits")
         policy = BitPolicy.from_dict(data["policy"]) if "policy" in data else None
         values = {"bits": bits, "a_bits": a_bits, "score": Score.from_dict(data["score"]), "policy": policy}
@@ -56,17 +56,17 @@ BaselineName = Literal["float", "uniform8", "uniform_same_budget"]
 
 @dataclass(frozen=True)
 class Best:
-    """The chosen policy and what it is compared with: `best.json`.
+    """The chosen policy and the networks it is compared with: `best.json`.
 
     Attributes:
         policy: The per-layer widths.
         top1: On the validation images, after fine-tuning, or before it where that was better.
-        loss: Likewise.
-        test_top1: On the test images, which nothing else looked at; `None` when the search was interrupted before.
-        cost: As the cost table prices it.
+        loss: On the validation images, of the same network.
+        test_top1: On the test images, which are used for nothing else; `None` when the search was interrupted before.
+        cost: Metric field → cost, from the cost table.
         constraints: Metric field → absolute limit.
         baselines: Name → `{"test_top1": ..., "cost": ...}`, or `None` where no uniform width fits the budget.
-        epochs: That `haq finetune` trained it on for, unlike the baselines.
+        epochs: Epochs that `haq finetune` trained it further, unlike the baselines.
     """
 
     policy: BitPolicy
@@ -92,7 +92,7 @@ class Best:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Best:
-        """Restores what `to_dict` gave."""
+        """Restores the result of `to_dict`."""
         rest = {key: data[key] for key in ("test_top1", "cost", "constraints", "baselines")}
         for baseline in filter(None, data["baselines"].values()):
             restored(_Tested, baseline)

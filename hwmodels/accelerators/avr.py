@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import output_values
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -85,11 +85,13 @@ class Avr:
         weight_bytes, activation_bytes = macs * w_bits / 8, macs * a_bits / 8
         loads = weight_bytes * self.flash_load_cycles + activation_bytes * self.sram_load_cycles
         compute_ms, memory_ms = (cycles / (self.clock_mhz * 1e3) for cycles in (arithmetic, loads))
+        values = {
+            "latency_ms": compute_ms + memory_ms,
+            "energy_mj": (compute_ms + memory_ms) * self.power_mw * 1e-3,
+            **counted(layer, bits),
+        }
         return LayerCost(
-            latency_ms=compute_ms + memory_ms,
-            energy_mj=(compute_ms + memory_ms) * self.power_mw * 1e-3,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
+            values,
             compute_ms=compute_ms,
             memory_ms=memory_ms,
             memory_bytes=weight_bytes + activation_bytes,

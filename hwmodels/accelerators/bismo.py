@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import Gemm, ceil_div
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -105,11 +105,13 @@ class Bismo:
         epilogue = self.rows * self.columns * result_bits / self.result_bits_per_cycle
         operations = 2 * steps * self.rows * self.columns * self.depth
         energy_pj = operations / self.tops_per_watt + (fetched + written) * self.dram_pj_per_bit
+        values = {
+            "latency_ms": (prologue + max(steps, memory) + epilogue) / (self.clock_mhz * 1e3),
+            "energy_mj": energy_pj * 1e-9,
+            **counted(layer, bits),
+        }
         return LayerCost(
-            latency_ms=(prologue + max(steps, memory) + epilogue) / (self.clock_mhz * 1e3),
-            energy_mj=energy_pj * 1e-9,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
+            values,
             compute_ms=steps / (self.clock_mhz * 1e3),
             memory_ms=memory / (self.clock_mhz * 1e3),
             memory_bytes=(fetched + written) / 8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -115,15 +115,12 @@ class BitFusion:
         )
         compute_ms = cycles / (self.clock_mhz * 1e3)
         memory_ms = moved / self.dram_bits_per_cycle / (self.clock_mhz * 1e3)
-        return LayerCost(
-            latency_ms=max(compute_ms, memory_ms),
-            energy_mj=energy_pj * 1e-9,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
-            compute_ms=compute_ms,
-            memory_ms=memory_ms,
-            memory_bytes=moved / 8,
-        )
+        values = {
+            "latency_ms": max(compute_ms, memory_ms),
+            "energy_mj": energy_pj * 1e-9,
+            **counted(layer, bits),
+        }
+        return LayerCost(values, compute_ms=compute_ms, memory_ms=memory_ms, memory_bytes=moved / 8)
 
     def _moved_bits(self, layer: LayerSpec, w_bits: int, a_bits: int, batch: int) -> int:
         weights, inputs = layer.params * w_bits, input_values(layer, batch) * a_bits

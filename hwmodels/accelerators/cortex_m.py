@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, output_values
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -109,16 +109,13 @@ class CortexM:
         flash_bytes = batch * packed * (columns if packed > self.data_cache_bytes else 1)
         compute_ms = batch * cycles / (self.clock_mhz * 1e3)
         memory_ms = flash_bytes / self.bytes_per_second * 1e3
-        return LayerCost(
-            latency_ms=compute_ms + memory_ms,
-            energy_mj=(compute_ms + memory_ms) * self.power_mw * 1e-3,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
-            buffer_bytes=_buffer_bytes(layer, gemm),
-            compute_ms=compute_ms,
-            memory_ms=memory_ms,
-            memory_bytes=flash_bytes,
-        )
+        values = {
+            "latency_ms": compute_ms + memory_ms,
+            "energy_mj": (compute_ms + memory_ms) * self.power_mw * 1e-3,
+            **counted(layer, bits),
+            "buffer_bytes": _buffer_bytes(layer, gemm),
+        }
+        return LayerCost(values, compute_ms=compute_ms, memory_ms=memory_ms, memory_bytes=flash_bytes)
 
     def _unpack_cycles(self, w_bits: int) -> float:
         if w_bits > 4:

@@ -10,19 +10,19 @@ import numpy.typing as npt
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["bops", "footprint", "size_bytes"]
+__all__ = ["FLOAT_BITS", "bops", "counted", "footprint", "size_bytes"]
 
-_FLOAT_BITS = 32
-_FLOAT_BYTES = 4
+FLOAT_BITS = 32
+_FLOAT_BYTES = FLOAT_BITS // 8
 
 
 def size_bytes(layer: LayerSpec, bits: LayerBits) -> int:
     """Returns the bytes that a deployed layer stores.
 
-    Counted are the weights, packed and rounded up to whole bytes; a 32-bit bias for every output channel, whether or
-    not the layer has one now, because deployment folds batch normalisation into it; a 32-bit scale for every output
-    channel of quantized weights; and one 32-bit scale for quantized activations. A scheme's own tables, such as the
-    codebook of a k-means quantizer, are not counted.
+    It counts the weights, packed and rounded up to whole bytes; a 32-bit bias for every output channel, whether or not
+    the layer has one now, because deployment folds batch normalisation into it; a 32-bit scale for every output channel
+    of quantized weights; and one 32-bit scale for quantized activations. It does not count a scheme's own tables, such
+    as the codebook of a k-means quantizer.
 
     Args:
         layer: The layer.
@@ -36,14 +36,19 @@ def size_bytes(layer: LayerSpec, bits: LayerBits) -> int:
         >>> size_bytes(fc, LayerBits(None, None))
         2600
     """
-    weights = -(-layer.params * (bits.w_bits or _FLOAT_BITS) // 8)
+    weights = -(-layer.params * (bits.w_bits or FLOAT_BITS) // 8)
     scales = (layer.out_channels if bits.w_bits else 0) + (1 if bits.a_bits else 0)
     return weights + _FLOAT_BYTES * (layer.out_channels + scales)
 
 
 def bops(layer: LayerSpec, bits: LayerBits) -> int:
     """Returns the bit operations for one sample: MACs times w_bits times a_bits, where `None` counts as 32."""
-    return layer.macs * (bits.w_bits or _FLOAT_BITS) * (bits.a_bits or _FLOAT_BITS)
+    return layer.macs * (bits.w_bits or FLOAT_BITS) * (bits.a_bits or FLOAT_BITS)
+
+
+def counted(layer: LayerSpec, bits: LayerBits) -> dict[str, float]:
+    """Returns what a layer costs on any hardware: metric field → cost."""
+    return {"size_bytes": size_bytes(layer, bits), "bops": bops(layer, bits)}
 
 
 def footprint(
@@ -51,8 +56,8 @@ def footprint(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns all costs that depend on the network alone, field → `(L, W, A)`.
 
-    They are `size_bytes`, `bops`, and of `bits_per_weight`, the average width of the network's weights, the part of
-    each layer: w_bits·weights / weights of all layers. The parts add up to the average.
+    These are `size_bytes`, `bops`, and each layer's part of `bits_per_weight`, the average width of all weights:
+    w_bits · weights / weights of all layers. The parts add up to the average.
 
     Args:
         layers: Of the whole network, L of them.
@@ -66,13 +71,14 @@ def footprint(
         [[[2.0], [4.0]]]
     """
     weights = sum(layer.params for layer in layers)
-    pairs = [[LayerBits(w, a) for a in a_bits] for w in w_bits]
+    cells = [(layer, LayerBits(w, a)) for layer in layers for w in w_bits for a in a_bits]
     counts: dict[str, Callable[[LayerSpec, LayerBits], float]] = {
         "size_bytes": size_bytes,
         "bops": bops,
-        "bits_per_weight": lambda layer, bits: (bits.w_bits or _FLOAT_BITS) * layer.params / weights,
+        "bits_per_weight": lambda layer, bits: (bits.w_bits or FLOAT_BITS) * layer.params / weights,
     }
+    shape = (len(layers), len(w_bits), len(a_bits))
     return {
-        field: np.array([[[count(layer, bits) for bits in row] for row in pairs] for layer in layers], np.float64)
+        field: np.array([count(layer, bits) for layer, bits in cells], np.float64).reshape(shape)
         for field, count in counts.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -85,15 +85,12 @@ class Gpu:
         memory_bytes = (layer.params * w_bits + activations * a_bits) / _BYTE
         memory_ms = memory_bytes / self.bytes_per_second * 1e3
         latency_ms = self.launch_us * 1e-3 + max(compute_ms, memory_ms)
-        return LayerCost(
-            latency_ms=latency_ms,
-            energy_mj=latency_ms * self.board_watts,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
-            compute_ms=compute_ms,
-            memory_ms=memory_ms,
-            memory_bytes=memory_bytes,
-        )
+        values = {
+            "latency_ms": latency_ms,
+            "energy_mj": latency_ms * self.board_watts,
+            **counted(layer, bits),
+        }
+        return LayerCost(values, compute_ms=compute_ms, memory_ms=memory_ms, memory_bytes=memory_bytes)
 
     def _cycles(self, layer: LayerSpec, bits: LayerBits, batch: int) -> float:
         if layer.groups > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from haq.hwmodels.accelerators.footprint import bops, size_bytes
+from haq.hwmodels.accelerators.footprint import counted
 from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
@@ -96,11 +96,13 @@ class Npu:
             + weights * self.flash_pj_per_bit
             + activations * self.sram_pj_per_bit
         )
+        values = {
+            "latency_ms": max(cycles, memory) / (self.clock_mhz * 1e3),
+            "energy_mj": energy_pj * 1e-9,
+            **counted(layer, bits),
+        }
         return LayerCost(
-            latency_ms=max(cycles, memory) / (self.clock_mhz * 1e3),
-            energy_mj=energy_pj * 1e-9,
-            size_bytes=size_bytes(layer, bits),
-            bops=bops(layer, bits),
+            values,
             compute_ms=cycles / (self.clock_mhz * 1e3),
             memory_ms=memory / (self.clock_mhz * 1e3),
             memory_bytes=(weights + activations) / 8,

@@ -1,4 +1,4 @@
-"""Cost tables as Arrow tables, which Parquet and CSV files hold: one row for each layer and legal pair of widths."""
+"""Cost tables as Arrow tables, the form of Parquet and CSV files: one row for each layer and legal pair of widths."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import pyarrow as pa
 
 from haq.errors import HardwareError
 from haq.hwmodels.tables.memory import MemoryPlan
-from haq.hwmodels.tables.table import TABLE_FIELDS, CostTable
+from haq.hwmodels.tables.table import CostTable
+from haq.metrics import layer_fields
 
 __all__ = ["AXES", "DETAIL", "KEY", "METADATA", "OPTIONAL", "from_arrow", "to_arrow"]
 
 KEY = b"haq"
-"""Where in the schema's metadata the rest of the table is, as JSON."""
+"""Key of the schema's metadata that holds the rest of the table, as JSON."""
 
 AXES = {"layer": pa.string(), "w_bits": pa.int64(), "a_bits": pa.int64()}
 METADATA = ("hardware", "batch", "origin", "version")
 OPTIONAL = ("limits", "rest", "provenance", "memory")
 DETAIL = "detail_"
-"""Before the names of columns that say more about a cell than its costs."""
+"""Prefix of the columns that say more about a cell than its costs."""
 
 
 def to_arrow(table: CostTable) -> Any:
-    """Returns columns `layer`, `w_bits`, `a_bits` and one for each metric and detail, with the rest in the metadata."""
+    """Returns columns `layer`, `w_bits`, `a_bits` and one for each metric and detail; the metadata holds the rest."""
     shape = (len(table.layers), len(table.w_bits), len(table.a_bits))
     legal = np.isfinite(next(iter(table.metrics.values())))
     rows, w_index, a_index = (index[legal] for index in np.indices(shape))
@@ -45,10 +46,10 @@ def to_arrow(table: CostTable) -> Any:
 
 
 def from_arrow(content: Any) -> CostTable:
-    """Returns the cost table of rows in any order; layers come as they first appear.
+    """Returns the cost table of rows in any order; layers keep the order in which they first appear.
 
     Raises:
-        HardwareError: The content is not a whole and valid cost table.
+        HardwareError: The content is not a complete and valid cost table.
     """
     return CostTable(**_metadata(content), **_axes_and_metrics(content))
 
@@ -72,7 +73,7 @@ def _metadata(content: Any) -> dict[str, Any]:
 
 
 def _axes_and_metrics(content: Any) -> dict[str, Any]:
-    metrics = [metric for metric in TABLE_FIELDS if metric in content.column_names]
+    metrics = [metric for metric in layer_fields() if metric in content.column_names]
     details = [name for name in content.column_names if name.startswith(DETAIL)]
     schema = pa.schema(
         [pa.field(name, kind, nullable=name == "a_bits") for name, kind in AXES.items()]
@@ -82,7 +83,7 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
         raise HardwareError(f"lacks the column {missing[0]!r}; a cost table has {', '.join(AXES)} and its metrics")
     try:
         columns = content.select(schema.names).cast(schema)
-    except (ValueError, KeyError, pa.ArrowException) as error:  # of Arrow, or of `cast` for an axis without a value
+    except (ValueError, KeyError, pa.ArrowException) as error:  # Arrow raises these, `cast` for an axis without a value
         raise HardwareError(f"has a column of the wrong type: {' '.join(str(error).split())}") from None
 
     layer, w_bits, a_bits = (columns[name].to_pylist() for name in AXES)
@@ -130,7 +131,7 @@ def _axes_and_metrics(content: Any) -> dict[str, Any]:
 
 
 def _check_finite(columns: Any, metrics: list[str]) -> None:
-    """Infinity stands for pairs that the hardware cannot run, and these have no rows in files."""
+    """Refuses infinity: it means a pair that the hardware cannot run, and such a pair has no rows in a file."""
     for metric in metrics:
         infinite = np.flatnonzero(np.isposinf(columns[metric].to_numpy()))
         if len(infinite):

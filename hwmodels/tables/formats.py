@@ -1,7 +1,7 @@
 """Cost tables in other forms: CSV for people and spreadsheets, and the NumPy arrays of HAQ.
 
-A CSV file has the columns of the Parquet file, and above them what Parquet keeps in its metadata, one `# key: value` a
-line:
+A CSV file has the columns of the Parquet file. Above them stands what Parquet keeps in its metadata, one `# key: value`
+a line:
 
     # hardware: edge
     # batch: 16
@@ -10,7 +10,7 @@ line:
     layer,w_bits,a_bits,latency_ms
     conv1,8,8,0.25
 
-HAQ's array holds cycles, `[layer, w_bits − 1, a_bits − 1]`, for 1 to 8 bits; it names neither layers nor clock.
+HAQ's array holds cycles, `[layer, w_bits − 1, a_bits − 1]`, for 1 to 8 bits; it names neither the layers nor the clock.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
 from haq.hwmodels.accelerators.footprint import footprint
 from haq.hwmodels.tables.arrow import AXES, DETAIL, KEY, METADATA, OPTIONAL, from_arrow, to_arrow
 from haq.hwmodels.tables.spreadsheet import Sheet, decode, read_sheet
-from haq.hwmodels.tables.table import TABLE_FIELDS, CostTable, Origin
+from haq.hwmodels.tables.table import CostTable, Origin
 from haq.io.files import replacing
 from haq.io.safe_yaml import read_bytes, reason_of
 from haq.layers import LayerSpec
+from haq.metrics import METRICS, layer_fields, metric_of
 from haq.policy import WIDTHS
 
 __all__ = ["SUFFIXES", "load_table", "read_csv", "read_npy", "save_table", "write_csv", "write_npy"]
 
 SUFFIXES = (".parquet", ".csv", ".npy")
-"""Forms that a table may have."""
+"""File formats of a table."""
 
 _HAQ_WIDTHS = tuple(range(1, 9))
 _SLOWEST_MHZ = 1e-9
@@ -55,10 +55,18 @@ def load_table(
     hardware: str | None = None,
     origin: Origin = "modelled",
 ) -> CostTable:
-    """Reads a table in the form that the file's suffix says; all but `path` is for `.npy`, see `read_npy`.
+    """Reads a table in the format of the file's suffix.
+
+    Args:
+        path: The file.
+        layers: For `.npy` alone, like all that follow; see `read_npy`.
+        clock_mhz: Turns cycles into time.
+        batch: Samples that the cycles are for.
+        hardware: Name of the hardware.
+        origin: How the cycles were obtained.
 
     Raises:
-        HardwareError: The suffix is unknown, a `.npy` lacks layers or clock, or the file is no valid cost table.
+        HardwareError: The suffix is unknown, a `.npy` lacks layers or clock, or the file is not a valid cost table.
     """
     suffix = _suffix(path)
     if suffix == ".parquet":
@@ -72,10 +80,15 @@ def load_table(
 
 
 def save_table(table: CostTable, path: Path, clock_mhz: float | None = None) -> None:
-    """Writes a table in the form that the file's suffix says; `clock_mhz` is for `.npy`.
+    """Writes a table in the format of the file's suffix.
+
+    Args:
+        table: The table.
+        path: The file.
+        clock_mhz: For `.npy`: turns time into cycles.
 
     Raises:
-        HardwareError: The suffix is unknown, the table cannot be written in that form, or not there.
+        HardwareError: The suffix is unknown, the format cannot hold the table, or the file cannot be written.
     """
     suffix = _suffix(path)
     try:
@@ -104,7 +117,7 @@ def write_csv(table: CostTable, path: Path) -> None:
     """Writes `table` as text that `read_csv` restores exactly.
 
     Raises:
-        HardwareError: The name of a layer starts or ends with blanks, which do not last in spreadsheets.
+        HardwareError: The name of a layer starts or ends with blanks, which spreadsheets drop.
     """
     if blank := [name for name in table.layers if name != name.strip() or not name]:
         raise HardwareError(f"{path}: layer {blank[0]!r} has blanks around its name, which CSV loses; write .parquet")
@@ -118,14 +131,14 @@ def write_csv(table: CostTable, path: Path) -> None:
 
 
 def read_csv(path: Path) -> CostTable:
-    """Reads a table whose rows and columns may have any order; layers come as they first appear.
+    """Reads a table with rows and columns in any order; layers keep the order in which they first appear.
 
     Columns are `layer`, `w_bits`, `a_bits`, at least one cost, and any that start with `detail_`; an empty `a_bits` is
     floating point. A pair of widths that the hardware cannot run has no rows. The file may come from a spreadsheet; see
     `haq.hwmodels.tables.spreadsheet`.
 
     Raises:
-        HardwareError: The file cannot be read, or is not a whole and valid cost table.
+        HardwareError: The file cannot be read, or is not a complete and valid cost table.
     """
     try:
         text = decode(read_bytes(path, _MOST_MIB))
@@ -134,7 +147,7 @@ def read_csv(path: Path) -> CostTable:
     except (OSError, ValueError) as error:
         raise HardwareError(f"cannot read cost table {path}: {reason_of(error)}") from None
     try:
-        sheet = read_sheet(text, (*AXES, *TABLE_FIELDS))
+        sheet = read_sheet(text, (*AXES, *layer_fields()))
         _check_columns(sheet.names)
         return from_arrow(_arrow(sheet).replace_schema_metadata({KEY: json.dumps(_header(sheet))}))
     except HardwareError as error:
@@ -161,13 +174,13 @@ def _arrow(sheet: Sheet) -> Any:
 
 
 def _quoted(value: object) -> str:
-    """Writes one field; floats as `repr` does. The `csv` module would leave a lone carriage return unquoted."""
+    """Returns one field; floats as `repr` writes them. The `csv` module would leave a lone carriage return unquoted."""
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
 def _written(value: object) -> str:
-    """Writes text as it is where it reads back the same, and everything else as JSON.
+    """Returns text as it is where it reads back the same, and everything else as JSON.
 
     A quotation mark after a comma would start a cell in quotes.
     """
@@ -190,11 +203,11 @@ def _header(sheet: Sheet) -> dict[str, Any]:
         if entries.get(key):
             raise HardwareError(f"has two lines '# {key}: …'; keep one")
         try:
-            # Cells were split at JSON's own commas, whatever a spreadsheet then put between them
+            # Cells were split at JSON's own commas; a spreadsheet may have put something else between them
             whole = ",".join(cells).partition(":")[2].strip(", ")
             entries[key] = json.loads(whole) if text[:1] in ('"', "[", "{") else text
         except (ValueError, RecursionError):
-            raise HardwareError(f"cannot read the line {line!r}: after the colon stands broken JSON") from None
+            raise HardwareError(f"cannot read the line {line!r}: broken JSON after the colon") from None
     if missing := [key for key in METADATA if key not in entries]:
         example = {"hardware": "edge", "batch": "16", "origin": "measured", "version": "kernels 1.2"}[missing[0]]
         raise HardwareError(f"does not say the {missing[0]}; add a line such as '# {missing[0]}: {example}' at its top")
@@ -204,27 +217,28 @@ def _header(sheet: Sheet) -> dict[str, Any]:
 
 
 def _check_columns(names: Sequence[str]) -> None:
+    fields = layer_fields()
     if not names:
-        raise HardwareError(f"has no columns; a cost table has {', '.join(AXES)} and any of {', '.join(TABLE_FIELDS)}")
+        raise HardwareError(f"has no columns; a cost table has {', '.join(AXES)} and any of {', '.join(fields)}")
     if repeated := [name for name in names if names.count(name) > 1]:
         raise HardwareError(f"has two columns {repeated[0]!r}; keep one")
-    known = (*AXES, *TABLE_FIELDS)
+    known = (*AXES, *fields)
     for name in names:
         if name in known or name.startswith(DETAIL):
             continue
         for metric in (metric for metric in METRICS.values() if len(metric.units) > 1):
-            if re.split("[^a-z]", name.lower())[0] == metric.name and metric.field in TABLE_FIELDS:
+            if re.split("[^a-z]", name.lower())[0] == metric.name and metric.field in fields:
                 raise HardwareError(f"column {name!r}: {_unit_wanted(metric.field)}")
         raise HardwareError(
             f"column {name!r} is unknown{did_you_mean(name, known)}; a cost table has {', '.join(AXES)} and any of "
-            f"{', '.join(TABLE_FIELDS)}"
+            f"{', '.join(fields)}"
         )
     if missing := [name for name in AXES if name not in names]:
         raise HardwareError(f"lacks the column {missing[0]!r}; a cost table has {', '.join(AXES)} and its metrics")
 
 
 def _unit_wanted(field: str) -> str:
-    metric = next(metric for metric in METRICS.values() if metric.field == field)
+    metric = metric_of(field)
     unit = f"in {metric.kept_unit}" if metric.kept_unit else "as a plain number"
     return f"a cost table keeps {metric.name} {unit}, in the column {field!r}; convert the values and rename it"
 
@@ -240,18 +254,18 @@ def read_npy(
     hardware: str | None = None,
     origin: Origin = "modelled",
 ) -> CostTable:
-    """Reads HAQ's array of cycles; nothing is ever unpickled.
+    """Reads HAQ's array of cycles; it never unpickles.
 
     Args:
         path: A `.npy` file of shape `(layers, 8, 8)`, `[layer, w_bits − 1, a_bits − 1]`.
-        layers: What its first axis stands for, in the same order; they give what depends on the network alone.
+        layers: The layers of its first axis, in the same order. Size and bit operations are counted from them.
         clock_mhz: Turns cycles into time.
         batch: Samples that the cycles are for.
-        hardware: Name of the hardware; the name of the file by default.
-        origin: How the cycles came to be.
+        hardware: Name of the hardware; by default the name of the file.
+        origin: How the cycles were obtained.
 
     Raises:
-        HardwareError: The file cannot be read, has another shape, or a cell that is no number of cycles.
+        HardwareError: The file cannot be read, has another shape, or a cell that is not a number of cycles.
     """
     _check_clock(clock_mhz)
     cycles = _cycles(path)
@@ -266,7 +280,7 @@ def read_npy(
         row, w, a = (int(index) for index in wrong[0])
         raise HardwareError(
             f"{path}: {cycles[row, w, a]} cycles for layer {layers[row].name!r} at w_bits={w + 1}, a_bits={a + 1}: a "
-            "cost is finite and not negative; mend the array"
+            "cost is finite and not negative; fix the array"
         )
     metrics: Mapping[str, npt.NDArray[np.float64]] = {
         "latency_ms": cycles / (clock_mhz * 1e3),
@@ -283,10 +297,15 @@ def read_npy(
 
 
 def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
-    """Writes the latencies as HAQ's array of cycles, float64; names, units, limits and all other costs are lost.
+    """Writes the latencies as HAQ's array of cycles, float64. Names, units, limits and all other costs are lost.
+
+    Args:
+        table: The table.
+        path: The file.
+        clock_mhz: Turns time into cycles.
 
     Raises:
-        HardwareError: The table has no latencies, or does not hold all pairs of 1 to 8 bits and no others.
+        HardwareError: The table has no latencies, or does not hold exactly the pairs of 1 to 8 bits.
     """
     _check_clock(clock_mhz)
     if "latency_ms" not in table.metrics:
@@ -301,7 +320,7 @@ def write_npy(table: CostTable, path: Path, clock_mhz: float) -> None:
 
 
 def _check_clock(clock_mhz: float) -> None:
-    """Raises `HardwareError` unless `clock_mhz` is a positive number that cycles can be divided by."""
+    """Checks that cycles can be divided by `clock_mhz`; raises `HardwareError`."""
     if not _SLOWEST_MHZ <= clock_mhz < np.inf:
         raise HardwareError(f"--clock-mhz {clock_mhz:g}: must be a positive number")
 

@@ -1,4 +1,4 @@
-"""Working memory: which activations are alive at once, and what they take at the widths of a policy."""
+"""Working memory: which activations are alive at once, and how many bytes they take at the widths of a policy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from haq.hwmodels.accelerators.footprint import FLOAT_BITS
+
 __all__ = ["Buffer", "MemoryPlan", "Step"]
 
-_FLOAT_BITS = 32
 _SHARED_BITS = 8
 
 
@@ -20,13 +21,13 @@ _SHARED_BITS = 8
 class Buffer:
     """A tensor in memory, for one sample.
 
-    It is stored at the widest width of the layers that read it. One that anything else reads too, such as a residual
-    addition, or that leaves the network, has at least 8 bits, as in integer-only networks.
+    It is stored at the widest width of the layers that read it. A tensor that leaves the network or that something else
+    reads too, such as a residual addition, has at least 8 bits, as in integer-only networks.
 
     Attributes:
-        elements: Values in it.
-        readers: Layers that read it.
-        shared: Whether anything but `readers` does.
+        elements: Number of values.
+        readers: Names of the layers that read it.
+        shared: Whether something other than `readers` reads it.
     """
 
     elements: int
@@ -36,11 +37,11 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Step:
-    """An operation, and the buffers that must exist while it runs.
+    """An operation and the buffers that must exist while it runs.
 
     Attributes:
         layer: The layer that runs, or `None` for an operation without weights.
-        alive: Indices of buffers: what it reads, what it writes, and what is kept for later.
+        alive: Indices of the buffers that it reads, that it writes, and that are kept for later.
     """
 
     layer: str | None
@@ -52,7 +53,7 @@ class MemoryPlan:
     """The buffers of a network and the steps that need them, in the order of execution.
 
     References:
-        The peak over steps of what is alive at once, with activations as wide as their reader wants them, follows
+        The peak over steps of the memory alive at once, with activations as wide as their reader needs, follows
         Rusci, Capotondi, Benini: Memory-Driven Mixed Low Precision Quantization for Enabling Deep Network Inference on
         Microcontrollers, MLSys 2020, arXiv:1905.13082, which counts the input and the output of a layer.
     """
@@ -73,13 +74,13 @@ class MemoryPlan:
         """Returns the most bytes in use at any step, `(P,)`, for P policies at once.
 
         Args:
-            layers: Names of the L layers that the columns of the next two are for.
-            a_bits: Widths of what each layer reads, `(P, L)`; 0 is floating point.
+            layers: Names of the L layers, in the order of the columns of the next two arguments.
+            a_bits: Width of the input of each layer, `(P, L)`; 0 is floating point.
             buffer_bytes: Working memory of each layer beside its input and output, `(P, L)`.
             batch: Samples at once.
         """
         column = {name: index for index, name in enumerate(layers)}
-        widths = np.where(a_bits == 0, _FLOAT_BITS, a_bits)
+        widths = np.where(a_bits == 0, FLOAT_BITS, a_bits)
         stored = np.zeros((len(a_bits), len(self.buffers)))
         for index, buffer in enumerate(self.buffers):
             bits = np.full(len(a_bits), _SHARED_BITS if buffer.shared or not buffer.readers else 1)
@@ -102,7 +103,7 @@ class MemoryPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MemoryPlan:
-        """Builds the plan from what `to_dict` gave."""
+        """Restores a plan from the result of `to_dict`."""
         return cls(
             tuple(Buffer(int(count), tuple(readers), bool(shared)) for count, readers, shared in data["buffers"]),
             tuple(Step(layer, tuple(alive)) for layer, alive in data["steps"]),

@@ -24,7 +24,7 @@ def write_table(table: CostTable, path: Path) -> None:
 def read_table(path: Path) -> CostTable:
     """Reads a table; see `CostTable.load`."""
     try:
-        # `pq.read_table` would take a folder named `latency=60` for a column
+        # `pq.read_table` would read a folder named `latency=60` as a column
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             content = file.read()
         content.validate(full=True)

@@ -1,8 +1,8 @@
 """Text tables as people keep them in spreadsheets.
 
-Spreadsheets write what they read in forms of their own: every row padded to the widest, cells in quotes, blank
-rows behind the last, UTF-16 with tabs ("Unicode text"), and semicolons where the decimal mark is a comma. All of these
-are read. Where a file can be read in two ways, such as `1,234`, it is refused: nothing is guessed.
+Spreadsheets save text in forms of their own: every row padded to the widest, cells in quotes, blank rows after the
+last, UTF-16 with tabs ("Unicode text"), and semicolons where the decimal mark is a comma. This module reads all of
+them. It refuses a file that can be read in two ways, such as `1,234`: it does not guess.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MARKS = {  # the longer ones first: UTF-32 starts as UTF-16 does
 }
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)
-"""Thousands as well as a fraction: 1,234."""
+"""Can be thousands or a fraction: 1,234."""
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}([.,' \u00a0\u2009\u202f’]\d{3})+([.,]\d*)?", re.ASCII)
 
 Cells = list[str]
@@ -36,13 +36,13 @@ Cells = list[str]
 
 @dataclass(frozen=True)
 class Sheet:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        notes: Cells of the rows above the columns, which start with #.
-        names: Of the columns, R of them.
-        rows: Number of the row in the file, and its R cells.
-        delimiter: What stands between cells.
+        notes: Cells of the rows above the columns that start with #.
+        names: Names of the R columns.
+        rows: Number of each row in the file, and its R cells.
+        delimiter: Character between cells.
     """
 
     notes: list[Cells]
@@ -54,7 +54,7 @@ class Sheet:
         """Returns the numbers of these columns; an empty cell is NaN.
 
         Raises:
-            HardwareError: A cell is no number, or may be read as two.
+            HardwareError: A cell is not a number, or can be read as two.
         """
         indices = {name: self.names.index(name) for name in names}
         cells = [(name, row, row[1][index]) for row in self.rows for name, index in indices.items()]
@@ -71,7 +71,7 @@ class Sheet:
         }
 
     def _check_decimals(self, cells: Sequence[tuple[str, tuple[int, Cells], str]]) -> None:
-        """A file has one decimal mark, and at least one number shows that it does not stand between thousands."""
+        """Checks that there is one decimal mark, and that a number shows that it does not separate thousands."""
         marked = {
             mark: [(name, number, text) for name, (number, _), text in cells if mark in text] for mark in (",", ".")
         }
@@ -82,7 +82,7 @@ class Sheet:
                 f"({point[0]}={point[2]!r} in row {point[1]}); use one decimal mark, and none between thousands"
             )
         for mark, found in marked.items():
-            # The form that we write is commas between cells and decimal points
+            # haq writes commas between cells and decimal points
             sure = mark == "." and self.delimiter == ","
             if found and not sure and all(_GROUPED.fullmatch(text) for _, _, text in found):
                 name, number, text = found[0]
@@ -99,10 +99,10 @@ def is_number(text: str) -> bool:
 
 
 def decode(content: bytes) -> str:
-    """Returns the text of a file in UTF-8, or in what its first bytes name.
+    """Returns the text of a file in UTF-8, or in the encoding that its first bytes name.
 
     Raises:
-        ValueError: It is in another encoding.
+        ValueError: The file is in another encoding.
     """
     encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), "utf-8-sig")
     try:
@@ -113,15 +113,15 @@ def decode(content: bytes) -> str:
 
 
 def read_sheet(text: str, known: Sequence[str]) -> Sheet:
-    """Reads the cells of a table, without blanks around them, blank rows and blank columns.
+    """Reads the cells of a table; leaves out blanks around them, blank rows and blank columns.
 
     Args:
-        text: Of the file.
-        known: Columns that it may have. Their names are found in any case and with blanks for underscores, and tell
-            what stands between cells.
+        text: The content of the file.
+        known: Columns that it may have. Their names are found in any case and with blanks for underscores. The
+            character between cells is the one that separates these names.
 
     Raises:
-        HardwareError: It is no table.
+        HardwareError: The text is not a table.
     """
     lines = StringIO(text, newline="").readlines()  # `splitlines` would split at characters that cells may hold
     first = next((line for line in lines if line.strip()), "")
@@ -151,7 +151,7 @@ def _name(cell: str, known: Sequence[str]) -> str:
 
 
 def _delimiter(head: str, known: Sequence[str]) -> str:
-    """Returns what splits the names of the columns into known ones, which no other character does."""
+    """Returns the character that splits the head into the most known columns."""
     found = {
         mark: sum(_name(cell.strip(' "\r\n'), known) in known for cell in head.split(mark)) for mark in _DELIMITERS
     }
@@ -162,7 +162,7 @@ def _delimiter(head: str, known: Sequence[str]) -> str:
 def _cells(
     lines: Sequence[str], above: int, delimiter: str, skipinitialspace: bool = False
 ) -> Iterator[tuple[int, Cells]]:
-    """Yields the number, with what is `above` counted in, and the cells of rows that are not blank."""
+    """Yields the number in the file and the cells of each row that is not blank; `above` rows come before these."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skipinitialspace)
     try:
         for cells in reader:
@@ -178,7 +178,7 @@ def _whole(row: tuple[int, Cells], names: Sequence[str]) -> tuple[int, Cells]:
     surplus = any(cells[len(names) :]) or any(cell for cell, name in zip(cells, names, strict=False) if not name)
     if surplus or len(cells) < len(names):
         raise HardwareError(
-            f"cannot be read as CSV: row {number} has {len(cells)} cells for {len(names)} columns; put cells that "
-            "hold what stands between cells into quotes, and name every column"
+            f"cannot be read as CSV: row {number} has {len(cells)} cells for {len(names)} columns; put a cell that "
+            "holds the delimiter into quotes, and name every column"
         )
     return number, [cell for cell, name in zip(cells, names, strict=False) if name]

@@ -5,40 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from haq import __version__
-from haq.constraints import METRICS
 from haq.errors import HardwareError, did_you_mean
 from haq.hwmodels.accelerators.footprint import footprint
-from haq.hwmodels.hardware import Hardware, listed_pairs
+from haq.hwmodels.hardware import Hardware, LayerCost, listed_pairs
+from haq.hwmodels.tables.checks import Origin, check_axes, check_costs, check_limits, legal_pairs, listed
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.layers import LayerSpec
-from haq.policy import WIDTHS, BitPolicy, LayerBits
+from haq.metrics import METRICS, Combine, layer_fields, metric_of
+from haq.policy import BitPolicy, LayerBits
 
-__all__ = ["TABLE_FIELDS", "CostTable", "Origin"]
+__all__ = ["CostTable", "Origin"]
 
-Origin = Literal["modelled", "measured", "interpolated"]
 Costs = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_RAM, _BITS = METRICS["ram"].field, METRICS["bits"].field
-TABLE_FIELDS = (*(metric.field for metric in METRICS.values() if metric.field != _RAM), "buffer_bytes")
-"""What a table may hold of each cell; all but `buffer_bytes` add up over the layers."""
-
 _DIGITS = 12
-"""Decimals of an average: the parts of layers are fractions, whose sum is off by rounding far behind these."""
+"""Decimals of an average. Layers hold fractions of it, and rounding shows in their sum only far behind these."""
 
 
 @dataclass(frozen=True, eq=False)
 class CostTable:
-    """Costs of the layers of one network on one piece of hardware; those of different layers add up.
+    """Costs of the layers of one network on one piece of hardware.
 
-    Costs are looked up by the widths themselves, never by offset, and what the table does not hold is an error. A pair
-    of widths that the hardware cannot run costs infinity in every layer.
+    Costs are looked up by the widths themselves, never by offset, and an entry that the table lacks is an error. A pair
+    of widths that the hardware cannot run costs infinity in every layer. How the costs of layers make the cost of the
+    network, `haq.metrics.Metric.combine` says.
 
     Attributes:
         hardware: Name of the hardware.
@@ -46,15 +43,16 @@ class CostTable:
         layers: Layer names, L of them.
         w_bits: Ascending weight widths, W of them.
         a_bits: Ascending activation widths, A of them; or `None` alone, for activations in floating point.
-        metrics: Field of `LayerCost` → read-only costs, `(L, W, A)`, not negative. A measured table may lack some.
-        origin: How the costs came to be.
-        version: What made them: of this package for a model, of the kernels for a measurement.
-        rest: Field → what the operations between the layers cost, whatever the widths; part of every total.
+        metrics: Field, one of `haq.metrics.layer_fields`, → read-only costs, `(L, W, A)`, not negative. A measured
+            table may lack some. Of an average each layer has its part, so that the parts add up.
+        origin: How the costs were obtained.
+        version: What made them: this package for a model, the kernels for a measurement.
+        rest: Field → cost of the operations between the layers, at any widths; part of every total.
         memory: Which activations are alive at once, for `ram_bytes`; `None` where that is not known.
-        details: What else is known of each cell, such as the spread of a measurement, `(L, W, A)`; kept in files.
-            Of models `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
-        provenance: What is known of the table's making, such as the device, its features and the date; likewise.
-        limits: What the device holds, as in `Hardware`; `None` in a file from before tables had limits.
+        details: More about each cell, such as the spread of a measurement, `(L, W, A)`; kept in files. Cost models give
+            `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
+        provenance: How the table was made, such as the device, its features and the date; kept in files.
+        limits: What the device holds, as in `Hardware`; `None` in files that are older than limits.
 
     Raises:
         HardwareError: An axis, a cost or a limit is wrong.
@@ -74,19 +72,27 @@ class CostTable:
     provenance: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] | None = field(default_factory=dict)
     _rows: Indices = field(init=False, repr=False)
+    _combine: dict[str, Combine] = field(init=False, repr=False)
+    _buffers: dict[str, str] = field(init=False, repr=False)
     _legal: npt.NDArray[np.bool_] = field(init=False, repr=False)
     _row_of: dict[str, int] = field(init=False, repr=False)
     _place_of: dict[tuple[int | None, int | None], tuple[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._check_axes()
-        self._check_limits()
+        check_axes(self)
+        check_limits(self)
         metrics = {metric: np.array(costs, dtype=np.float64) for metric, costs in self.metrics.items()}
         for metric, costs in metrics.items():
-            self._check_costs(metric, costs)
+            check_costs(self, metric, costs)
             costs.setflags(write=False)
         object.__setattr__(self, "metrics", metrics)
-        self._check_pairs()
+        object.__setattr__(self, "_combine", {metric: metric_of(metric).combine for metric in metrics})
+        planned = [metric for metric in METRICS.values() if metric.layer_field and self.memory]
+        object.__setattr__(self, "_buffers", {metric.field: metric.layer_field for metric in planned})
+        legal = legal_pairs(self)
+        places = {(self.w_bits[w], self.a_bits[a]): (int(w), int(a)) for w, a in np.argwhere(legal)}
+        object.__setattr__(self, "_legal", legal)
+        object.__setattr__(self, "_place_of", places)
         object.__setattr__(self, "_rows", np.arange(len(self.layers)))
         object.__setattr__(self, "_row_of", {name: row for row, name in enumerate(self.layers)})
 
@@ -102,41 +108,47 @@ class CostTable:
     ) -> CostTable:
         """Prices every layer at every legal pair of widths; widths without one are left out.
 
+        Args:
+            hardware: The cost model.
+            layers: Of the network, L of them.
+            w_bits: Candidate widths of weights.
+            a_bits: Candidate widths of activations.
+            batch: Samples at once.
+            memory: Which activations are alive at once, where that is known.
+
         Raises:
-            HardwareError: The hardware runs none of the pairs, or not a layer.
+            HardwareError: The hardware runs none of the pairs or cannot price a layer, or its costs are not metrics.
         """
         pairs = [pair for pair in hardware.pairs if pair.w_bits in w_bits and pair.a_bits in a_bits]
         if not pairs:
             raise HardwareError(
                 f"hardware {hardware.name!r} runs {listed_pairs(hardware.pairs)} bits (weights/activations), none of "
-                f"{_listed(sorted(set(w_bits)))}/{_listed(sorted(set(a_bits)))}; choose widths of these"
+                f"{listed(sorted(set(w_bits)))}/{listed(sorted(set(a_bits)))}; choose widths of these"
             )
         w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
-        priced = [metric for metric in TABLE_FIELDS if metric != _BITS]
-        metrics = {metric: np.full((len(layers), len(w_axis), len(a_axis)), np.inf) for metric in priced}
-        memory_bound = np.full((len(layers), len(w_axis), len(a_axis)), np.nan)
-        for row, layer in enumerate(layers):
-            for pair in pairs:
-                cost = hardware.cost(layer, pair, batch)
-                cell = row, w_axis.index(pair.w_bits or 0), a_axis.index(pair.a_bits or 0)
-                for metric, costs in metrics.items():
-                    costs[cell] = getattr(cost, metric)
-                if cost.compute_ms or cost.memory_ms:
-                    memory_bound[cell] = cost.bound == "memory"
-        average = footprint(layers, w_axis, a_axis)[_BITS]
-        metrics[_BITS] = np.where(np.isfinite(metrics["bops"]), average, np.inf)
-        if not np.any(metrics["buffer_bytes"][:, np.isfinite(metrics["buffer_bytes"][0])]):
-            del metrics["buffer_bytes"]
+        w_index = [w_axis.index(pair.w_bits or 0) for pair in pairs]
+        a_index = [a_axis.index(pair.a_bits or 0) for pair in pairs]
+        priced = [[hardware.cost(layer, pair, batch) for pair in pairs] for layer in layers]
+
+        def cube(values: Sequence[Sequence[float]], outside: float = np.inf) -> Costs:
+            filled = np.full((len(layers), len(w_axis), len(a_axis)), outside)
+            filled[:, w_index, a_index] = np.reshape(values, (len(layers), len(pairs)))
+            return filled
+
+        metrics = {metric: cube(values) for metric, values in _priced(hardware.name, layers, priced).items()}
+        for metric, costs in footprint(layers, w_axis, a_axis).items():
+            metrics.setdefault(metric, cube(costs[:, w_index, a_index]))
         names = tuple(layer.name for layer in layers)
+        bound = [[_bound(cost) for cost in costs] for costs in priced]
         return cls(
             hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
-            memory=memory, details={} if np.isnan(memory_bound).all() else {"memory_bound": memory_bound},
+            memory=memory, details={} if np.isnan(bound).all() else {"memory_bound": cube(bound, np.nan)},
             limits=dict(hardware.limits),
         )  # fmt: skip
 
     @classmethod
     def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
-        """Prices weights alone, with activations in floating point: what is the same on any hardware."""
+        """Prices weights alone, with activations in floating point; the costs are the same on any hardware."""
         w_bits = tuple(sorted(set(w_bits)))
         metrics = footprint(layers, w_bits, (None,))
         names = tuple(layer.name for layer in layers)
@@ -145,7 +157,7 @@ class CostTable:
     # Looking costs up
 
     def cost(self, policy: BitPolicy) -> dict[str, float]:
-        """Returns the whole network's cost: metric field → sum over the layers; of `ram_bytes`, the peak.
+        """Returns the whole network's cost, metric field → total.
 
         Raises:
             HardwareError: The policy's layers are not exactly the table's, or it has a pair of widths that the table
@@ -156,8 +168,14 @@ class CostTable:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What totals there are."""
-        return (*(metric for metric in self.metrics if metric != "buffer_bytes"), *([_RAM] if self.memory else []))
+        """Metric fields that the table gives totals of."""
+        buffers = {metric.layer_field for metric in METRICS.values()}
+        return (*(metric for metric in self.metrics if metric not in buffers), *self._buffers)
+
+    @property
+    def additive(self) -> tuple[str, ...]:
+        """Metric fields whose totals are sums over the layers."""
+        return tuple(metric for metric in self.fields if self._combine.get(metric) in ("sum", "mean"))
 
     @property
     def pairs(self) -> tuple[LayerBits, ...]:
@@ -173,7 +191,7 @@ class CostTable:
         return float(self._costs(metric)[self._row_of[name], *self._place(name, bits)])
 
     def indices(self, policy: BitPolicy) -> tuple[Indices, Indices]:
-        """Returns where the policy's widths stand in `w_bits` and `a_bits`, `(L,)` each; raises like `cost`."""
+        """Returns the places of the policy's widths in `w_bits` and `a_bits`, `(L,)` each; raises like `cost`."""
         layers = policy.layers
         if layers.keys() != self._row_of.keys():
             raise self._other_layers(policy)
@@ -198,19 +216,15 @@ class CostTable:
 
     def totals(self, metric: str, w_index: Indices, a_index: Indices) -> Costs:
         """Returns the totals, `(P,)`, for P policies at once, whose indices are `(P, L)` each; illegal ones are ∞."""
-        if metric == _RAM and self.memory is not None:
+        if metric in self._buffers and self.memory is not None:
             widths = np.array([width or 0 for width in self.a_bits])[a_index]
-            buffers = self.metrics.get("buffer_bytes")
+            buffers = self.metrics.get(self._buffers[metric])
             beside = np.zeros(widths.shape) if buffers is None else buffers[self._rows, w_index, a_index]
             return self.memory.peaks(self.layers, widths, beside, self.batch)
-        return self._summed(metric, self._costs(metric)[self._rows, w_index, a_index])
-
-    def minimum(self, metric: str, pinned: Mapping[str, LayerBits] | None = None) -> float:
-        """Returns the smallest total that any policy with the `pinned` widths reaches."""
-        return self.bounds(metric, pinned)[0]
+        return self._combined(metric, self._costs(metric)[self._rows, w_index, a_index])
 
     def bounds(self, metric: str, pinned: Mapping[str, LayerBits] | None = None) -> tuple[float, float]:
-        """Returns the smallest and largest total that policies with the `pinned` widths reach.
+        """Returns the smallest and the largest total of all policies with the `pinned` widths.
 
         Raises:
             HardwareError: A pinned layer or width, or the metric, is not in the table.
@@ -225,13 +239,17 @@ class CostTable:
                 )
             row = self._row_of[name]
             smallest[row] = largest[row] = costs[row, *self._place(name, bits)]
-        low, high = (self._summed(metric, costs) for costs in (smallest, largest))
+        low, high = (self._combined(metric, costs) for costs in (smallest, largest))
         return float(low), float(high)
 
-    def _summed(self, metric: str, costs: Costs) -> Costs:
-        """Adds what layers cost, `(..., L)`, to what the rest does."""
-        sums: Costs = costs.sum(axis=-1) + self.rest.get(metric, 0.0)
-        return sums.round(_DIGITS) if metric == _BITS else sums
+    def _combined(self, metric: str, costs: Costs) -> Costs:
+        """Combines the costs of layers, `(..., L)`, and adds the rest's."""
+        rest = self.rest.get(metric, 0.0)
+        if self._combine[metric] == "peak":
+            peaks: Costs = np.maximum(costs.max(axis=-1), rest)
+            return peaks
+        sums: Costs = costs.sum(axis=-1) + rest
+        return sums.round(_DIGITS) if self._combine[metric] == "mean" else sums
 
     def _costs(self, metric: str) -> Costs:
         if metric not in self.metrics:
@@ -242,14 +260,14 @@ class CostTable:
         return self.metrics[metric]
 
     def _place(self, layer: str, bits: LayerBits) -> tuple[int, int]:
-        """Returns where a pair of widths stands in `w_bits` and `a_bits`."""
+        """Returns the place of a pair of widths in `w_bits` and `a_bits`."""
         place = self._place_of.get((bits.w_bits, bits.a_bits))
         if place is None:
             raise self._unpriced(layer, bits)
         return place
 
     def _unpriced(self, layer: str, bits: LayerBits) -> HardwareError:
-        """Says what is wrong with a pair of widths that has no price."""
+        """Returns the error for a pair of widths that has no price."""
         axes: tuple[tuple[str, int | None, tuple[int | None, ...]], ...] = (
             ("w_bits", bits.w_bits, self.w_bits),
             ("a_bits", bits.a_bits, self.a_bits),
@@ -258,13 +276,13 @@ class CostTable:
             if width is None and None not in widths:
                 return HardwareError(
                     f"{axis}=None (floating point) for layer {layer!r}: the cost table of {self.hardware!r} prices "
-                    f"integers of {_listed(widths)} bits only; give the layer one of those widths"
+                    f"integers of {listed(widths)} bits only; give the layer one of those widths"
                 )
             if width not in widths:
                 return HardwareError(
                     f"{axis}={width} for layer {layer!r}: the cost table of {self.hardware!r} covers "
-                    f"{_listed(widths)}; build it again with --bits "
-                    f"{_listed(sorted(w for w in (*widths, width) if w is not None))}"
+                    f"{listed(widths)}; build it again with --bits "
+                    f"{listed(sorted(w for w in (*widths, width) if w is not None))}"
                 )
         return HardwareError(
             f"{bits.w_bits}/{bits.a_bits} bits (weights/activations) for layer {layer!r}: the cost table of "
@@ -272,7 +290,7 @@ class CostTable:
         )
 
     def overview(self) -> dict[str, Any]:
-        """Returns what the table is of, and the bounds of its totals, as plain JSON types but for the pairs."""
+        """Returns what the table is for and the bounds of its totals, as plain JSON types except for the pairs."""
         bounds = {metric: self.bounds(metric) for metric in self.fields if metric in self.metrics}
         return {
             "hardware": self.hardware,
@@ -306,72 +324,42 @@ class CostTable:
 
         return read_table(path)
 
-    # Validation
 
-    def _check_axes(self) -> None:
-        if not self.layers or len(set(self.layers)) != len(self.layers):
-            raise HardwareError(f"a cost table needs layers of distinct names, but got {list(self.layers)!r}")
-        for axis, widths in (("w_bits", self.w_bits), ("a_bits", self.a_bits)):
-            if axis == "a_bits" and widths == (None,):
-                continue
-            if not widths or list(widths) != [width for width in WIDTHS if width in widths]:
+def _priced(
+    hardware: str, layers: Sequence[LayerSpec], priced: Sequence[Sequence[LayerCost]]
+) -> dict[str, list[list[float]]]:
+    """Returns what a cost model gives, field → value of each layer and pair; averages become parts of layers.
+
+    Raises:
+        HardwareError: A field is no metric, or only some layers have it.
+    """
+    known = layer_fields()
+    given = {metric: None for costs in priced for cost in costs for metric in cost.values}
+    if unknown := [metric for metric in given if metric not in known]:
+        raise HardwareError(
+            f"hardware {hardware!r} gives {unknown[0]!r}, which is not a cost{did_you_mean(unknown[0], known)}; known: "
+            f"{', '.join(known)}; register a metric of your own with haq.metrics.register_metric"
+        )
+    buffers = {metric.layer_field for metric in METRICS.values()}
+    weights = sum(layer.params for layer in layers)
+    found = {}
+    for metric in (metric for metric in known if metric in given):
+        mean = metric_of(metric).combine == "mean"
+        rows = []
+        for layer, costs in zip(layers, priced, strict=True):
+            values = [cost.values.get(metric, 0.0 if metric in buffers else None) for cost in costs]
+            present = [value for value in values if value is not None]
+            if len(present) < len(values):
                 raise HardwareError(
-                    f"{axis}={list(widths)!r}: a cost table needs ascending widths of {_listed(WIDTHS)} bits"
+                    f"hardware {hardware!r} gives no {metric!r} for layer {layer.name!r}, but for others; a cost model "
+                    "gives the same costs for all layers and widths"
                 )
-        if self.batch < 1:
-            raise HardwareError(f"batch={self.batch}: a cost table is for a batch of at least 1")
-        if self.origin not in get_args(Origin):
-            raise HardwareError(f"origin={self.origin!r}: costs are {' or '.join(get_args(Origin))}")
-        if not self.metrics:
-            raise HardwareError(f"a cost table needs at least one of {', '.join(TABLE_FIELDS)}")
-
-    def _check_limits(self) -> None:
-        for metric, limit in (self.limits or {}).items():
-            if metric not in METRICS:
-                raise HardwareError(
-                    f"limit of {metric!r}: unknown{did_you_mean(metric, METRICS)}; known: {', '.join(METRICS)}"
-                )
-            if not isinstance(limit, int | float) or isinstance(limit, bool) or not 0 < limit < np.inf:
-                unit = METRICS[metric].kept_unit
-                raise HardwareError(
-                    f"limit of {metric!r} is {limit!r}: must be a positive number{unit and f' of {unit}'}"
-                )
-
-    def _check_costs(self, metric: str, costs: Costs) -> None:
-        if metric not in TABLE_FIELDS:
-            raise HardwareError(
-                f"{metric!r} is not a cost{did_you_mean(metric, TABLE_FIELDS)}; "
-                f"a table may hold {', '.join(TABLE_FIELDS)}"
-            )
-        shape = (len(self.layers), len(self.w_bits), len(self.a_bits))
-        if costs.shape != shape:
-            raise HardwareError(
-                f"{metric} has shape {costs.shape}, but the layers and widths of the table make it {shape}"
-            )
-        wrong = np.argwhere(~(costs >= 0))
-        if len(wrong):
-            row, w, a = wrong[0]
-            raise HardwareError(
-                f"{metric}={costs[row, w, a]} for layer {self.layers[row]!r} at w_bits={self.w_bits[w]}, "
-                f"a_bits={self.a_bits[a]}: a cost is finite and not negative; build or measure the table again"
-            )
-
-    def _check_pairs(self) -> None:
-        """A pair of widths has a price in every layer and metric, or in none."""
-        legal = np.isfinite(next(iter(self.metrics.values()))[0])
-        for metric, costs in self.metrics.items():
-            odd = np.argwhere(np.isfinite(costs) != legal)
-            if len(odd):
-                row, w, a = odd[0]
-                raise HardwareError(
-                    f"{metric} of layer {self.layers[row]!r} at w_bits={self.w_bits[w]}, a_bits={self.a_bits[a]} is "
-                    f"{costs[row, w, a]}, unlike other costs at these widths; "
-                    "a pair is priced in every layer or in none"
-                )
-        object.__setattr__(self, "_legal", legal)
-        places = {(self.w_bits[w], self.a_bits[a]): (int(w), int(a)) for w, a in np.argwhere(legal)}
-        object.__setattr__(self, "_place_of", places)
+            rows.append([value * layer.params / weights for value in present] if mean else present)
+        if metric not in buffers or any(map(any, rows)):
+            found[metric] = rows
+    return found
 
 
-def _listed(widths: Sequence[int | None]) -> str:
-    return ",".join("float" if width is None else str(width) for width in widths)
+def _bound(cost: LayerCost) -> float:
+    """Returns 1 where memory binds, 0 where arithmetic does, NaN where the cost model does not say."""
+    return float(cost.bound == "memory") if cost.compute_ms or cost.memory_ms else float("nan")

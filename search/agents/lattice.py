@@ -33,7 +33,7 @@ class Lattice:
         self.budget, table = budget, budget.table
         self.free = [name for name in table.layers if name not in budget.pinned]
         self.pairs = list(budget.pairs)
-        limits = [limit for limit in budget.constraints if limit.field in table.metrics]
+        limits = [limit for limit in budget.constraints if limit.field in table.additive]
         fixed = budget.uniform(budget.bits[0])
         shape = (len(limits), len(self.free), len(self.pairs))
         self.costs: Floats = np.zeros(shape)

@@ -40,7 +40,7 @@ def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] 
     constraints = [LinearConstraint(one_each, 1.0, 1.0)]
     fixed = budget.uniform(budget.bits[0])
     for limit in budget.constraints:
-        if limit.field not in table.metrics:
+        if limit.field not in table.additive:
             continue
         costs = np.array([[table.layer_cost(name, pair, limit.field) for pair in pairs] for name in free])
         lowest = table.cost(fixed)[limit.field] - sum(table.layer_cost(name, fixed[name], limit.field) for name in free)
@@ -64,7 +64,7 @@ def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] 
     if budget.allows(policy):
         return policy
     # The solver takes a limit for kept that is exceeded by a hair; that policy is then one of those not wanted
-    over = [constraint for constraint in budget.constraints if constraint.field in table.metrics]
+    over = [constraint for constraint in budget.constraints if constraint.field in table.additive]
     if any(table.cost(policy)[c.field] > c.limit for c in over) and policy not in (unwanted := [*without]):
         return allocate(budget, penalties, [*unwanted, policy])
     return budget.decrease(policy)

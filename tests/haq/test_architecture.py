@@ -16,7 +16,7 @@ ROOMS = (
     ("__init__", "compiling", "errors", "progress", "threads"),
     ("io",),
     ("registry",),
-    ("constraints", "policy", "scores"),
+    ("constraints", "metrics", "policy", "scores"),
     ("config",),
     ("layers",),
     ("data",),

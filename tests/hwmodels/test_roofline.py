@@ -39,8 +39,8 @@ def test_marks_are_where_the_arithmetic_puts_them(make_layer):
     layer, other = make_layer("slow"), make_layer("unknown")
     hardware: Hardware = Ports()  # type: ignore[assignment]
     # 3 MB through the slower of two ports in 3 ms, 4 MB in all; the layer takes 4 ms
-    cost = LayerCost(4.0, 0, 0, 0, compute_ms=1.0, memory_ms=3.0, memory_bytes=4e6)
-    drawn = roofline(hardware, [layer, other], [cost, LayerCost(1.0, 0, 0, 0)], LayerBits(8, 8), batch=2)
+    cost = LayerCost({"latency_ms": 4.0}, compute_ms=1.0, memory_ms=3.0, memory_bytes=4e6)
+    drawn = roofline(hardware, [layer, other], [cost, LayerCost({"latency_ms": 1.0})], LayerBits(8, 8), batch=2)
     assert [mark.layer for mark in drawn.marks] == ["slow"]  # what moves nothing has no intensity
     assert drawn.marks[0].intensity == pytest.approx(2 * layer.macs / 3e6)
     assert drawn.marks[0].attained == pytest.approx(2 * layer.macs / 4e-3)

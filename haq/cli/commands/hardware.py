@@ -14,8 +14,8 @@ from haq.cli.options import at_least, examples, network_options, open_untrained_
 from haq.cli.output import Result, output_options, plain
 from haq.cli.tables import columns, facts
 from haq.cli.terminal import console
-from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError
+from haq.metrics import METRICS, format_cost
 
 if TYPE_CHECKING:
     from haq.hwmodels import CostTable
@@ -142,7 +142,7 @@ def _limits(description: Description) -> dict[str, float]:
 
 
 def _holds(limits: Mapping[str, float], between: str = ", ") -> str:
-    shown = (f"{metric} {format_cost(METRICS[metric].field, limit)}" for metric, limit in limits.items())
+    shown = (f"{metric} {METRICS[metric].format(limit)}" for metric, limit in limits.items())
     return between.join(shown) or "–"
 
 

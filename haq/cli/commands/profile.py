@@ -1,4 +1,4 @@
-"""`haq profile`: what each layer costs, and what binds it."""
+"""`haq profile`: the cost of each layer, and whether arithmetic or memory binds it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from haq.cli.options import DEFAULTS, at_least, examples, network_options, open_
 from haq.cli.output import Result, output_options
 from haq.cli.tables import columns
 from haq.cli.terminal import console
-from haq.constraints import METRICS, format_cost
 from haq.errors import ConfigError
+from haq.metrics import METRICS, format_cost, layer_fields, metric_of
 from haq.policy import LayerBits
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["profile"]
 
-_ADDED = ("latency_ms", "energy_mj", "size_bytes", "bops")
-_DRAWING = 76
+_COUNTED = ("size_bytes", "bops")  # the same on all hardware: left out of the tables
+_DRAWING = 76  # columns
 
 
 @click.command(
@@ -58,7 +58,7 @@ _DRAWING = 76
 def profile(
     model: str, weights: str | None, data: str, device: str, batch: int | None, bits: str, output: Path | None
 ) -> Result:
-    """Print what each layer costs and what binds it, and draw the roofline.
+    """Print the cost of each layer and what binds it, and draw the roofline.
 
     Only shapes matter: a built-in model needs no weights here. Rows are in order of execution; shares are of latency.
     With --quiet, only the tables are printed.
@@ -149,13 +149,23 @@ def _shown(pair: LayerBits) -> str:
 def _priced(
     pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost], excess: Mapping[str, float]
 ) -> dict[str, Any]:
-    rows = [
-        {"layer": layer.name, "kind": layer.kind, "macs": layer.macs, "params": layer.params, **asdict(cost),
-         "bound": cost.bound}
-        for layer, cost in zip(layers, costs, strict=True)
-    ]  # fmt: skip
-    totals = {field: sum(getattr(cost, field) for cost in costs) for field in _ADDED}
+    """Returns the costs at one pair of widths as plain JSON types."""
+    buffers = {metric.layer_field: 0.0 for metric in METRICS.values() if metric.layer_field}
+    rows = []
+    for layer, cost in zip(layers, costs, strict=True):
+        prices = {**cost.values, **{field: cost.values.get(field, none) for field, none in buffers.items()}}
+        why = {"compute_ms": cost.compute_ms, "memory_ms": cost.memory_ms, "memory_bytes": cost.memory_bytes}
+        counts = {"kind": layer.kind, "macs": layer.macs, "params": layer.params}
+        rows.append({"layer": layer.name, **counts, **prices, **why, "bound": cost.bound})
+    totals = {field: sum(cost[field] for cost in costs) for field in _added(costs)}
     return {**asdict(pair), **totals, "exceeded": excess, "layers": rows}
+
+
+def _added(costs: Sequence[LayerCost]) -> list[str]:
+    """Returns the fields that add up over the layers, in the order of `METRICS`."""
+    buffers = {metric.layer_field for metric in METRICS.values()}
+    given = [field for field in layer_fields() if field in costs[0].values and field not in buffers]
+    return [field for field in given if metric_of(field).combine == "sum"]
 
 
 # What is shown
@@ -172,25 +182,30 @@ def _too_much(chosen: Hardware, excess: Mapping[str, float]) -> str:
 
 def _costs_table(pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost]) -> Table:
     bound = sum(cost.bound == "memory" for cost in costs)
-    numbers = "MACs", "params", "latency", "share", "energy"
+    fields = [field for field in _added(costs) if field not in _COUNTED]
+    totals = {field: sum(cost[field] for cost in costs) for field in fields}
+
+    def prices(values: Mapping[str, float], share: str = "") -> dict[str, str]:
+        """Returns title → cell; the share is that of latency."""
+        cells = {metric_of(field).name: format_cost(field, values[field]) for field in fields}
+        return {"latency": cells.pop("latency"), "share": share, **cells} if "latency" in cells else cells
+
+    numbers = "MACs", "params", *prices(totals)
     table = columns(
         "layer", "kind", *numbers, "bound",
         right=numbers, title=f"{_shown(pair)} bits: memory binds {bound} of {len(layers)} layers",
     )  # fmt: skip
-    latency, energy = sum(cost.latency_ms for cost in costs), sum(cost.energy_mj for cost in costs)
+    latency = totals.get("latency_ms", 0.0)
     for layer, cost in zip(layers, costs, strict=True):
-        share = f"{cost.latency_ms / latency:.1%}" if latency else "–"
-        prices = (format_cost("latency_ms", cost.latency_ms), share, format_cost("energy_mj", cost.energy_mj))
-        table.add_row(Text(layer.name), layer.kind, _count(layer.macs), _count(layer.params), *prices, cost.bound)
+        share = f"{cost['latency_ms'] / latency:.1%}" if latency else "–"
+        counts = _count(layer.macs), _count(layer.params)
+        table.add_row(Text(layer.name), layer.kind, *counts, *prices(cost.values, share).values(), cost.bound)
     table.add_section()
-    table.add_row(
-        f"all {len(layers)}", "", _count(sum(layer.macs for layer in layers)),
-        _count(sum(layer.params for layer in layers)), format_cost("latency_ms", latency), "",
-        format_cost("energy_mj", energy), "",
-    )  # fmt: skip
+    counts = _count(sum(layer.macs for layer in layers)), _count(sum(layer.params for layer in layers))
+    table.add_row(f"all {len(layers)}", "", *counts, *prices(totals).values(), "")
     return table
 
 
 def _count(number: int) -> str:
-    """Writes a count of MACs or weights as bit operations are written, without name and space."""
+    """Formats a count of MACs or weights like bit operations, without name and space."""
     return format_cost("bops", number).removesuffix("bops").replace(" ", "")

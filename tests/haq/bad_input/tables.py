@@ -65,7 +65,7 @@ CASES = [
     _csv(edited("# batch: 16", "# batch: 16\n# batch: 16"), "has two lines '# batch: …'; keep one"),
     _csv(edited("# origin: modelled", "# origin: guessed"), "origin='guessed': costs are modelled or measured"),
     _csv(edited("# origin", "# orogin"), "cannot read the line '# orogin: modelled' (did you mean 'origin'?)"),
-    _csv(edited("# origin: modelled", '# origin: "mod'), "after the colon stands broken JSON"),
+    _csv(edited("# origin: modelled", '# origin: "mod'), "broken JSON after the colon"),
     _csv(edited("# origin: modelled", "# origin: " + "[" * 100_000), "costs.csv: "),
     _csv(edited("# origin: modelled", "# origin: modelled\n# rest: [1]"), "costs.csv: lacks the metadata"),
     _csv(edited("# origin: modelled", '# origin: modelled\n# memory: {"steps": 1}'), "costs.csv: lacks the metadata"),

@@ -35,7 +35,7 @@ def test_all_hardware_agrees_whatever_the_batch(make_layer, name):
     layer, bits = make_layer(), get_hardware(name).pairs[0]
     for batch in (1, 16):
         cost = get_hardware(name).cost(layer, bits, batch)
-        assert (cost.size_bytes, cost.bops) == (size_bytes(layer, bits), bops(layer, bits))
+        assert (cost["size_bytes"], cost["bops"]) == (size_bytes(layer, bits), bops(layer, bits))
 
 
 def test_what_the_network_alone_decides_is_counted_for_every_cell(layers):

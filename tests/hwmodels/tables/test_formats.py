@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from haq.constraints import METRICS
 from haq.errors import HardwareError
 from haq.hwmodels import CostTable, bops, size_bytes
 from haq.hwmodels.tables.formats import load_table, read_csv, read_npy, save_table, write_csv, write_npy
-from haq.hwmodels.tables.table import TABLE_FIELDS
+from haq.metrics import METRICS, layer_fields
 from haq.policy import WIDTHS, LayerBits
 
 SMALL = """\
@@ -45,10 +44,10 @@ def tables(draw: st.DrawFn) -> CostTable:
         cells = [[[draw(cost) if (w, a) in legal else outside for a in a_bits] for w in w_bits] for _ in layers]
         return np.array(cells)
 
-    fields = draw(st.sets(st.sampled_from(TABLE_FIELDS), min_size=1))
+    fields = draw(st.sets(st.sampled_from(layer_fields()), min_size=1))
     return CostTable(
         draw(TEXT), draw(st.integers(1, 10**6)), tuple(layers), tuple(w_bits), tuple(a_bits),
-        {field: costs(np.inf, COST) for field in TABLE_FIELDS if field in fields},
+        {field: costs(np.inf, COST) for field in layer_fields() if field in fields},
         draw(st.sampled_from(["modelled", "measured", "interpolated"])), draw(TEXT),
         rest=draw(st.dictionaries(st.sampled_from(sorted(fields)), COST, max_size=2)),
         details={name: costs(np.nan, st.floats()) for name in draw(st.sets(st.sampled_from(["spread", "runs"])))},
@@ -278,7 +277,7 @@ def test_pairs_without_rows_are_illegal(small):
         ),
         ("fc,4,8,1e-3", ",4,8,1", "row 10: layer is empty; write its name in every row"),
         ("fc,4,8,1e-3", "fc,4,8", "row 10 has 3 cells for 4 columns"),
-        ("fc,4,8,1e-3", "fc,4,8,0,25", "row 10 has 5 cells for 4 columns; put cells that hold"),
+        ("fc,4,8,1e-3", "fc,4,8,0,25", "row 10 has 5 cells for 4 columns; put a cell that holds"),
         ("fc,4,8,1e-3", '"fc,4,8,1', "cannot be read as CSV: row 10: unexpected end of data"),
         (",8,", ",9,", "row 7: w_bits is 9, but widths are 1, 2"),
         ("a_bits,latency", "inputs,latency", "column 'inputs' is unknown"),

@@ -130,7 +130,7 @@ def test_profile_prices_every_layer_at_every_pair() -> None:
         assert [row[-1] for row in rows] == ["memory"] * 2
         for row, bits in zip(rows, (8, 4), strict=True):
             pair = next(pair for pair in edge.pairs if (pair.w_bits, pair.a_bits) == (bits, bits))
-            assert row[4] == format_cost("latency_ms", edge.cost(layer, pair, 4).latency_ms)
+            assert row[4] == format_cost("latency_ms", edge.cost(layer, pair, 4)["latency_ms"])
     totals = rows_of(shown, "all 2")
     assert [row[1:3] for row in totals] == [["1.41k", "328"]] * 2
     for title in ("8/8 bits: memory binds 2 of 2 layers", "4/4 bits", "GMAC/s over MAC/byte", "● 8/8  ○ 4/4"):
