@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from haq.constraints import METRICS, Constraint, parse_constraint
+from haq.constraints import METRICS, Constraint, constrained_metric, parse_constraint
 from haq.errors import ConfigError, HaqError, did_you_mean
 from haq.io.prefixes import short_name, split_path
 from haq.io.safe_yaml import read_yaml
+from haq.io.user_code import is_reference
 from haq.io.validation import check_fields, check_names, restored
 from haq.policy import WIDTHS, BitPolicy
 from haq.registry import AGENTS
@@ -151,11 +152,11 @@ class SearchConfig:
         for name in ("model", "weights", "data", "hardware", "address", "agent", "scheme"):
             if "\0" in (getattr(self, name) or ""):
                 raise ConfigError(f"--{name} {getattr(self, name)!r}: no name has a NUL character; remove it")
-        for metric in self.pareto:
-            if metric not in METRICS or METRICS[metric].name == "ram":
-                sums = [name for name in METRICS if name != "ram"]
-                raise ConfigError(f"--pareto {metric}{did_you_mean(metric, sums)}: use some of {', '.join(sums)}")
-        self.parsed_constraints()
+        if self._metrics_known:
+            self.check_metrics()
+        else:  # a cost model of the user's own may bring more, once it is opened
+            for text in self.constraints:
+                constrained_metric(text)
         if self.weights_only and self.a_bits is not None:
             raise ConfigError("--a-bits with --weights-only: activations stay in floating point; give one of the two")
         for name, least in {
@@ -205,10 +206,28 @@ class SearchConfig:
         return bool(self.qat_steps or self.finetune_steps)
 
     @property
+    def _metrics_known(self) -> bool:
+        """Whether all metrics are known before the hardware is opened."""
+        return not (is_reference(self.hardware) or self.hardware.startswith("object:"))
+
+    def check_metrics(self) -> None:
+        """Checks what is limited and swept, once all metrics are registered.
+
+        Raises:
+            ConfigError: A metric to sweep is unknown, or not a sum over layers.
+            ConstraintError: A constraint names an unknown metric or unit.
+        """
+        for metric in self.pareto:
+            if metric not in METRICS or METRICS[metric].combine == "peak":
+                sums = [name for name in METRICS if METRICS[name].combine != "peak"]
+                raise ConfigError(f"--pareto {metric}{did_you_mean(metric, sums)}: use some of {', '.join(sums)}")
+        self.parsed_constraints()
+
+    @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that were asked for, swept ones first."""
-        limited = (constraint.metric for constraint in self.parsed_constraints())
-        return tuple(dict.fromkeys((*self.pareto, *limited)))
+        """The metrics that were asked for, swept ones first; without those that only the user's own code knows."""
+        asked = dict.fromkeys((*self.pareto, *map(constrained_metric, self.constraints)))
+        return tuple(name for name in asked if name in METRICS)
 
     @property
     def cost_fields(self) -> tuple[str, ...]:
@@ -219,7 +238,7 @@ class SearchConfig:
     def run_name(self) -> str:
         """`MODEL-HARDWARE-CONSTRAINT`, what to call the run folder."""
         limits = [f"pareto-{metric}" for metric in self.pareto]
-        limits += [parse_constraint(text).metric + "-" + text.partition("=")[2].strip() for text in self.constraints]
+        limits += [constrained_metric(text) + "-" + text.partition("=")[2].strip() for text in self.constraints]
         return "-".join([short_name(self.model), Path(self.hardware).stem, *limits])
 
     def options(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from haq.errors import ConstraintError, did_you_mean
 from haq.io.validation import check_fields
 from haq.metrics import METRICS, format_cost
 
-__all__ = ["METRICS", "Constraint", "format_cost", "parse_constraint"]
+__all__ = ["METRICS", "Constraint", "constrained_metric", "format_cost", "parse_constraint"]
 
 _SYNTAX = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:<=|=)\s*([0-9.eE+-]+)\s*(%|(?:[^\W\d_][\w/]*)?)\s*")
 
@@ -60,6 +60,19 @@ class Constraint:
         return f"{self.metric} ≤ {format_cost(self.field, self.limit)}{f' ({self.origin})' if self.origin else ''}"
 
 
+def constrained_metric(text: str) -> str:
+    """Returns the metric that a constraint names, whether it is known or not.
+
+    Raises:
+        ConstraintError: It cannot be read.
+    """
+    if (match := _SYNTAX.fullmatch(text)) is None:
+        raise ConstraintError(
+            f"cannot read constraint {text!r}; write one like latency=10ms, size=200kB or latency=60%"
+        )
+    return match[1]
+
+
 def parse_constraint(text: str) -> Constraint:
     """Reads a constraint.
 
@@ -76,11 +89,9 @@ def parse_constraint(text: str) -> Constraint:
         True
     """
     match = _SYNTAX.fullmatch(text)
-    if match is None:
-        raise ConstraintError(
-            f"cannot read constraint {text!r}; write one like latency=10ms, size=200kB or latency=60%"
-        )
-    name, digits, unit = match.groups()
+    name = constrained_metric(text)
+    assert match is not None, "it was read already"
+    _, digits, unit = match.groups()
     if name not in METRICS:
         Constraint(name, 1.0)  # raises, with a suggestion
     try:

@@ -2,7 +2,7 @@
 
 A metric of your own is registered once, before a cost model gives values for it:
 
-    area = register_metric(Metric("area", "area_mm2", {"mm2": 1.0, "um2": 1e-6}))
+    METRICS.register("area", Metric("area", "area_mm2", {"mm2": 1.0, "um2": 1e-6}))
 
 It can then be limited (`area=2mm2`), and it is a column of cost tables, fronts and reports.
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Any, Literal, get_args
 
-from haq.errors import ConfigError
+from haq.errors import ConfigError, ConstraintError
+from haq.registry import Registry
 
-__all__ = ["METRICS", "Combine", "Metric", "format_cost", "layer_fields", "metric_of", "register_metric"]
+__all__ = ["METRICS", "Combine", "Metric", "Metrics", "format_cost", "layer_fields", "metric_of"]
 
 Combine = Literal["sum", "mean", "peak"]
 Direction = Literal["min", "max"]
@@ -53,7 +55,7 @@ class Metric:
     field: str
     units: Mapping[str, float]
     combine: Combine = "sum"
-    scales: tuple[tuple[float, str], ...] = field(default=(), repr=False)
+    scales: tuple[tuple[float, str], ...] = dataclass_field(default=(), repr=False)
     direction: Direction = "min"
     layer_field: str = ""
     title: str = ""
@@ -73,7 +75,7 @@ class Metric:
             if getattr(self, what) not in known:
                 raise ConfigError(f"metric {self.name!r}: {what}={getattr(self, what)!r}; use {' or '.join(known)}")
         if not self.scales:
-            sizes = {factor: unit or self.name for unit, factor in reversed(self.units.items())}
+            sizes = {factor: unit or self.name for unit, factor in reversed(list(self.units.items()))}
             object.__setattr__(self, "scales", tuple(sorted(sizes.items(), reverse=True)))
         if not self.title:
             object.__setattr__(self, "title", self.name[:1].upper() + self.name[1:])
@@ -115,43 +117,51 @@ _SHOWN_SECONDS = ((1e3, "s"), (1.0, "ms"), (1e-3, "µs"))
 _SHOWN_JOULES = ((1e3, "J"), (1.0, "mJ"), (1e-3, "µJ"))
 _SHOWN_BOPS = ((1e12, "Tbops"), (1e9, "Gbops"), (1e6, "Mbops"), (1e3, "kbops"), (1.0, "bops"))
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("latency", "latency_ms", _SECONDS, scales=_SHOWN_SECONDS, per_batch=True),
-        Metric("energy", "energy_mj", _JOULES, scales=_SHOWN_JOULES, per_batch=True),
-        Metric("size", "size_bytes", _BYTES, scales=_SHOWN_BYTES),
-        Metric(
-            "ram", "ram_bytes", _BYTES, "peak", _SHOWN_BYTES,
-            layer_field="buffer_bytes", title="RAM", headline=False,
-        ),
-        Metric("bops", "bops", _DECIMAL, scales=_SHOWN_BOPS, title="Bit operations", headline=False),
-        Metric("bits", "bits_per_weight", {"": 1.0}, "mean", title="Bits per weight", headline=False),
-    )
-}  # fmt: skip
+LATENCY = Metric("latency", "latency_ms", _SECONDS, scales=_SHOWN_SECONDS, per_batch=True)
+ENERGY = Metric("energy", "energy_mj", _JOULES, scales=_SHOWN_JOULES, per_batch=True)
+SIZE = Metric("size", "size_bytes", _BYTES, scales=_SHOWN_BYTES)
+RAM = Metric("ram", "ram_bytes", _BYTES, "peak", _SHOWN_BYTES, layer_field="buffer_bytes", title="RAM", headline=False)
+BOPS = Metric("bops", "bops", _DECIMAL, scales=_SHOWN_BOPS, title="Bit operations", headline=False)
+BITS = Metric("bits", "bits_per_weight", {"": 1.0}, "mean", title="Bits per weight", headline=False)
+
+
+class Metrics(Registry[Metric]):
+    """Metrics by name; no two of them share a field."""
+
+    def register(self, name: str, value: Metric | None = None) -> Any:
+        """Adds a metric, for this process; adding an equal one again changes nothing.
+
+        Args:
+            name: The metric's own.
+            value: The metric; without it a decorator is returned, as by `Registry.register`.
+
+        Raises:
+            ConfigError: The name is another, or another metric has the field.
+        """
+        if value is None:
+            return super().register(name)
+        if name != value.name:
+            raise ConfigError(f"metric {value.name!r} cannot be registered as {name!r}; give the same name twice")
+        fields = {value.field, value.layer_field or value.field}
+        for other in self.values():
+            if other != value and (other.name == name or fields & {other.field, other.layer_field or other.field}):
+                raise ConfigError(
+                    f"metric {name!r} with field {value.field!r}: metric {other.name!r} with field {other.field!r} is "
+                    "known already; choose another name and field"
+                )
+        return value if self.get(name) == value else super().register(name, value)
+
+
+METRICS = Metrics(
+    "metric",
+    "haq.metrics",
+    {metric.name: f"haq.metrics:{metric.name.upper()}" for metric in (LATENCY, ENERGY, SIZE, RAM, BOPS, BITS)},
+    ConstraintError,
+)
 """Every metric by its name; the first ones decide ties.
 
 Bit operations (`bops`) are MACs times w_bits times a_bits; `bits` is the average width of all weights.
 """
-
-
-def register_metric(metric: Metric) -> Metric:
-    """Adds a metric to `METRICS` and returns it; registering an equal one again changes nothing.
-
-    Raises:
-        ConfigError: Another metric has the name or a field.
-    """
-    for other in METRICS.values():
-        if other == metric:
-            return other
-        shared = {metric.field, metric.layer_field or metric.field} & {other.field, other.layer_field or other.field}
-        if other.name == metric.name or shared:
-            raise ConfigError(
-                f"metric {metric.name!r} with field {metric.field!r}: metric {other.name!r} with field {other.field!r} "
-                "is known already; choose another name and field"
-            )
-    METRICS[metric.name] = metric
-    return metric
 
 
 def metric_of(field: str) -> Metric:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from textwrap import wrap
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -59,7 +60,7 @@ class ProgressBars:
         self._last_line = time.monotonic()
         self._ended: set[str] = set()
 
-    def __enter__(self) -> ProgressBars:
+    def __enter__(self) -> Self:
         self._bars.start()
         return self
 

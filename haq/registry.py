@@ -75,6 +75,10 @@ class Registry(Mapping[str, T]):
         """Name → the installed package that brings it."""
         return {name: point.dist.name if point.dist else "?" for name, point in self._plugins.items()}
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns what has this name, or the default where nothing has."""
+        return self[name] if name in self else default  # noqa: SIM401  # this is `get`
+
     def check(self, name: str, option: str = "") -> None:
         """Raises where nothing has this name; a reference to a user's file is not opened.
 

@@ -16,6 +16,7 @@ from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
+from haq.io.user_code import is_reference
 from haq.layers import LayerSpec, ends
 from haq.policy import BitPolicy, LayerBits
 from haq.progress import Observer
@@ -90,6 +91,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     if run is not None:
         run.check()
     hardware = _hardware(config, named, run)  # a wrong name is known before the data is read
+    config.check_metrics()
     batch = config.batch or hardware.batch
     config = replace(config, batch=batch)
     agent, scheme = _agent(config, named), _scheme(config, named, observer)
@@ -150,6 +152,8 @@ def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pric
     given = named.object("hardware")
     if run is None:
         return open_hardware(config.hardware if given is None else given)
+    if is_reference(config.hardware):
+        open_hardware(config.hardware)  # its file may register metrics, which the run's table holds
     kept = open_hardware(run.costs)
     assert isinstance(kept.source, CostTable)
     if kept.source.limits is not None:

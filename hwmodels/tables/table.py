@@ -130,7 +130,7 @@ class CostTable:
         a_index = [a_axis.index(pair.a_bits or 0) for pair in pairs]
         priced = [[hardware.cost(layer, pair, batch) for pair in pairs] for layer in layers]
 
-        def cube(values: Sequence[Sequence[float]], outside: float = np.inf) -> Costs:
+        def cube(values: npt.ArrayLike, outside: float = np.inf) -> Costs:
             filled = np.full((len(layers), len(w_axis), len(a_axis)), outside)
             filled[:, w_index, a_index] = np.reshape(values, (len(layers), len(pairs)))
             return filled
@@ -338,7 +338,7 @@ def _priced(
     if unknown := [metric for metric in given if metric not in known]:
         raise HardwareError(
             f"hardware {hardware!r} gives {unknown[0]!r}, which is not a cost{did_you_mean(unknown[0], known)}; known: "
-            f"{', '.join(known)}; register a metric of your own with haq.metrics.register_metric"
+            f"{', '.join(known)}; register a metric of your own with haq.metrics.METRICS.register"
         )
     buffers = {metric.layer_field for metric in METRICS.values()}
     weights = sum(layer.params for layer in layers)

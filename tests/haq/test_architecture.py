@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Rooms, the lowest first; each may import from itself and from rooms above it in this list
 ROOMS = (
-    ("__init__", "compiling", "errors", "progress", "threads"),
+    ("__init__", "compiling", "errors", "progress", "progress_bars", "threads"),
     ("io",),
     ("registry",),
-    ("constraints", "metrics", "policy", "scores"),
+    ("metrics",),
+    ("constraints", "policy", "scores"),
     ("config",),
     ("layers",),
     ("data",),

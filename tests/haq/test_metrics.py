@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from haq.errors import ConfigError
-from haq.metrics import METRICS, Metric, layer_fields, metric_of, register_metric
+from haq.metrics import METRICS, Metric, layer_fields, metric_of
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    known = dict(METRICS)
-    yield
-    METRICS.clear()
-    METRICS.update(known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(METRICS, "_added", {})
+        yield
 
 
 def test_the_built_in_metrics_are_the_fields_of_tables() -> None:
@@ -25,8 +24,9 @@ def test_the_built_in_metrics_are_the_fields_of_tables() -> None:
 
 
 def test_scales_and_titles_come_from_units_and_names() -> None:
-    metric = register_metric(Metric("dollars", "dollars", {"USD": 1.0, "cent": 0.01, "ct": 0.01}))
-    assert register_metric(metric) is metric
+    metric = Metric("dollars", "dollars", {"USD": 1.0, "cent": 0.01, "ct": 0.01})
+    assert METRICS.register("dollars", metric) is metric
+    assert METRICS.register(metric.name, metric) is metric
     assert (metric.title, metric.kept_unit) == ("Dollars", "USD")
     assert [metric.format(value) for value in (12.0, 0.5, None)] == ["12.0 USD", "50.0 cent", "–"]
     assert "dollars" in layer_fields()
@@ -35,8 +35,9 @@ def test_scales_and_titles_come_from_units_and_names() -> None:
 
 @pytest.mark.parametrize("clash", [{"name": "latency"}, {"field": "latency_ms"}, {"field": "buffer_bytes"}])
 def test_names_and_fields_are_unique(clash: dict[str, Any]) -> None:
+    metric = Metric(**{"name": "own", "field": "own", "units": {"": 1.0}, **clash})
     with pytest.raises(ConfigError, match="is known already; choose another name and field"):
-        register_metric(Metric(**{"name": "own", "field": "own", "units": {"": 1.0}, **clash}))
+        METRICS.register(metric.name, metric)
 
 
 @pytest.mark.parametrize(

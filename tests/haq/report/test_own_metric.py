@@ -19,7 +19,7 @@ from haq.hwmodels import CostTable, LayerCost
 from haq.hwmodels.roofline import roofline
 from haq.hwmodels.tables.formats import load_table, write_csv
 from haq.layers import LayerSpec
-from haq.metrics import METRICS, Metric, format_cost, register_metric
+from haq.metrics import METRICS, Metric, format_cost
 from haq.policy import BitPolicy, LayerBits
 from haq.report import detail, summarize, write_overlay, write_report
 from haq.report.overlay import compared, comparison
@@ -39,12 +39,11 @@ SPEED = Metric("speed", "speed", {"": 1.0}, direction="max")
 
 @pytest.fixture(autouse=True)
 def own() -> Iterator[None]:
-    known = dict(METRICS)
-    for metric in (AREA, PEAK, MEAN, SPEED):
-        register_metric(metric)
-    yield
-    METRICS.clear()
-    METRICS.update(known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(METRICS, "_added", {})
+        for metric in (AREA, PEAK, MEAN, SPEED):
+            METRICS.register(metric.name, metric)
+        yield
 
 
 class Chip:
@@ -177,7 +176,7 @@ def test_a_run_with_it_is_ranked_and_reported(make_run: MakeRun, tmp_path: Path)
 
 def test_a_run_is_read_where_nobody_registered_it(make_run: MakeRun) -> None:
     run = with_area(make_run())
-    del METRICS["area"]
+    del METRICS._added["area"]
     assert "area_mm2" in summarize(run).fields
     looks = payload(summarize(run), detail(run))["looks"]
     assert (looks["area_mm2"]["title"], format_cost("area_mm2", 3.14159)) == ("Area_mm2", "3.14")
