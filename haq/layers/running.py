@@ -8,10 +8,10 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from haq.errors import ModelError
 from haq.layers.own_forward import OwnForward
+from haq.torch_internals import tree_map
 
 __all__ = [
     "Sample",

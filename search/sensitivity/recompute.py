@@ -18,6 +18,7 @@ from haq.errors import ModelError
 from haq.layers import copied, evaluating, quantizable_layers, replace_module, run_sample
 from haq.quant.graph import trace_graph
 from haq.quant.modules import quantized_like
+from haq.torch_internals import convolved, has_forward_hooks, writes
 
 __all__ = ["Network", "network_of"]
 
@@ -149,8 +150,7 @@ class _Call:
         return weight, None if bias is None else bias.detach()
 
     def run(self, x: Tensor, fused: Fused) -> Tensor:
-        y: Tensor = self.module._conv_forward(x, *fused) if isinstance(self.module, nn.Conv2d) else F.linear(x, *fused)
-        return y
+        return convolved(self.module, x, *fused) if isinstance(self.module, nn.Conv2d) else F.linear(x, *fused)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ class _Graph:
     def _leaf(self, node: fx.Node) -> nn.Module | None:
         """The layer, norm or activation that a node calls with one input; `None` for a subclass or one with hooks."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        if module is None or type(module) not in _LEAVES or module._forward_hooks or module._forward_pre_hooks:
+        if module is None or type(module) not in _LEAVES or has_forward_hooks(module):
             return None
         return module if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node) else None
 
@@ -346,9 +346,9 @@ class _Writes(fx.Interpreter):
     """Runs the graph and notes which nodes write into a tensor that they read."""
 
     def run_node(self, n: fx.Node) -> Any:
-        before = {node: value._version for node, value in self.env.items() if isinstance(value, Tensor)}
+        before = {node: writes(value) for node, value in self.env.items() if isinstance(value, Tensor)}
         result = super().run_node(n)
-        written = {node for node, version in before.items() if self.env[node]._version != version}
+        written = {node for node, version in before.items() if writes(self.env[node]) != version}
         for node in written:
             if node not in n.all_input_nodes or result is not self.env[node]:
                 raise ModelError(f"{n.name} writes into a tensor that others see")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Rooms, the lowest first; each may import from itself and from rooms above it in this list
 ROOMS = (
-    ("__init__", "compiling", "errors", "names", "threads"),
+    ("__init__", "compiling", "errors", "names", "threads", "torch_internals"),
     ("io",),
     ("registry",),
     ("constraints", "policy", "scores"),
