@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from haq.errors import ModelError
 from haq.layers.own_forward import OwnForward
+from haq.process_state import random_states_restored
 from haq.torch_internals import tree_map
 
 __all__ = [
@@ -99,7 +100,7 @@ def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
 @contextmanager
 def same_randomness() -> Iterator[None]:
     """Lets a network that draws random numbers draw the same ones in each such block."""
-    with torch.random.fork_rng(devices=[]):
+    with random_states_restored():
         torch.manual_seed(0)
         yield
 
