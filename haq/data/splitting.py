@@ -19,7 +19,14 @@ S = TypeVar("S", bound=Samples)
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """What a source of data has; without `val`, validation samples are held out of `train`."""
+    """What a source of data has.
+
+    Attributes:
+        train: For training.
+        val: For validation; where it is `None`, validation samples are held out of `train`.
+        test: For the final score.
+        num_classes: How many classes the labels have.
+    """
 
     train: Samples
     val: Samples | None
@@ -28,7 +35,17 @@ class Splits:
 
 
 def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
-    """Splits off about `count` samples, the same share of every class, at least one of each that has several."""
+    """Splits off about `count` samples, the same share of every class, at least one of each that has several.
+
+    Args:
+        samples: All of them.
+        count: How many to hold out, about.
+        seed: Decides which.
+
+    Returns:
+        The samples that stay, and those that are held out.
+    """
+    # Not scikit-learn's `train_test_split`: it chooses other samples, and run folders keep fingerprints of their data
     rng = np.random.default_rng(seed)
     share = count / len(samples)
     held: list[int] = []
