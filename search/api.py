@@ -14,6 +14,7 @@ from haq.config import SearchConfig
 from haq.io.output_paths import free_folder, free_path
 from haq.io.validation import check_names
 from haq.policy import BitPolicy
+from haq.process_state import process_state_restored
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
 from haq.search.observer import Observer
@@ -25,6 +26,7 @@ Folder = RunFolder | Path | str
 """A run, or where it is."""
 
 
+@process_state_restored()
 def run(
     constraints: SearchConfig | str | Sequence[str] = (),
     out: Path | str | None = None,
@@ -64,6 +66,7 @@ def run(
     return Result(running.run(config, folder, observer).path)
 
 
+@process_state_restored()
 def resume(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Goes on with a search that was interrupted; no finished trial is lost or run twice.
 
@@ -80,6 +83,7 @@ def resume(path: Folder, observer: Observer | None = None, named: Named | None =
     return Result(running.resume(_opened(path).path, observer, named).path)
 
 
+@process_state_restored()
 def pick(
     source: Folder,
     constraints: str | Sequence[str],
@@ -111,6 +115,7 @@ def pick(
     return Result(picking.pick(folder, config.constraints, place, finetune_steps, observer, named, config.ptq).path)
 
 
+@process_state_restored()
 def finetune(
     source: Folder,
     epochs: int,
@@ -144,6 +149,7 @@ def finetune(
     return Result(finetuning.finetune(folder, place, training, widths, observer, named).path)
 
 
+@process_state_restored()
 def resume_finetune(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
 
