@@ -104,7 +104,7 @@ def forget_loading_hooks(module: nn.Module) -> None:
 
 def pruned_name(hook: prune.BasePruningMethod) -> str:
     """Returns which parameter of its module a pruning hook computes."""
-    return cast(str, hook._tensor_name)
+    return hook._tensor_name
 
 
 # Convolutions and tensors
