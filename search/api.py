@@ -13,6 +13,7 @@ from haq.config import DEFAULT_WORKERS, RankByOption, SearchConfig
 from haq.io.output_paths import free_folder, free_path
 from haq.io.validation import check_names
 from haq.policy import BitPolicy
+from haq.process_state import process_state_restored
 from haq.progress import Observer
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
@@ -33,6 +34,7 @@ Folder = RunFolder | Path | str
 """A run, or where it is."""
 
 
+@process_state_restored()
 def run(
     model: str | nn.Module = "digits-resnet",
     data: str | ImageData | Sequence[Any] = "digits",
@@ -145,6 +147,7 @@ def run(
     return Result(running.run(config, folder, observer, named).path, named)
 
 
+@process_state_restored()
 def resume(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Resumes a search that was interrupted; no finished trial is lost or run twice.
 
@@ -162,6 +165,7 @@ def resume(path: Folder, observer: Observer | None = None, named: Named | None =
     return Result(running.resume(_opened(path).path, observer, named).path, named)
 
 
+@process_state_restored()
 def pick(
     source: Folder,
     constraints: str | Sequence[str],
@@ -195,6 +199,7 @@ def pick(
     )
 
 
+@process_state_restored()
 def finetune(
     source: Folder,
     epochs: int,
@@ -228,6 +233,7 @@ def finetune(
     return Result(finetuning.finetune(folder, place, training, widths, observer, named).path, named)
 
 
+@process_state_restored()
 def resume_finetune(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
     """Resumes a fine-tuning that was interrupted; it ends with the weights of one that never was.
 

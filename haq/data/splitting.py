@@ -19,7 +19,14 @@ S = TypeVar("S", bound=Samples)
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The splits that a data source provides; without `val`, validation samples are held out of `train`."""
+    """What a source of data has.
+
+    Attributes:
+        train: For training.
+        val: For validation; where it is `None`, validation samples are held out of `train`.
+        test: For the final score.
+        num_classes: How many classes the labels have.
+    """
 
     train: Samples
     val: Samples | None
@@ -38,6 +45,7 @@ def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
     Returns:
         The remaining samples, and those held out.
     """
+    # Not scikit-learn's `train_test_split`: it chooses other samples, and run folders keep fingerprints of their data
     rng = np.random.default_rng(seed)
     share = count / len(samples)
     held: list[int] = []

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError
 from haq.layers import quantizable_layers
@@ -19,6 +18,7 @@ from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.quant.quantizers.granularity import group, ungroup
 from haq.quant.quantizers.tensor import QuantizedTensor
+from haq.torch_internals import BatchNorm, buffers_of, parameters_of, unstored_buffers
 
 __all__ = [
     "coded_layers",
@@ -107,13 +107,13 @@ def stride_of(stored: QuantizedTensor) -> tuple[int, int]:
     raise AssertionError(f"codes from {int(used.min())} to {int(used.max())} at {stored.bits} bits")
 
 
-def norms_of(network: nn.Module) -> list[_BatchNorm]:
+def norms_of(network: nn.Module) -> list[BatchNorm]:
     """Returns the batch norms that evaluation mode turns into a slope and a shift."""
-    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return [m for m in network.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
 
 
 @torch.no_grad()
-def slope_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def slope_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """Returns the factor and the term of a batch norm in evaluation mode, as PyTorch computes them."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -137,14 +137,12 @@ def plain_tensors(network: nn.Module, coded: set[str] | None = None) -> Iterator
     for name, module in network.named_modules():
         if module in skipped:
             continue
-        own = dict(chain(module._parameters.items(), module._buffers.items()))
+        own = dict(chain(parameters_of(module).items(), buffers_of(module).items()))
         if isinstance(module, Quantized):
             quantizers = (module.weight_quantizer, module.input_quantizer, module.gradient_quantizer)
             skipped.update(chain.from_iterable(quantizer.modules() for quantizer in quantizers))
             if name in coded if coded is not None else not isinstance(module.weight_quantizer, nn.Identity):
                 del own["weight"]
         yield from (
-            tensor.detach()
-            for key, tensor in own.items()
-            if tensor is not None and key not in module._non_persistent_buffers_set
+            tensor.detach() for key, tensor in own.items() if tensor is not None and key not in unstored_buffers(module)
         )

@@ -11,13 +11,13 @@ from importlib import import_module
 from types import ModuleType
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
 from haq.quant.run_network import open_quantized
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
+from haq.torch_internals import BatchNorm
 
 __all__ = ["Opened", "open_run", "quiet", "require"]
 
@@ -53,7 +53,7 @@ def open_run(
 
 
 def _norms(network: nn.Module) -> int:
-    return sum(isinstance(module, _BatchNorm) for module in network.modules())
+    return sum(isinstance(module, BatchNorm) for module in network.modules())
 
 
 @contextmanager

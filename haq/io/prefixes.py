@@ -15,7 +15,16 @@ from typing import Any
 from haq.errors import HaqError
 from haq.io.files import writable
 
-__all__ = ["MODEL_SOURCES", "hugging_face", "need", "one_line", "short_name", "source_of", "split_path"]
+__all__ = [
+    "MODEL_SOURCES",
+    "hugging_face",
+    "need",
+    "one_line",
+    "short_name",
+    "source_of",
+    "split_path",
+    "verbosity_restored",
+]
 
 MODEL_SOURCES = ("hf", "timm", "torchvision")
 """Prefixes of models from other packages."""
@@ -94,9 +103,7 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
     online = os.path.isdir(name) or _reachable()
     with nullcontext() if online else _cache_only():
         library = need(package, "hf", asked, error)
-        # Their bars and warnings would mix with ours
-        library.utils.logging.set_verbosity_error()
-        (library.utils.logging.disable_progress_bar if package == "transformers" else library.disable_progress_bars)()
+        _silence(package, library)
         try:
             yield library
         except HaqError:
@@ -111,6 +118,36 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
                 reason = f"{name!r} is neither a folder nor in the cache, and {_HUB} cannot be reached"
                 mend = "give a folder, or go online once to fill the cache"
             raise error(f"cannot load {asked}: {reason}; {mend}") from None
+
+
+_silenced: dict[str, tuple[Any, int, bool]] = {}
+"""Package → the package, its verbosity, and whether it drew progress bars, before haq silenced it."""
+
+
+def _silence(package: str, library: Any) -> None:
+    """Keeps a package from printing bars and warnings, which would run into ours."""
+    logs = library.utils.logging
+    if package == "transformers":
+        bars, hide = logs.is_progress_bar_enabled(), logs.disable_progress_bar
+    else:
+        bars, hide = not library.are_progress_bars_disabled(), library.disable_progress_bars
+    _silenced.setdefault(package, (library, logs.get_verbosity(), bars))
+    logs.set_verbosity_error()
+    hide()
+
+
+@contextmanager
+def verbosity_restored() -> Iterator[None]:
+    """Lets the packages that `hugging_face` gave print as before when the block ends."""
+    try:
+        yield
+    finally:
+        while _silenced:
+            package, (library, verbosity, bars) = _silenced.popitem()
+            logs = library.utils.logging
+            logs.set_verbosity(verbosity)
+            if bars:
+                (logs.enable_progress_bar if package == "transformers" else library.enable_progress_bars)()
 
 
 def one_line(failure: BaseException) -> str:

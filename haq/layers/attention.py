@@ -6,14 +6,14 @@ of their layers without calling the layers. Even without that kernel, attention 
 
 from __future__ import annotations
 
-from types import FunctionType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haq.layers.variants import Variant, become
+from haq.torch_internals import attention_calling, has_fused_kernel, take_no_fused_kernel
 
 __all__ = ["CallsProjection", "call_layers", "has_fast_path"]
 
@@ -36,38 +36,20 @@ class _Calling(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.multi_head_attention_forward:
-            func = _calling(self._projection)
+            func = attention_calling(self._projection)
         return func(*args, **(kwargs or {}))
-
-
-def _calling(projection: nn.Module) -> FunctionType:
-    """Returns PyTorch's function in a namespace whose `linear`, used only for the projection, calls the projection."""
-    function = F.multi_head_attention_forward
-    namespace = dict(vars(F))
-
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = projection(x)
-        return y
-
-    calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
-    namespace.update({"linear": linear, function.__name__: calling})  # it calls itself by name for outer modes
-    return calling
 
 
 def has_fast_path(module: nn.Module) -> bool:
     """Whether the module may read its layers' weights instead of calling them."""
     if isinstance(module, nn.MultiheadAttention):
         return not isinstance(module, CallsProjection)
-    if isinstance(module, nn.TransformerEncoderLayer):
-        return bool(getattr(module, "activation_relu_or_gelu", 0))
-    return isinstance(module, nn.TransformerEncoder) and bool(getattr(module, "use_nested_tensor", False))
+    return has_fused_kernel(module)
 
 
 def call_layers(module: nn.Module) -> None:
     """Changes a module with a fast path, in place, so that it calls its layers."""
     if isinstance(module, nn.MultiheadAttention):
         become(module, CallsProjection)
-    elif isinstance(module, nn.TransformerEncoderLayer):
-        module.activation_relu_or_gelu = 0  # 0 means that the fused kernel does not have the activation
-    elif isinstance(module, nn.TransformerEncoder):
-        module.use_nested_tensor = False  # only the fused kernel uses nested tensors
+    else:
+        take_no_fused_kernel(module)

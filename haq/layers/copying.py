@@ -15,17 +15,16 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 from haq.io.prefixes import one_line
+from haq.torch_internals import REGISTRIES, children_of, share_tensors, tree_leaves
 
 __all__ = ["copied", "replace_module", "replace_modules", "sharing"]
 
 M = TypeVar("M", bound=nn.Module)
 Change = Callable[[nn.Module], nn.Module]
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 _PLAIN = (
     types.NoneType, bool, int, float, complex, str, bytes, type, types.ModuleType, torch.Tensor, torch.dtype,
     torch.device, torch.Generator,
@@ -40,7 +39,7 @@ def copied(model: M) -> M:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():  # deepcopy refuses stored values that were computed with gradients
-        for value in tree_leaves([part for name, part in vars(module).items() if name not in _REGISTRIES]):
+        for value in tree_leaves([part for name, part in vars(module).items() if name not in REGISTRIES]):
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     try:
@@ -61,7 +60,7 @@ def sharing(model: M) -> M:
     """
     own = copied(model)
     for module, twin in zip(model.modules(), own.modules(), strict=True):
-        twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+        share_tensors(twin, module)
     return own
 
 
@@ -90,7 +89,7 @@ def replace_modules(model: nn.Module, places: Mapping[nn.Module, nn.Module]) -> 
         return places[model]
     parents = [*model.modules(), *places.values()]  # a new module may hold another old one
     for parent in parents:
-        for child, module in list(parent._modules.items()):
+        for child, module in list(children_of(parent).items()):
             if module is not None and module in places:
                 setattr(parent, child, places[module])
     _References(lambda module: places.get(module, module)).follow(model)
@@ -107,7 +106,7 @@ class _References:
     def follow(self, model: nn.Module) -> None:
         for module in list(model.modules()):
             for name, value in list(vars(module).items()):
-                if name not in _REGISTRIES and (new := self._changed(value)) is not value:
+                if name not in REGISTRIES and (new := self._changed(value)) is not value:
                     vars(module)[name] = new
 
     def _changed(self, value: Any) -> Any:

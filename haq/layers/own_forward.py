@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from haq.errors import ModelError
 from haq.layers.variants import Variant, become
+from haq.torch_internals import CONV_FORWARD, padding_of, parameters_of
 
 __all__ = [
     "PRODUCTS",
@@ -90,14 +91,14 @@ def has_own_forward(layer: Layer) -> bool:
     if type(layer).forward.__module__.startswith("haq."):
         return False
     cls, base = type(layer), nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
-    names = ["forward", "__call__", *(["_conv_forward"] if base is nn.Conv2d else [])]
+    names = ["forward", "__call__", *([CONV_FORWARD] if base is nn.Conv2d else [])]
     return "forward" in vars(layer) or any(getattr(cls, name) is not getattr(base, name) for name in names)
 
 
 def window_of(conv: nn.Conv2d) -> tuple[tuple[int, int], list[int], tuple[int, int]]:
     """Returns the stride, the padding in the order of `F.pad`, and the dilation of a convolution's product."""
     if not isinstance(conv, OwnForward):
-        return _pair(conv.stride), list(conv._reversed_padding_repeated_twice), _pair(conv.dilation)
+        return _pair(conv.stride), padding_of(conv), _pair(conv.dilation)
     stride, padding, dilation = conv.window
     sides: list[int] = []
     for axis in (1, 0):  # F.pad starts with the last dimension
@@ -143,7 +144,7 @@ def settle(name: str, layer: Layer) -> None:
     if weight is None or first.weight is not weight:
         layer.weight = nn.Parameter(first.weight.detach().clone())
     if first.bias is not _parameter(layer, "bias"):
-        layer._parameters["bias"] = None if first.bias is None else nn.Parameter(first.bias.detach().clone())
+        parameters_of(layer)["bias"] = None if first.bias is None else nn.Parameter(first.bias.detach().clone())
     if first.plain:
         layer.__class__ = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.Linear
     else:
@@ -260,7 +261,7 @@ def _adopt(layer: Layer) -> None:
 
 
 def _parameter(layer: Layer, name: str) -> Tensor | None:
-    return layer._parameters.get(name)
+    return parameters_of(layer).get(name)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 from haq.layers.attention import call_layers, has_fast_path
@@ -20,6 +19,7 @@ from haq.layers.own_forward import OwnForward, Substituted, has_own_forward, set
 from haq.layers.reads import CallsRead, Reads, find_reads
 from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
 from haq.layers.variants import Variant, become
+from haq.torch_internals import inside_name, is_compiled, tree_leaves, uncompile
 
 __all__ = ["reachable"]
 
@@ -109,38 +109,19 @@ def _unsettled(layer: nn.Conv2d | nn.Linear) -> bool:
     return not isinstance(layer, OwnForward | Substituted) and has_own_forward(layer)
 
 
-_WRAPPERS = {
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
-    "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
-}
-"""Wrapper class → attribute that holds the network. By name, because importing `torch._dynamo` takes seconds."""
-
-
-def _inside(module: nn.Module) -> str | None:
-    """Returns the attribute of a wrapper that holds the network, or `None` for other modules."""
-    return _WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
-
-
 def _is_wrapped(module: nn.Module) -> bool:
-    return _inside(module) is not None or module._compiled_call_impl is not None or _compiled_forward(module)
-
-
-def _compiled_forward(module: nn.Module) -> bool:
-    return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+    return inside_name(module) is not None or is_compiled(module)
 
 
 def _unwrapped(network: nn.Module) -> nn.Module:
     while True:
-        wrapped = next(((module, held) for module in network.modules() if (held := _inside(module))), None)
+        wrapped = next(((module, held) for module in network.modules() if (held := inside_name(module))), None)
         if wrapped is None:
             break
         wrapper, held = wrapped
         network = replace_module(network, wrapper, getattr(wrapper, held))
     for module in network.modules():
-        module._compiled_call_impl = None
-        if _compiled_forward(module):  # `net.forward = torch.compile(net.forward)`
-            del vars(module)["forward"]
+        uncompile(module)
     return network
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 from haq.layers.attention import CallsProjection
 from haq.layers.own_forward import PRODUCTS, arguments, usual
 from haq.layers.running import Sample, put_in_place, quantizable_layers, run_sample
 from haq.layers.variants import Variant
+from haq.torch_internals import parameters_of, tree_leaves
 
 __all__ = ["CallsRead", "Reads", "find_reads"]
 
@@ -101,7 +101,7 @@ class _Watch(TorchFunctionMode):
         """Inside its block, tracks which modules run that hold a layer's weight: the layer, or a tied embedding."""
         with ExitStack() as stack:
             for name, module in network.named_modules():
-                held = {_storage(parameter) for parameter in module._parameters.values() if parameter is not None}
+                held = {_storage(parameter) for parameter in parameters_of(module).values() if parameter is not None}
                 if name in self._layers or (held & self._names.keys() and not list(module.children())):
                     stack.enter_context(put_in_place(module, "forward", self._noting(name, module)))
             yield
@@ -132,7 +132,7 @@ class _Watch(TorchFunctionMode):
     def _outside(self, name: str) -> bool:
         weight = _storage(self._layers[name].weight)
         return not any(
-            weight in {_storage(p) for p in module._parameters.values() if p is not None} for module in self._active
+            weight in {_storage(p) for p in parameters_of(module).values() if p is not None} for module in self._active
         )
 
     def _note(self, name: str, func: Any, called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -140,8 +140,8 @@ class _Watch(TorchFunctionMode):
         if called == "multi_head_attention_forward" and layer in self._projections:
             return
         if func in PRODUCTS and name not in self.called:
-            _, weight, bias, *rest = arguments(func, args, kwargs)
-            if weight is layer._parameters["weight"] and bias is layer._parameters["bias"] and rest == usual(layer):
+            own, (_, weight, bias, *rest) = parameters_of(layer), arguments(func, args, kwargs)
+            if weight is own["weight"] and bias is own["bias"] and rest == usual(layer):
                 self.products.add(name)
                 return
         self.other.setdefault(name, called)

@@ -8,10 +8,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from haq.errors import ModelError
 from haq.layers.own_forward import OwnForward
+from haq.process_state import random_states_restored
+from haq.torch_internals import tree_map
 
 __all__ = [
     "Sample",
@@ -105,7 +106,7 @@ def run_sample(model: nn.Module, sample: Sample, copied: bool = True) -> Any:
 @contextmanager
 def same_randomness() -> Iterator[None]:
     """Gives a network that draws random numbers the same ones in every such block."""
-    with torch.random.fork_rng(devices=[]):
+    with random_states_restored():
         torch.manual_seed(0)
         yield
 

@@ -17,6 +17,7 @@ from haq.errors import DataError, ModelError
 from haq.io.files import cache_folder, replacing
 from haq.layers import run_sample
 from haq.models.registry import get_model, list_models, load_model, load_weights
+from haq.process_state import random_states_restored
 from haq.threads import one_thread
 
 __all__ = ["open_model", "open_untrained", "pretrained_digits", "train_digits"]
@@ -156,6 +157,6 @@ def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 @contextmanager
 def _one_thread_and_own_randomness(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]), one_thread():
+    with random_states_restored(), one_thread():
         torch.manual_seed(seed)
         yield

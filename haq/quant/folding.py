@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from haq.layers import copied, quantizable_layers, reachable, replace_modules, run_sample, watched
+from haq.torch_internals import BatchNorm
 
 __all__ = ["batch_norms_after", "fold_batch_norm"]
 
@@ -45,18 +45,18 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     return copied(model).eval()
 
 
-def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, _BatchNorm]]:
+def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, BatchNorm]]:
     """Finds all `(layer, batch norm)` that run once and feed each other, by running the sample."""
     outputs: list[tuple[nn.Module, Tensor]] = []  # keeps tensors alive, so that identity means the same tensor
-    inputs: list[tuple[_BatchNorm, Tensor]] = []
+    inputs: list[tuple[BatchNorm, Tensor]] = []
 
     def layer_ran(module: nn.Module, x: Tensor, y: Tensor) -> None:
         outputs.append((module, y))
 
-    def norm_ran(module: _BatchNorm, x: Tensor) -> None:
+    def norm_ran(module: BatchNorm, x: Tensor) -> None:
         inputs.append((module, x))
 
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     layers = [layer for _, layer in quantizable_layers(model)]
     with watched(layers, after=layer_ran), watched(norms, before=norm_ran):
         run_sample(model, sample)
@@ -72,7 +72,7 @@ def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d 
     ]
 
 
-def _fold(layer: nn.Conv2d | nn.Linear, norm: _BatchNorm) -> None:
+def _fold(layer: nn.Conv2d | nn.Linear, norm: BatchNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights

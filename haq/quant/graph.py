@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
 from haq.io.prefixes import one_line
 from haq.quant.quantizers.base import Quantizer
+from haq.torch_internals import BatchNorm
 
 __all__ = ["module_of", "trace_graph"]
 
@@ -49,7 +49,7 @@ class _Tracer(fx.Tracer):
         return node.target(*known) if plain else None  # type: ignore[operator]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.Linear | _BatchNorm | Quantizer) or super().is_leaf_module(
+        return isinstance(m, nn.Conv2d | nn.Linear | BatchNorm | Quantizer) or super().is_leaf_module(
             m, module_qualified_name
         )
 

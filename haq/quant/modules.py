@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.layers.running import put_in_place
 from haq.layers.variants import variant
+from haq.torch_internals import convolved, registries_for
 
 __all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like"]
 
@@ -24,7 +25,7 @@ class QuantConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolves the quantized input with the quantized weights, `(N, C, H, W)` → `(N, M, H', W')`."""
-        y: Tensor = self._conv_forward(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+        y = convolved(self, self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
         return cast(Tensor, self.gradient_quantizer(y))
 
 
@@ -89,7 +90,7 @@ def quantized_like(
     quantized = cast(Quantized, kind.__new__(kind))
     # All attributes are taken over unchanged, which covers every form of convolution; the two registries are copied,
     # because quantizers are added to one of them.
-    quantized.__dict__.update(layer.__dict__, _modules=dict(layer._modules), _parameters=dict(layer._parameters))
+    quantized.__dict__.update(layer.__dict__, **registries_for(layer))
     quantized.weight_quantizer, quantized.input_quantizer = weights, inputs
     quantized.gradient_quantizer = gradients or nn.Identity()
     return quantized

@@ -13,6 +13,7 @@ from haq.data import ImageData
 from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
+from haq.process_state import random_states_restored
 from haq.quant.evaluation import evaluate
 from haq.quant.modules import Quantized
 from haq.quant.ptq import apply_passes, check_applicable
@@ -89,6 +90,7 @@ def uniform_policy(layers: Sequence[LayerSpec], w_bits: int, a_bits: int | None,
     return BitPolicy({spec.name: outer if spec.name in pinned else LayerBits(w_bits, a_bits) for spec in layers})
 
 
+@random_states_restored()
 def apply_policy(
     model: nn.Module,
     policy: BitPolicy,

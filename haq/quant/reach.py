@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from haq.errors import ModelError
 from haq.layers import LayerSpec, copied, quantizable_layers, reachable, replace_modules, run_sample, trace, watched
 from haq.layers.running import Sample, same_randomness
 from haq.quant.modules import quantized_like
+from haq.torch_internals import tree_leaves
 
 __all__ = ["reached"]
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from haq.hwmodels.kernels.bitserial.definition import Definition
 from haq.quant.integer.pooling import Window
 from haq.quant.quantizers.functional import quantize_affine
+from haq.torch_internals import int8_product
 
 __all__ = ["PlaneLayer"]
 
@@ -131,7 +132,7 @@ class _Planes(nn.Module):
         """Returns accumulators, `(N · OH · OW, M)`, of codes, `(N, C, H, W)`."""
         planes = ((self._window.pad(codes, self._zero) >> self.shifts) & 1).view(torch.int8)
         windows = self._window.of(planes.flatten(0, 1)).flatten(3).flatten(0, 2)  # (a · N · OH · OW, K)
-        products = torch._int_mm(_aligned(windows, _LEAST_ROWS), self.weights.t())  # transposed, as cuBLAS wants it
+        products = int8_product(_aligned(windows, _LEAST_ROWS), self.weights.t())  # transposed, as cuBLAS wants it
         a_bits, _, w_bits, channels = *self.factors.shape[:3], len(self.constant)
         pairs = products[: len(windows), : w_bits * channels].view(a_bits, -1, w_bits, channels)
         sums: Tensor = pairs.mul_(self.factors).sum((0, 2), dtype=torch.int32).sub_(self.constant)

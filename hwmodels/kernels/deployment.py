@@ -10,7 +10,6 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import HardwareError
 from haq.hwmodels.kernels.bit_planes import PlaneLayer
@@ -26,6 +25,7 @@ from haq.quant.integer.parts import linear_parts
 from haq.quant.modules import Quantized, QuantLinear
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
+from haq.torch_internals import BatchNorm, padding_of
 
 __all__ = ["BitSerialModule", "deploy", "random_module"]
 
@@ -117,9 +117,9 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
     return replace_modules(deployed, places).to(device)
 
 
-def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _BatchNorm]:
+def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, BatchNorm]:
     """Finds the batch norm that can become part of each layer; tries all at once, with hooks."""
-    norms: dict[nn.Module, _BatchNorm] = dict(batch_norms_after(network, sample))
+    norms: dict[nn.Module, BatchNorm] = dict(batch_norms_after(network, sample))
     if not norms:
         return norms
     moved = {layer: copy.deepcopy(norm) for layer, norm in norms.items()}
@@ -135,7 +135,7 @@ def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, _Batch
     return {}
 
 
-def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runtime) -> Kernel:
+def _kernel(name: str, layer: Quantized, norm: BatchNorm | None, runtime: Runtime) -> Kernel:
     if isinstance(layer, OwnForward | Substituted):
         raise HardwareError(
             f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which bit-serial kernels do not "
@@ -164,7 +164,7 @@ def _kernel(name: str, layer: Quantized, norm: _BatchNorm | None, runtime: Runti
     )
     if isinstance(layer, QuantLinear):
         return build()
-    left, right, top, bottom = layer._reversed_padding_repeated_twice  # also of 'same' and 'valid'
+    left, right, top, bottom = padding_of(layer)  # also of 'same' and 'valid'
     if layer.padding_mode != "zeros" or left != right or top != bottom:
         raise HardwareError(
             f"layer {name!r} pads with padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; bit-serial "

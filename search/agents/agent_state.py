@@ -1,4 +1,4 @@
-"""Reading an agent's state, which lies in a run folder that may come from anyone."""
+"""Reading the file of an agent's state. It may come with a run folder from anyone, so it is checked."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def check_state(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns whatever a state of another program or time makes fail in the block into one line."""
+    """Reports whatever a damaged or foreign state raises in the block as one line, a `ConfigError`."""
     try:
         yield
     except HaqError:
         raise
-    except Exception as error:  # torch.load raises many kinds, and so does what takes the content in
+    except Exception as error:  # torch.load raises many kinds, and so does restoring
         reason = " ".join(str(error).split(". ")[0].split())[:100] or type(error).__name__
         raise ConfigError(
             f"cannot read {str(path)!r} as the state of a search: {reason}; remove it, and the agent learns again from "

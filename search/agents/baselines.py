@@ -40,7 +40,7 @@ def uniform_policies(budget: Budget) -> list[BitPolicy]:
 
 
 class Stateless:
-    """Part of an agent whose proposals follow from its seed and from outcomes: it has no state to write but `extra`."""
+    """Base of agents whose proposals follow from their seed and from outcomes: `extra` is all there is to save."""
 
     def learn(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""
@@ -96,7 +96,7 @@ class Random(Stateless):
 
     Args:
         lattice: Of the budget.
-        seed: Of the draws; the draws for the n-th proposal do not depend on those before.
+        seed: Of the draws. The draws for the n-th proposal do not depend on earlier ones.
     """
 
     def __init__(self, lattice: Lattice, seed: int) -> None:
@@ -111,7 +111,7 @@ class Random(Stateless):
     def _draws(self, number: int) -> Iterator[BitPolicy]:
         rng = np.random.default_rng([self._seed, 5, number])
         for draw in range(_DRAWS):
-            spend = draw < _DRAWS // 2  # small problems have few policies that leave nothing to spend
+            spend = draw < _DRAWS // 2  # in small problems few policies spend the whole budget
             yield self._lattice.wandered(self._lattice.random(rng)[0], rng, spend)
 
 

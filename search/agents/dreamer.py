@@ -1,4 +1,4 @@
-"""The agent past HAQ: DDPG that learns in imagination which widths to move, beside the guide."""
+"""The agent beyond HAQ: a DDPG that learns from predicted scores which widths to move, beside the guide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
-from stable_baselines3.common.logger import Logger
 
 from haq.layers import LayerSpec
 from haq.search.agents.guided import Guide
@@ -18,6 +17,7 @@ from haq.search.agents.lattice import Floats, Indices
 from haq.search.agents.predictor import Predictor
 from haq.search.agents.projection import Projection
 from haq.search.agents.protocol import AgentKind
+from haq.search.agents.sb3_internals import log_nothing
 
 if TYPE_CHECKING:
     from haq.search.agents.protocol import Agent, First
@@ -38,16 +38,16 @@ Singles = NDArray[np.float32]
 class Dreamer(Guide):
     """Adds an agent's proposals to the guide's candidates; the prediction decides between them.
 
-    The agent walks the layers and moves each width of a base policy, the best so far, by up to two candidates; the
-    result is fitted to the budget both ways. Before each proposal it walks episodes that the prediction rewards, which
-    cost no trial (Dyna, Sutton 1991; MBPO, Janner et al. 2019, arXiv:1906.08253). The reward is by how much the hope is
-    lower than the base's, in units of its spread over the episodes. It sees each layer's shape, scaled in a way of its
-    own (HAQ's is in `haq.envs`), and what a step of its widths gains and costs. Every decision is rewarded with the
-    episode's outcome, so nothing is bootstrapped.
+    The agent visits the layers in order and moves each width of a base policy, the best so far, by up to two
+    candidates; the result is fitted to the budget, downwards and upwards. Before each proposal the agent runs imagined
+    episodes, which the prediction rewards and which cost no trial (Dyna, Sutton 1991; MBPO, Janner et al. 2019,
+    arXiv:1906.08253). The reward is how much lower the hope is than the base's, divided by the spread of the hopes. The
+    agent observes each layer's shape, scaled differently from HAQ's in `haq.envs`, and what a step of the layer's
+    widths gains and costs. Every decision gets the episode's outcome as its reward, so nothing is bootstrapped.
 
     Args:
         projection: Onto the budget.
-        layers: Of the network, all of them.
+        layers: All layers of the network.
         seed: Of moves, initial weights and exploration.
     """
 
@@ -67,11 +67,11 @@ class Dreamer(Guide):
             seed=seed,
             device="cpu",
         )
-        self._ddpg.set_logger(Logger(folder=None, output_formats=[]))  # `configure` would make a folder
+        log_nothing(self._ddpg)
         self._proposals = 0
 
     def inspired(self, base: Indices, predictor: Predictor) -> Indices:
-        """Learns in imagination, and returns what the agent would do, with little exploration and with none."""
+        """Learns from imagined episodes; returns the agent's policies, one without exploration, others with little."""
         noise = max(_NOISE * _NOISE_DECAY**self._proposals, _LEAST_NOISE)
         self._proposals += 1
         for _ in range(_ROUNDS):
@@ -84,7 +84,7 @@ class Dreamer(Guide):
         return np.unique(policies, axis=0)
 
     def _walk(self, base: Indices, episodes: int, noise: float) -> tuple[Singles, Singles, Indices]:
-        """Returns what the agent saw and did, `(F, episodes, n)`, and the policies that came of it."""
+        """Returns observations and actions, `(F, episodes, n)`, and the policies that they end in."""
         seen = self._seen(base)
         actions = np.zeros((len(base), episodes, 2), np.float32)
         observations = np.zeros((len(base), episodes, seen.shape[1] + 2), np.float32)
@@ -101,7 +101,7 @@ class Dreamer(Guide):
         return observations, actions, self.projection.fit_all(policies)
 
     def _stepped(self, indices: Indices, moves: Indices) -> Indices:
-        """Moves the widths of pairs, `(P,)`, by so many candidates, `(P, 2)`; of weights alone, by the first."""
+        """Moves the widths of pairs, `(P,)`, by so many candidates, `(P, 2)`; without activations, the first counts."""
         steps = self.projection.steps
         for field in range(steps.shape[1]):
             for move in range(_REACH):
@@ -124,7 +124,7 @@ class Dreamer(Guide):
                 )
 
     def _seen(self, base: Indices) -> Singles:
-        """Returns what the agent is shown of each layer, `(F, n)`."""
+        """Returns what the agent observes of each layer, `(F, n)`."""
         projection, rows = self.projection, np.arange(len(base))
         parts = [self._shapes, self._widths[base]]
         scale = projection.penalties[rows, base].mean() + 1e-9
@@ -139,7 +139,7 @@ class Dreamer(Guide):
 
 
 class _Spaces(gymnasium.Env[Singles, Singles]):
-    """The spaces alone: episodes are walked many at a time, which no environment does."""
+    """The spaces alone: the agent runs many episodes at once, which no environment does."""
 
     def __init__(self, observation: int, action: int) -> None:
         self.observation_space: gymnasium.spaces.Space[Singles] = gymnasium.spaces.Box(

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["HAQ", "Walker"]
 
 _WARMUP_SHARE, _WARMUP_MOST = 0.25, 20  # HAQ: 20, of 600 episodes
-_AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # how often a proposal that was made before is drawn again
+_AGENT_DRAWS, _RANDOM_DRAWS = 5, 100  # tries for a policy that was not proposed before
 
 
 class Walker:
-    """Proposes what the agent's actions, fitted to the budget, come to; rewards it with the outcome.
+    """Proposes the policy that the agent's actions end in, fitted to the budget; rewards the agent with the outcome.
 
-    Differs from HAQ's public code, which scores whatever an episode ends in: no policy is scored twice. An episode that
-    ends in one which was scored before is answered from the archive: the agent learns from it again, at no trial's
-    cost, and walks once more. Where it only repeats itself, actions are random.
+    Deviation from HAQ's public code, which scores the policy of every episode: no policy is scored twice. If an episode
+    ends in a policy that was scored before, the agent learns from the archived outcome, which costs no trial, and walks
+    again. If the agent only repeats itself, actions are random.
 
     Args:
-        env: Walked once for a proposal; it scores nothing itself.
+        env: Walked once for each proposal. It scores nothing itself.
         ddpg: Chooses actions and learns.
     """
 
@@ -38,7 +38,7 @@ class Walker:
         self._archive: dict[BitPolicy, float] = {}
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
-        """See `Agent`; random actions are taken in the warm-up, and where the agent only repeats itself."""
+        """See `Agent`; actions are random in the warm-up, and if the agent only repeats itself."""
         random = self.ddpg.warming_up
         for draw in range(_AGENT_DRAWS + _RANDOM_DRAWS):
             random = random or draw >= _AGENT_DRAWS
@@ -63,7 +63,7 @@ class Walker:
         self.ddpg.observe(self._env.transitions(policy), self._env.reward(objective))
 
     def recall(self, policy: BitPolicy, objective: float) -> None:
-        """See `Agent`; the replay buffer has the episode."""
+        """See `Agent`; the replay buffer already has the episode."""
         self._archive[policy] = objective
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:

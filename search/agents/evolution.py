@@ -38,10 +38,9 @@ _SMALLEST = 1e-6
 class Evolution(Stateless):
     """A genetic algorithm with elitism: binary tournaments, uniform crossover, and one or two widths moved by a step.
 
-    One variable for each free layer, its pair of widths. What crossover and mutation give is fitted to the budget by
-    random steps. A generation's policies are handed out one by one; while the last of them are still being scored,
-    random policies fill the gap. Generations follow from the seed and the scores, so a restored agent goes through
-    them again.
+    Each free layer is one variable, its pair of widths. Policies from crossover and mutation are fitted to the budget
+    by random steps. The policies of a generation are proposed one by one; while the last of them are being scored,
+    random policies are proposed. Generations follow from the seed and the scores, so a restored agent repeats them.
 
     Args:
         lattice: Of the budget.
@@ -69,7 +68,7 @@ class Evolution(Stateless):
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
         """See `Agent`."""
-        while self._generation is not None:  # pymoo ends when it finds no offspring that it has not had
+        while self._generation is not None:  # pymoo ends when it finds no new offspring
             policies = self._policies()
             if fresh := [policy for policy in policies if policy not in seen and policy not in self._scored]:
                 return "evolution", fresh[0]

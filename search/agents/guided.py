@@ -1,4 +1,4 @@
-"""Proposals near the best policies, screened by a prediction learnt from everything that was scored."""
+"""Proposals near the best policies, ranked by a prediction that is fitted to all scores so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PREDICTOR", "Guide"]
 
 _PARENTS = 4
 _CANDIDATES, _SURVIVORS = 48, 8
-_GENERATIONS = (1, 1, 3)  # in turn: a prediction that is trusted far from what was scored misleads
+_GENERATIONS = (1, 1, 3)  # in turn; the prediction misleads if it is trusted far from scored policies
 _MOST_MOVES = 8
 _SMALLEST = 1e-6
 
@@ -34,8 +34,8 @@ _SMALLEST = 1e-6
 class Guide:
     """Chooses the next policy to score.
 
-    Candidates are the best policies so far with a few widths moved, fitted to the budget again; now and then the most
-    promising of them are moved once more, and again. The one with the lowest plausible loss is proposed; see
+    Candidates are the best policies so far with a few widths moved, fitted to the budget again. In every third proposal
+    the most promising ones are moved two more times. The candidate with the lowest plausible loss is proposed; see
     `Predictor`.
 
     Args:
@@ -63,7 +63,7 @@ class Guide:
             return None
         for origin, indices in self._candidates():
             if self.projection.policy(indices) in seen:
-                continue  # it was scored, so it is settled; late in a search most candidates are such
+                continue  # scored, so no need to settle it; late in a search most candidates are
             policy = self.projection.settled(indices)
             if policy not in seen:
                 return origin, policy
@@ -88,7 +88,7 @@ class Guide:
         self._rng.bit_generator.state = content["random"]
 
     def _candidates(self) -> Iterator[tuple[str, Indices]]:
-        """Yields policies, the most promising first; where all were seen, random ones, at last without spending."""
+        """Yields policies, the most promising first, then random ones, the last of them without spending the rest."""
         predictor, parents = self._predictor(), self._parents()
         inspired = self.inspired(parents[0], predictor)
         known = {policy.tobytes() for policy in inspired}
@@ -99,13 +99,13 @@ class Guide:
                 yield "random", indices
 
     def _parents(self) -> Indices:
-        """Returns the best policies that fit, or, where none does yet, the best of all, `(P, F)`."""
+        """Returns the best policies that fit the budget, or the best of all if none fits yet, `(P, F)`."""
         ordered = np.array([indices for indices, _ in sorted(self._scored.values(), key=lambda scored: scored[1])])
         fitting = ordered[~self.projection.over(ordered).any(axis=0)]
         return (fitting if len(fitting) else ordered)[:_PARENTS]
 
     def inspired(self, base: Indices, predictor: Predictor) -> Indices:
-        """Returns candidates from elsewhere, `(P, F)`, fitted to the budget; a guide alone has none."""
+        """Returns further candidates, `(P, F)`, fitted to the budget; subclasses have some, the guide has none."""
         return base[None][:0]
 
     def _predictor(self) -> Predictor:
@@ -113,7 +113,7 @@ class Guide:
         return Predictor(self.projection, np.array(indices), losses)
 
     def _neighbours(self, parents: Indices, pool: Indices, predictor: Predictor) -> Indices:
-        """Returns policies that were not scored, the one with the most hope first, `(P, F)`."""
+        """Returns policies that were not scored, the one with the lowest hope first, `(P, F)`; see `Predictor.hope`."""
         for _ in range(_GENERATIONS[len(self._scored) % len(_GENERATIONS)]):
             # The best parent is taken most often
             chosen = np.minimum(self._rng.exponential(1.0, _CANDIDATES).astype(np.intp), len(parents) - 1)
@@ -126,7 +126,7 @@ class Guide:
         return pool
 
     def _fresh(self, indices: Indices) -> Indices:
-        """Leaves out what was scored, and all but one of equal policies."""
+        """Returns the policies without scored ones and without duplicates."""
         distinct = {policy.tobytes(): row for row, policy in enumerate(indices)}
         return indices[[row for key, row in distinct.items() if key not in self._scored]]
 

@@ -1,4 +1,4 @@
-"""Policies as rows of integers: which candidate pair each free layer has, and what that costs."""
+"""Policies as rows of integers: the candidate pair of each free layer, and what it costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["Floats", "Indices", "Lattice"]
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+"""How far a sum of costs, in units of its limit, may exceed it."""
 
 
 class Lattice:
@@ -25,8 +26,8 @@ class Lattice:
     Attributes:
         free: Layers whose widths are chosen.
         pairs: Candidates of each.
-        costs: `(limits, F, pairs)`, each in units of its limit. A limit on working memory is no sum over layers and not
-            among them.
+        costs: `(limits, F, pairs)`, in units of each limit. A limit on working memory is left out: it is no sum over
+            layers.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -60,7 +61,7 @@ class Lattice:
         )  # (down or up, fields, pairs): the pair with the next width of a field, or the same one at the end
 
     def indices(self, policy: BitPolicy) -> Indices:
-        """Returns which candidate each free layer has, `(F,)`."""
+        """Returns the number of each free layer's candidate, `(F,)`."""
         return np.array([self._position[policy[name]] for name in self.free], np.intp)
 
     def policy(self, indices: Indices) -> BitPolicy:
@@ -75,15 +76,21 @@ class Lattice:
         return totals
 
     def over(self, indices: Indices) -> npt.NDArray[np.bool_]:
-        """Returns which limits policies exceed, `(limits, P)`."""
-        return self.totals(indices) > 1 + _ROUNDING
+        """Returns whether policies exceed each limit, `(limits, P)`."""
+        return self.totals(indices) > 1 + ROUNDING
 
     def random(self, rng: np.random.Generator, count: int = 1) -> Indices:
-        """Returns any candidates, `(count, F)`, whatever they cost."""
+        """Returns random candidates, `(count, F)`, whatever they cost."""
         return rng.integers(len(self.pairs), size=(count, len(self.free))).astype(np.intp)
 
     def moved(self, indices: Indices, most: int, rng: np.random.Generator) -> Indices:
-        """Returns policies `(P, F)` with 1 to `most` of their widths a step lower or higher."""
+        """Returns policies with 1 to `most` widths moved by a step, down or up.
+
+        Args:
+            indices: Of the candidates, `(P, F)`.
+            most: Moves of a policy at most; a width may be moved twice.
+            rng: Draws how many moves, and which.
+        """
         moved = indices.copy()
         for policy in moved:
             for _ in range(int(rng.integers(1, most + 1))):
@@ -93,7 +100,13 @@ class Lattice:
         return moved
 
     def wandered(self, indices: Indices, rng: np.random.Generator, spend: bool = True) -> BitPolicy:
-        """Fits a policy, `(F,)`, to the budget, whatever its layers are: random steps down, then random steps up."""
+        """Fits a policy to the budget by random steps down, then random steps up.
+
+        Args:
+            indices: Of the candidates, `(F,)`.
+            rng: Draws the steps.
+            spend: Whether what is left of the budget is spent.
+        """
         current = indices[None].copy()
         fields, free = self.steps.shape[1], len(self.free)
         while self.over(current).any():
@@ -113,9 +126,9 @@ class Lattice:
                 if tried[0, row] != current[0, row] and not self.over(tried).any():
                     current, raised = tried, True
         policy = self.settled(current[0])
-        return self.budget.spend(policy) if spend else policy  # a limit that is exceeded by a hair leaves much
+        return self.budget.spend(policy) if spend else policy  # settling may have freed much
 
     def settled(self, indices: Indices) -> BitPolicy:
-        """Returns the policy, fitted to limits that are no sums over layers by HAQ's sequential decrease."""
+        """Returns the policy; HAQ's sequential decrease fits it to limits that are no sums over layers."""
         policy = self.policy(indices)
         return policy if self.budget.allows(policy) else self.budget.decrease(policy)

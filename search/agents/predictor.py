@@ -1,4 +1,4 @@
-"""What a policy should score, learnt from all that were scored."""
+"""Predicts the loss of a policy from all scores so far."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from haq.search.agents.projection import Projection
 
 __all__ = ["Predictor"]
 
-_CAUTION = 0.5  # standard deviations below the prediction that a candidate may hope for
+_CAUTION = 0.5  # standard deviations between the prediction and the lowest plausible value
 _SMALLEST = 1e-6
 
 
 class Predictor:
-    """Predicts log(loss): the sum of the layers' penalties, corrected by a Bayesian ridge regression.
+    """Predicts log(loss): the log of the sum of penalties, corrected by a Bayesian ridge regression.
 
-    The sum says how a policy should do if layers did not interact; the regression learns by what factor each layer's
-    share of it misleads, log(loss) − log(Σ penalty) over the square roots of the penalties.
+    The sum would predict the loss if layers did not interact. The regression fits the rest, log(loss) − log(Σ penalty),
+    as a linear function of the square roots of the penalties.
 
     Args:
-        projection: Knows the penalties.
+        projection: Has the penalties.
         indices: Policies that were scored, `(P, F)`.
-        losses: Of them, `(P,)`, positive.
+        losses: Their losses, `(P,)`, positive.
 
     References:
         MacKay: Bayesian Interpolation, Neural Computation 4(3), 1992, for the regression.

@@ -1,4 +1,4 @@
-"""The integer programme that toolkits allocate bits by: the least sum of sensitivities inside the budget."""
+"""Allocating bits by an integer programme, as toolkits do: the least sum of sensitivities inside the budget."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["Penalties", "allocate"]
 
 Floats = npt.NDArray[np.float64]
 Penalties = Mapping[str, Mapping[LayerBits, float]]
-"""Layer → pair of widths → what that pair alone costs in quality; lower is better."""
+"""Layer → pair of widths → the quality that this pair alone costs; lower is better."""
 
 _GAP = 1e-4
 _SECONDS = 20.0
 
 
 def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] = ()) -> BitPolicy | None:
-    """Returns the policy of least total penalty that meets every limit, or `None` where none was found.
+    """Returns the policy with the least total penalty that meets every limit, or `None` if none was found.
 
-    One binary variable for each free layer and candidate pair, exactly one of them 1 in each layer, and a linear
-    inequality for each limit (as HAWQ-V3, Yao et al. 2021, arXiv:2011.10680, section 3.4). A limit on working memory is
-    no sum over layers; it is left out here, and the policy is fitted to it afterwards.
+    There is one binary variable for each free layer and candidate pair, exactly one of them is 1 in each layer, and
+    each limit is a linear inequality (HAWQ-V3, Yao et al. 2021, arXiv:2011.10680, section 3.4). A limit on working
+    memory is no sum over layers; it is left out here, and the policy is fitted to it afterwards.
 
     Args:
         budget: Candidates, pinned layers and limits.
         penalties: Of every free layer and candidate pair.
-        without: Policies that are not wanted.
+        without: Policies to exclude.
     """
     table, pairs = budget.table, list(budget.pairs)
     free = [name for name in table.layers if name not in budget.pinned]
@@ -63,7 +63,7 @@ def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] 
     policy = BitPolicy({name: layers[name] for name in table.layers}, budget.scheme)
     if budget.allows(policy):
         return policy
-    # The solver takes a limit for kept that is exceeded by a hair; that policy is then one of those not wanted
+    # The solver accepts a limit that is exceeded by a hair; such a policy is excluded, and the next best one taken
     over = [constraint for constraint in budget.constraints if constraint.field in table.additive]
     if any(table.cost(policy)[c.field] > c.limit for c in over) and policy not in (unwanted := [*without]):
         return allocate(budget, penalties, [*unwanted, policy])

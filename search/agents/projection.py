@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from haq.envs import Budget
 from haq.policy import BitPolicy
-from haq.search.agents.lattice import Floats, Indices, Lattice
+from haq.search.agents.lattice import ROUNDING, Floats, Indices, Lattice
 from haq.search.agents.programme import Penalties
 
 __all__ = ["Projection"]
@@ -16,10 +16,11 @@ _SMALLEST = 1e-12
 
 
 class Projection(Lattice):
-    """Moves policies onto the budget, one candidate width of one layer at a time, many policies at once.
+    """Fits policies to the budget, one step of one width at a time, many policies at once.
 
-    Over budget, the width is lowered that costs least penalty for what it saves; under budget, the one is raised that
-    gains most for what it costs and still fits. HAQ's sequential decrease (`Budget.decrease`) asks neither.
+    Over budget, it lowers the width with the least penalty for what the step saves. Under budget, it raises the width
+    with the largest gain for what the step costs, among steps that fit. HAQ's sequential decrease (`Budget.decrease`)
+    considers neither.
 
     Args:
         budget: Candidates, pinned layers and limits.
@@ -34,11 +35,11 @@ class Projection(Lattice):
         self.penalties: Floats = np.array([[penalties[name][pair] for pair in self.pairs] for name in self.free])
 
     def fit(self, indices: Indices, spend: bool = True) -> BitPolicy:
-        """Returns a policy that meets every limit, near the one given, `(F,)`; see `fit_all`."""
+        """Returns a policy near the given one, `(F,)`, that meets every limit; see `fit_all`."""
         return self.settled(self.fit_all(indices[None], spend)[0])
 
     def fit_all(self, indices: Indices, spend: bool = True) -> Indices:
-        """Returns policies that meet every limit that is a sum over layers, with as little penalty as they can.
+        """Returns policies that meet every limit that is a sum over layers, with as little penalty as possible.
 
         Args:
             indices: Of the candidates, `(P, F)`.
@@ -66,7 +67,7 @@ class Projection(Lattice):
             moved = self.steps[1][:, now]
             added = -self._difference(now, moved)  # (limits, fields, P, F)
             totals = self.totals(now)[:, None, :, None] + added
-            fits = (totals <= 1 + 1e-9).all(axis=0) & (moved != now)
+            fits = (totals <= 1 + ROUNDING).all(axis=0) & (moved != now)
             gained = self.penalties[self._rows, now] - self.penalties[self._rows, moved]
             price = np.maximum(np.maximum(added, 0.0).sum(axis=0), _SMALLEST)
             busy = self._take(current, busy, moved, np.where(fits & (gained > 0), gained / price, -np.inf))
@@ -78,7 +79,14 @@ class Projection(Lattice):
         return saved
 
     def _take(self, current: Indices, busy: Indices, moved: Indices, worth: Floats) -> Indices:
-        """Makes the worthiest move of each policy, `(fields, P, F)`; returns the policies that had one."""
+        """Makes the move of most worth in each policy; returns the numbers of the policies that had a move.
+
+        Args:
+            current: All policies, `(all, F)`; changed in place.
+            busy: Numbers of the policies to move, `(P,)`.
+            moved: Candidates after each move, `(fields, P, F)`.
+            worth: Of each move; −inf where there is none.
+        """
         flat = worth.transpose(1, 0, 2).reshape(len(busy), -1)
         best = flat.argmax(axis=1)
         going: npt.NDArray[np.bool_] = np.isfinite(flat[np.arange(len(busy)), best])

@@ -1,4 +1,4 @@
-"""How much one layer alone loses at each width: which layers need their bits."""
+"""How much the network loses when one layer alone is quantized, at each width."""
 
 from haq.runs.fingerprints import fingerprint
 from haq.search.sensitivity.measure import measure_sensitivity

@@ -1,4 +1,4 @@
-"""How curved the loss is in every layer's weights and inputs: traces of its Hessian, by Hutchinson's estimator."""
+"""The curvature of the loss for every layer's weights and inputs: traces of its Hessian, by Hutchinson's estimator."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Curvature:
 
     Attributes:
         weights: `(layers,)`, trace of the Hessian for the layer's weights.
-        inputs: `(layers,)`, the same for what the layer reads, summed over samples and calls.
-        read: What each layer read, a tensor for each call.
+        inputs: `(layers,)`, the same for the layer's input, summed over samples and calls.
+        read: Inputs of each layer, a tensor for each call.
     """
 
     weights: NDArray[np.float64]
@@ -38,17 +38,17 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     backward passes for a product Hz. Deviation: with the Jacobian J of the outputs and S = diag(p) − p·pᵀ = A·Aᵀ, the
     Hessian of the cross-entropy for the outputs, this takes Tr(JᵀSJ) = E[‖JᵀAz‖²] with z of the size of the outputs.
     One backward pass then serves the weights and inputs of all layers, no estimate is negative, and layers do not
-    disturb each other (FIT, Zandonati et al. 2022, arXiv:2210.08502, prefers such traces for this). What is left out,
-    Σ ∂loss/∂yᵢ·∇²yᵢ, is zero for a layer that is called once in a network whose activation functions are piecewise
-    linear: its outputs are so in each layer's weights and inputs. S is without labels (generalised Gauss-Newton matrix
-    and Fisher information: Martens 2014, arXiv:1412.1193).
+    disturb each other (FIT, Zandonati et al. 2022, arXiv:2210.08502, prefers such traces for this). The term that is
+    left out, Σ ∂loss/∂yᵢ·∇²yᵢ, is zero for a layer that is called once, if all activation functions are piecewise
+    linear: the outputs are then piecewise linear in the layer's weights and inputs. S needs no labels (generalised
+    Gauss-Newton matrix and Fisher information: Martens 2014, arXiv:1412.1193).
 
     Args:
         model: In evaluation mode; it is not changed.
         layers: Names.
         x: Images, `(N, C, H, W)`.
-        probes: Number of z for each image.
-        rng: Draws them.
+        probes: Number of vectors z for each image.
+        rng: Draws the vectors.
 
     Raises:
         ModelError: The network's outputs are not finite.
@@ -60,7 +60,7 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     shifts: list[tuple[str, Tensor]] = []
 
     def shift(module: nn.Module, x: Tensor) -> Tensor:
-        """Adds zeros that this layer alone reads: derivatives for them are those for its input."""
+        """Adds zeros that only this layer reads, so that their derivatives are those of its input."""
         zeros = torch.zeros_like(x, requires_grad=True)
         shifts.append((names[module], zeros))
         read[names[module]].append(x.detach().clone())

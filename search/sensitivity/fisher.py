@@ -1,11 +1,11 @@
-"""What rounding a layer does to the network's answers, to second order: one backward pass for all layers and widths.
+"""How rounding a layer changes the network's answers, to second order: one backward pass for all layers and widths.
 
 A change Δz of the outputs before the softmax moves the answers by a Kullback-Leibler divergence of about ½ Δzᵀ F Δz
 with F = diag(p) − p pᵀ, the Fisher information (Martens 2020, arXiv:1412.1193, section 9.2). With F = A Aᵀ,
 A = (I − p 1ᵀ) diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the same; and vᵀAᵀ Δz is g·Δy for a change Δy of what a
-layer computes, where g is the gradient of vᵀAᵀ z. No labels are needed; drawing answers instead of signs has the same
-mean, but rare answers of a confident network then count for much. What the errors of different weights do together is
-seen, other than with the diagonal of F alone.
+layer computes, where g is the gradient of vᵀAᵀ z. No labels are needed. Drawing answers instead of signs has the same
+mean, but then rare answers of a confident network count for much. Unlike the diagonal of F, this includes what the
+errors of several weights do together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 Change = tuple[str, int, int]
 """(Layer, 0 for its weights or 1 for its input, width)."""
 
-_GRADIENT_BYTES = 2**26  # of the weight's gradients for each sample of a chunk
+_GRADIENT_BYTES = 2**26  # of the weight's gradients for the samples of a chunk
 
 
 def squared_effects(
@@ -45,7 +45,7 @@ def squared_effects(
 
     Args:
         model: The float network, in evaluation mode.
-        weights: Change → what is added to the weight, and to the bias.
+        weights: Change → difference of the weight, and of the bias.
         quantizers: Change → quantizer of the layer's input.
         x: `(N, ...)`.
         rng: Draws the signs.
@@ -55,7 +55,7 @@ def squared_effects(
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     read: list[Tensor] = []
 
-    # What the layer reads and gives is kept apart from what others may write over
+    # Copies, because other operations may write over a layer's input and output
     def before(layer: Any, given: Tensor) -> Tensor:
         read.append(given.detach().requires_grad_() if not given.requires_grad else given.clone())
         return read[-1]
@@ -91,7 +91,7 @@ def squared_effects(
 def _weight_effects(
     layer: nn.Module, x: Tensor, gradient: Tensor, added: Sequence[tuple[Tensor, Tensor | None]], samples: int
 ) -> Tensor:
-    """Returns Σ g·Δy of every sample, `(changes, samples)`, through the gradient of the weight for each sample."""
+    """Returns Σ g·Δy for each sample, `(changes, samples)`, from the weight's gradient for each sample."""
     rows, columns = gradient_and_columns(layer, x, gradient, samples)  # (N, groups, M, P), (N, groups, K, P)
     moved = torch.stack([weight.flatten() for weight, _ in added])
     shifts = torch.stack([torch.zeros(rows.shape[1] * rows.shape[2]) if b is None else b for _, b in added])
@@ -105,7 +105,17 @@ def _weight_effects(
 
 
 def gradient_and_columns(layer: nn.Module, x: Tensor, gradient: Tensor, samples: int) -> tuple[Tensor, Tensor]:
-    """Returns the output's gradient `(N, groups, M, P)` and the columns that were read, `(N, groups, K, P)`."""
+    """Returns a layer's gradient and input as the operands of its product.
+
+    Args:
+        layer: A convolution or a linear layer.
+        x: What it read.
+        gradient: Of its output.
+        samples: N; `x` may hold several windows of each sample.
+
+    Returns:
+        The output's gradient, `(N, groups, M, P)`, and the input's columns, `(N, groups, K, P)`.
+    """
     if not isinstance(layer, nn.Conv2d):
         rows = gradient.reshape(samples, -1, gradient.shape[-1]).transpose(1, 2)[:, None]
         return rows, x.reshape(samples, -1, x.shape[-1]).transpose(1, 2)[:, None]

@@ -1,15 +1,14 @@
-"""Measuring what quantizing one layer alone does, weights and activations apart, all other layers in floating point.
+"""Measures the effect of quantizing the weights or the input of one layer, with all other layers in floating point.
 
 One measure is an estimate for all layers and widths at once, three compare the network's outputs with the float
 network's, and the last predicts the loss from its curvature.
 
 - `fisher`: the divergence `kl` to second order, from one backward pass; see `haq.search.sensitivity.fisher`.
-
 - `kl`: mean Kullback-Leibler divergence of the quantized network's class probabilities from the float network's, in
   nats (ZeroQ, Cai et al. 2020, arXiv:2001.00281). It needs no labels.
 - `loss`: rise of the mean cross-entropy, in nats; chance can make it negative.
-- `sqnr`: 10·log10(Σ|y|² / Σ|y − ŷ|²) of the outputs before the softmax, in dB. Contrary to the others, low means
-  sensitive; `Sensitivity.weight_costs` turns it into noise over signal.
+- `sqnr`: 10·log10(Σ|y|² / Σ|y − ŷ|²) of the outputs before the softmax, in dB. Unlike the others, it is low for
+  sensitive layers; `Sensitivity.weight_costs` turns it into noise over signal.
 - `hessian`: Tr(H)/n · ‖Q(w) − w‖², the mean of the Hessian's n diagonal elements times the squared quantization error
   (HAWQ-V2, Dong et al. 2019, arXiv:1911.03852, eq. 2.11). For activations H is that of one image's loss for the layer's
   input, and both factors are means over images. `haq.search.sensitivity.curvature` says how traces are estimated.
@@ -34,11 +33,11 @@ from haq.layers import evaluating, quantizable_layers, run_sample, watched
 from haq.layers.copying import sharing
 from haq.quant.calibration import Calibration
 from haq.quant.compensation import Rounded
+from haq.search.sensitivity.batch_threads import Percent, Progress, spread
 from haq.search.sensitivity.curvature import curvature
 from haq.search.sensitivity.fisher import Change, squared_effects
 from haq.search.sensitivity.recompute import Network, network_of
 from haq.search.sensitivity.result import MEASURES, Sensitivity
-from haq.search.sensitivity.threads import Percent, Progress, spread
 
 __all__ = ["measure_sensitivity"]
 
@@ -47,10 +46,10 @@ Quantizers = Mapping[Change, nn.Module]
 Layer = nn.Conv2d | nn.Linear
 
 _BATCH = 64
-_BATCH_BYTES = 2**28  # of what a batch keeps of all layers' inputs
-_TOTAL_BYTES = 2**30  # of what all batches that run at once keep
-_SAMPLE = 2  # images that decide how the network is run; one alone may lose its dimension in a squeeze
-_GRAPH = 4  # a backward pass holds so many times the layers' inputs
+_BATCH_BYTES = 2**28  # of all layers' inputs that a batch keeps
+_TOTAL_BYTES = 2**30  # of those of all batches that run at once
+_SAMPLE = 2  # images that decide how the network is run; a squeeze may remove the batch dimension of one
+_GRAPH = 4  # a backward pass holds so many times the memory of the layers' inputs
 _FISHER_PASSES = 5.0  # a forward and a backward pass, and the gradient of each sample's weights
 _PROBE_PASSES = 2.5  # a probe of the Hessian takes as long as so many forward passes
 
@@ -71,8 +70,8 @@ def measure_sensitivity(
 ) -> dict[str, Sensitivity]:
     """Measures every layer at every width.
 
-    The float network's values are kept for a batch of images at a time, and only what follows a changed layer is run
-    again. A network that `torch.fx` cannot trace is run whole each time, with the same result; a warning says so.
+    The float network's values are kept for one batch of images at a time, and only what follows a changed layer is run
+    again. If `torch.fx` cannot trace the network, all of it is run each time, with the same result and a warning.
 
     Args:
         model: The float network.
@@ -80,12 +79,12 @@ def measure_sensitivity(
         images: Labelled images.
         layers: Names.
         widths: Bit-widths.
-        measures: Some of `MEASURES`; the first three come from the same outputs and cost as much as one of them.
-        progress: Is told percent done, and 100; perhaps from another thread.
-        inputs: Widths of activations that are measured, by default all; the others are given as 0.
+        measures: Some of `MEASURES`; `kl`, `loss` and `sqnr` come from the same outputs and take as long as one.
+        progress: Called with the percentage that is done, and 100, perhaps from another thread.
+        inputs: Widths at which activations are measured, by default all; the values of other widths are 0.
         seed: Of the Hessian's probes.
         probes: Random vectors for each batch of up to 64 images.
-        workers: Batches at a time, each on one thread; by default as many as PyTorch's threads. The result does not
+        workers: Batches at a time, each on one thread; by default the number of PyTorch's threads. The result does not
             depend on it.
 
     Returns:
@@ -142,7 +141,7 @@ class _Task:
         return [change for change, quantizer in self.quantizers.items() if not isinstance(quantizer, nn.Identity)]
 
     def index(self, change: Change) -> tuple[int, int, int]:
-        """Where the change stands in an array `(layers, 2, widths)`."""
+        """The place of the change in an array `(layers, 2, widths)`."""
         layer, which, width = change
         return self.layers.index(layer), which, self.widths.index(width)
 
@@ -160,7 +159,7 @@ class _Task:
                 yield change, layer, weight, rounded.bias(layer)
 
     def batches(self, kept_bytes: float) -> list[range]:
-        """Cuts the images so that a batch keeps no more than it may."""
+        """Cuts the images into batches, none of which keeps more than `_BATCH_BYTES`."""
         size = int(min(self.images.fitting(_BATCH), max(1.0, _BATCH_BYTES / kept_bytes)))
         count = len(self.images)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -198,7 +197,7 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
     with np.errstate(divide="ignore"):
         sqnr = 10 * np.log10(ratio)
     answers = task.images.y.size
-    # Rounding may leave a divergence of nothing at −1e-17
+    # Rounding may turn a divergence of 0 into −1e-17
     return {"kl": np.maximum(kl, 0) / answers, "loss": loss / answers, "sqnr": sqnr}
 
 
@@ -215,7 +214,7 @@ def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Perce
     def measure(number: int) -> None:
         rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
         x, _ = task.images.batch(batches[number])
-        own = sharing(task.model)  # layers are watched by standing in for their methods
+        own = sharing(task.model)  # watching replaces methods of layers
         for change, effect in squared_effects(own, added, inputs, x, rng).items():
             sums[number][task.index(change)] = effect
         percent.advance(_FISHER_PASSES * len(x))
@@ -245,7 +244,7 @@ def _curved(task: _Task, probes: int, seed: int, kept: float, threads: int, perc
     batches = task.batches(kept)
     traces = [np.zeros((len(task.layers), 2)) for _ in batches]
     errors = [task.zeros() for _ in batches]
-    sizes = np.ones((len(task.layers), 2))  # of a weight, and of what a layer reads of one image
+    sizes = np.ones((len(task.layers), 2))  # values of a weight, and of a layer's input for one image
     modules = dict(quantizable_layers(task.model))
     sizes[:, 0] = [modules[name].weight.numel() for name in task.layers]
 
@@ -273,7 +272,7 @@ def _curved(task: _Task, probes: int, seed: int, kept: float, threads: int, perc
 
 
 def _quantizers(calibration: Calibration, layers: Sequence[str], widths: tuple[Sequence[int], ...]) -> Quantizers:
-    """Returns copies in evaluation mode, for these widths of weights and of inputs.
+    """Returns copies of the quantizers in evaluation mode, for these widths of weights and of inputs.
 
     Raises:
         ConfigError: One is missing.
@@ -292,7 +291,7 @@ def _quantizers(calibration: Calibration, layers: Sequence[str], widths: tuple[S
 
 
 def _kept_bytes(model: nn.Module, layers: Sequence[str], sample: Tensor) -> float:
-    """Returns how much memory one image takes when all layers' inputs are kept."""
+    """Returns the bytes of one image and of all layers' inputs for it."""
     total = [sample.nbytes]
 
     def count(module: nn.Module, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The sensitivity of a network, from its data to its file."""
+"""Measures the sensitivity of a network with its data, and keeps it in a file."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def network_sensitivity(
 
     Args:
         network: In floating point.
-        data: What it is for.
+        data: Of its task.
         widths: Ascending.
         measures: Some of `MEASURES`.
-        scheme: What quantizes.
+        scheme: Gives the quantizers.
         observer: Receives progress.
-        images: To measure on, if so many are held out.
+        images: Number of images to measure on; fewer if fewer are held out.
         seed: Decides the probes of the curvature.
-        file: JSON; when it is of the same network, data and options, it is read and nothing is measured, and otherwise
+        file: JSON. If it belongs to the same network, data and options, it is read and nothing is measured; otherwise
             it is written.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a sensitivity measurement gives, and its file."""
+"""The result of a sensitivity measurement, and its file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sensitivity:
 
     @property
     def weight_costs(self) -> Array:
-        """`weights` as costs, high where the layer is sensitive: SQNR becomes noise over signal."""
+        """`weights` as costs, which are high for sensitive layers: SQNR becomes noise over signal."""
         return self._costs(self.weights)
 
     @property
@@ -61,7 +61,7 @@ class Sensitivity:
         return np.power(10.0, -values / 10) if self.measure == "sqnr" else values
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON types; an infinite SQNR, where no output changes, is null."""
+        """Returns plain JSON types. An infinite SQNR, of a change that no output shows, becomes null."""
         return {
             "measure": self.measure,
             "layers": list(self.layers),
@@ -95,10 +95,10 @@ def _array(rows: Rows, shape: tuple[int, int]) -> Array:
 
 
 def save_sensitivity(path: Path, measured: Mapping[str, Sensitivity], key: Mapping[str, Any]) -> None:
-    """Writes measures, and what they were measured for.
+    """Writes measures, and a key of what they were measured for.
 
     Args:
-        path: File to write, JSON.
+        path: JSON file to write.
         measured: Measure → values.
         key: Plain JSON types; see `fingerprint`.
     """
@@ -111,7 +111,7 @@ def load_sensitivity(path: Path, key: Mapping[str, Any] | None = None) -> dict[s
 
     Args:
         path: File to read.
-        key: What it must have been measured for; anything by default.
+        key: The key that the file must have; by default any.
 
     Raises:
         ConfigError: The file is missing, damaged, or was written for another key.
@@ -129,12 +129,12 @@ def load_sensitivity(path: Path, key: Mapping[str, Any] | None = None) -> dict[s
 def cached(
     path: Path, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Sensitivity]]
 ) -> dict[str, Sensitivity]:
-    """Returns what `path` holds if it was written for this key; otherwise computes it and writes it there.
+    """Returns the measures in `path` if they have this key; otherwise measures and writes them there.
 
     Args:
         path: Such as `RUN/sensitivity.json`.
         key: Everything that the result depends on, as plain JSON types; see `fingerprint`.
-        compute: Is called without arguments.
+        compute: Measures; called without arguments.
     """
     try:
         return load_sensitivity(path, key)

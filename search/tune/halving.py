@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import SimpleNamespace
-from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
 from haq.runs import Trial
 from haq.scores import RankBy
+from haq.search.tune.ray_internals import enter
 from haq.search.tune.searcher import METRIC
 from haq.search.tune.trainable import CHUNKS
 
@@ -17,10 +16,10 @@ __all__ = ["Halving"]
 
 
 class Halving(ASHAScheduler):
-    """ASHA (Li et al. 2020, arXiv:1810.05934): a trial goes on when its score is among the better half of its rung.
+    """ASHA (Li et al. 2020, arXiv:1810.05934): a trial continues when its score is in the better half of its rung.
 
     Args:
-        trials: That ended before; they stand in the rungs they reached, as if they had run under this scheduler.
+        trials: Those that ended before. They are entered into the rungs they reached.
         rank_by: What objectives are made of.
     """
 
@@ -33,9 +32,6 @@ class Halving(ASHAScheduler):
             grace_period=1,
             reduction_factor=2,
         )
-        (bracket,) = self._brackets
         for trial in trials:
-            # Ray keeps its own scheduler's state as a pickle, which a run folder must not hold
-            stand_in: Any = SimpleNamespace(trial_id=f"before-{trial.number}")
             for reached, score in enumerate(trial.scores, 1):
-                bracket.on_result(stand_in, reached, score.objective(rank_by))
+                enter(self, f"before-{trial.number}", reached, score.objective(rank_by))

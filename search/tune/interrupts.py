@@ -1,4 +1,4 @@
-"""Ctrl-C: once to stop at the next good place, twice to stop now."""
+"""Ctrl-C: once stops at the next good place, twice stops at once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["stopping"]
 
 @contextmanager
 def stopping(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether Ctrl-C was pressed; pressed again it raises `KeyboardInterrupt`.
+    """Yields a function that returns whether Ctrl-C was pressed; a second Ctrl-C raises `KeyboardInterrupt`.
 
     Outside the main thread, where Python delivers no signals, the function always returns false.
 
     Args:
-        say: Is told what happens at the first press.
+        say: Called at the first Ctrl-C with a text for the user.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -1,4 +1,4 @@
-"""Ray tasks that say how far they are before they give their result."""
+"""Ray tasks that report progress before they return their result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def reporting(work: Callable[[Callable[[int], None]], T]) -> Generator[int, None
     """Runs `work` in a thread, yields every integer that it reports, and returns its result.
 
     Args:
-        work: Is given what it reports with.
+        work: Called with the function that it reports with.
     """
     reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     result: list[T] = []
@@ -44,15 +44,16 @@ def gather(
     on_progress: Callable[[Mapping[K, int]], None],
     on_loss: Callable[[K, Exception], None] | None = None,
 ) -> dict[K, Any]:
-    """Waits for streaming tasks, each of which yields integers and at last a result.
+    """Waits for streaming tasks, each of which yields integers and finally a result.
 
     Args:
         streams: What a task with `num_returns="streaming"` returned → its key.
         on_progress: Called with the last integer of every task, whenever one has changed.
-        on_loss: Called with what a task raised, or why its worker is gone; without it that is raised here.
+        on_loss: Called with the key of a task that has no result, and with what it raised or why its worker died. By
+            default the error is raised.
 
     Returns:
-        Key → result, of the tasks that gave one.
+        Key → result, for the tasks that returned one.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""The glue between the agent and Ray Tune."""
+"""Connects the agent to Ray Tune."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["HOPELESS", "METRIC", "BitSearcher", "Proposal"]
 
 METRIC = "objective"
 HOPELESS = 5
-"""So many trials that fail before any is scored end a search: the next would fail for the same reason."""
+"""A search ends when so many trials have failed and none was scored: the next would fail for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Proposal:
     """A policy to score.
 
     Attributes:
-        number: 1 for the first one.
-        origin: Who proposed it; see `haq.runs.Trial`.
+        number: From 1.
+        origin: What proposed it; see `haq.runs.Trial`.
         policy: Fits the budget.
     """
 
@@ -39,18 +39,18 @@ class Proposal:
 
 
 class BitSearcher(Searcher):
-    """Asks the agent for every trial, and lets it learn from the trial's outcome.
+    """Asks the agent for the policy of every trial, and passes the outcome to the agent.
 
     Tune calls `suggest`, runs the trial, and then calls `on_trial_complete`; with several workers these interleave.
-    No policy is proposed twice. When the first few trials since it was made all failed, nothing more is proposed.
+    No policy is proposed twice. If the first `HOPELESS` trials of this searcher all fail, it proposes no more.
 
     Args:
         agent: Proposes and learns.
         first: Policies to propose before the agent is asked, with their origin.
-        finished: Called after every trial with this searcher, the proposal and its last result (`None` when its worker
+        finished: Called after every trial with this searcher, the proposal and its last result (`None` if its worker
             died).
         rank_by: What objectives are made of.
-        stopped: Called before every proposal; once it returns true, running trials end and no others start.
+        stopped: Called before every proposal. Once it returns true, no more trials start; running ones end normally.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class BitSearcher(Searcher):
         self._stopped = stopped
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
-        """Returns `{"policy": JSON}` for the next trial, or `FINISHED` when no more is worth trying or can be found."""
+        """Returns `{"policy": JSON}` for the next trial, or `FINISHED` if the search should end or nothing is left."""
         hopeless = self._failures >= HOPELESS and not self._successes
         number = 1 + max(self._seen.values(), default=0)
         proposal = None if self._stopped() or hopeless else self._propose(number)
@@ -101,30 +101,36 @@ class BitSearcher(Searcher):
             self._finished(self, proposal, result)
 
     def learn(self, number: int, policy: BitPolicy, scores: Sequence[Score]) -> None:
-        """Takes in the outcome of a policy, also of one that was scored before this searcher was made."""
+        """Passes the outcome of a policy to the agent, also of one that was scored before this searcher was made.
+
+        Args:
+            number: Of its trial.
+            policy: That was scored.
+            scores: All scores of the trial; none if it failed.
+        """
         self._seen[policy] = number
         self._agent.learn(policy, self._objective(scores))
 
     def save(self, checkpoint_path: str, last: Trial | None = None) -> None:
-        """Writes the agent's state and which trials it knows; running ones will be proposed again.
+        """Writes the agent's state and the numbers of the trials it knows. Running trials will be proposed again.
 
         Args:
             checkpoint_path: File to write.
-            last: The trial that this state is the first to know of.
+            last: The newest trial of this state, which the run folder may not hold yet.
         """
         running = {proposal.number for proposal in self._running.values()}
         known = [number for number in self._seen.values() if number not in running]
         self._agent.save(Path(checkpoint_path), {"known": known, "last": last.to_dict() if last else None})
 
     def restore(self, checkpoint_path: str, trials: Sequence[Trial] = ()) -> list[Trial]:
-        """Restores what `save` wrote, and learns from trials that it does not know.
+        """Restores what `save` wrote, and lets the agent learn from trials that are not in the state.
 
         Args:
             checkpoint_path: File to read.
-            trials: That ended, in this order.
+            trials: Those that ended, in this order.
 
         Returns:
-            The last trial of the state, if it is not among these.
+            The last trial of the state, if it is not in `trials`.
 
         Raises:
             ConfigError: The file is damaged.
@@ -146,5 +152,5 @@ class BitSearcher(Searcher):
         return scores[0].objective(self.rank_by) if scores else 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher for a restore of its own; `save` keeps ours, in a file that cannot run code."""
+        """Returns nothing: Tune pickles its searcher to restore it, but `save` writes a file that cannot run code."""
         return {}

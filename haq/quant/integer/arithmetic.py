@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.quant.quantizers.functional import Rounding, code_range, is_binary, quantize_affine
+from haq.torch_internals import int8_product
 
 __all__ = ["PRODUCT_BITS", "Grid", "Rescale", "fixed_point", "matmul"]
 
@@ -174,7 +175,7 @@ def matmul(x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
         Sums, `(rows, channels)`.
     """
     if x.dtype == weight.dtype == torch.int8 and dtype == torch.int32 and x.shape[1] > 1 and _int8_pays():
-        return torch._int_mm(x, weight.t())
+        return int8_product(x, weight.t())
     return x.to(dtype) @ weight.to(dtype).t()
 
 
@@ -190,12 +191,12 @@ def _int8_pays() -> bool:
         for length in (2, 9, 64, 577):
             x = torch.full((17, length), -128, dtype=torch.int8)
             weight = torch.where(torch.arange(9)[:, None] % 2 > 0, 127, -128).expand(9, length).to(torch.int8)
-            if not torch.equal(torch._int_mm(x, weight.t()).long(), x.long() @ weight.long().t()):
+            if not torch.equal(int8_product(x, weight.t()).long(), x.long() @ weight.long().t()):
                 return False
     except (AttributeError, RuntimeError):  # the private function is missing, or not built for this processor
         return False
     x, weight = torch.zeros(256, 256, dtype=torch.int8), torch.zeros(64, 256, dtype=torch.int8)
-    narrow = _least_time(lambda: torch._int_mm(x, weight.t()))
+    narrow = _least_time(lambda: int8_product(x, weight.t()))
     return narrow < _least_time(lambda: x.to(torch.int32) @ weight.to(torch.int32).t())
 
 

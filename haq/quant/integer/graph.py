@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ConfigError, DataError, ModelError
 from haq.layers import copied, fresh
@@ -26,6 +25,7 @@ from haq.quant.quantizers.base import Quantizer
 from haq.quant.quantizers.functional import Rounding, symmetric_scale
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
+from haq.torch_internals import BatchNorm
 
 __all__ = ["RANGE", "ValueGraph", "argument", "grid_of", "insert_value_grids"]
 
@@ -184,7 +184,7 @@ class ValueGraph:
             return "outside"
         if node.op == "get_attr":
             return "outside"
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             return self._check_norm(node, module)
         target = type(module) if module is not None else node.target
         kind: Kind | None = "query" if _asks_shape(node) else _KINDS.get(target)
@@ -203,7 +203,7 @@ class ValueGraph:
                     "make it part of a convolution or linear layer"
                 )
 
-    def _check_norm(self, node: fx.Node, norm: _BatchNorm) -> Kind:
+    def _check_norm(self, node: fx.Node, norm: BatchNorm) -> Kind:
         source = node.all_input_nodes[0]
         if self._kinds[source] != "layer" or len(source.users) > 1 or norm.running_mean is None:
             raise ModelError(

@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
 from haq.quant.integer.arithmetic import Grid
@@ -25,6 +24,7 @@ from haq.quant.integer.layers import Dequantize, Quantize, WeightedSum
 from haq.quant.integer.parts import average_window, integer_layer, max_window, pad_widths, terms_of
 from haq.quant.integer.pooling import Average, MaxPool
 from haq.quant.modules import Quantized
+from haq.torch_internals import BatchNorm
 
 __all__ = ["Codes", "IntegerNetwork", "convert", "insert_value_grids", "integer_network"]
 
@@ -168,7 +168,7 @@ class _Conversion:
         sources = [source for source in node.all_input_nodes if self.values.kind(source) != "query"]
         if kind == "layer":
             layer, inputs = cast(Quantized, module), self.values.input_grid(node)
-            norms = [cast(_BatchNorm, self.values.module(part)) for part in chain if self.values.kind(part) == "norm"]
+            norms = [cast(BatchNorm, self.values.module(part)) for part in chain if self.values.kind(part) == "norm"]
             integers = integer_layer(str(node.target), layer, norms, inputs, grid, clip)
             made = self._call(str(node.target), integers, (self._on(inputs, sources[0]),), codes)
         elif kind == "cat":

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
 from haq.quant.integer.arithmetic import Grid
@@ -16,12 +15,13 @@ from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import QuantConv2d, Quantized
 from haq.quant.quantizers.base import Quantizer
+from haq.torch_internals import BatchNorm, padding_of
 
 __all__ = ["average_window", "integer_layer", "linear_parts", "max_window", "pad_widths", "terms_of"]
 
 
 def integer_layer(
-    name: str, layer: Quantized, norms: Iterable[_BatchNorm], inputs: Grid, outputs: Grid, clip: tuple[int, int]
+    name: str, layer: Quantized, norms: Iterable[BatchNorm], inputs: Grid, outputs: Grid, clip: tuple[int, int]
 ) -> IntegerConv2d | IntegerLinear:
     """Returns the integer layer for a quantized one.
 
@@ -46,12 +46,12 @@ def integer_layer(
         return IntegerLinear(parts)
     if layer.padding_mode != "zeros":
         raise ModelError(f"layer {name!r} pads with {layer.padding_mode!r}; integer convolution pads with zeros only")
-    padding = cast("tuple[int, int, int, int]", tuple(layer._reversed_padding_repeated_twice))
+    padding = cast("tuple[int, int, int, int]", tuple(padding_of(layer)))
     window = Window(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation), padding)
     return IntegerConv2d(parts, window, layer.groups)
 
 
-def linear_parts(layer: Quantized, norms: Iterable[_BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def linear_parts(layer: Quantized, norms: Iterable[BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Returns weight, factor and constant of y = factor·Σ weight·(x − Z) + constant, including a following batch norm.
 
     Args:

@@ -9,12 +9,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.layers import copied, reachable, replace_modules, run_sample, watched
 from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import module_of, trace_graph
+from haq.torch_internals import BatchNorm
 
 __all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
 
@@ -149,7 +149,7 @@ def _carry(model: nn.Module, scales: Mapping[LayerPair, Tensor]) -> None:
     readers = {node.target: next(iter(node.users)) for node in network.graph.nodes if node.op == "call_module"}
     for pair, s in scales.items():
         first, norm = _layer(model, pair.first), module_of(readers[pair.first], network)
-        _divide_outputs(norm if isinstance(norm, _BatchNorm) and norm.affine else first, s)
+        _divide_outputs(norm if isinstance(norm, BatchNorm) and norm.affine else first, s)
         _multiply_inputs(_layer(model, pair.second), s)
 
 
@@ -180,7 +180,7 @@ def _paper_scale(first: Layer, second: Layer) -> Tensor:
     return torch.where(alive, (r1 / r2).sqrt(), torch.ones_like(r1))
 
 
-def _divide_outputs(layer: Layer | _BatchNorm, s: Tensor) -> None:
+def _divide_outputs(layer: Layer | BatchNorm, s: Tensor) -> None:
     layer.weight.div_(s.view(-1, *(1,) * (layer.weight.dim() - 1)))
     if layer.bias is not None:
         layer.bias.div_(s)

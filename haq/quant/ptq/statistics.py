@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.layers.running import groups_of
 from haq.quant.graph import module_of, trace_graph
 from haq.quant.ptq.blocks import is_relu
+from haq.torch_internals import BatchNorm
 
 __all__ = ["ClippedNormal", "clipped_normal_moments", "input_statistics"]
 
@@ -128,7 +128,7 @@ def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> di
 def _behind(
     node: fx.Node, module: nn.Module | None, inputs: list[ClippedNormal | None], network: fx.GraphModule
 ) -> ClippedNormal | None:
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, BatchNorm):
         return _of_batch_norm(module)
     if not inputs or any(x is None for x in inputs):
         return None
@@ -150,7 +150,7 @@ def _behind(
     return None
 
 
-def _of_batch_norm(norm: _BatchNorm) -> ClippedNormal:
+def _of_batch_norm(norm: BatchNorm) -> ClippedNormal:
     if norm.affine:
         return ClippedNormal(norm.bias.detach(), norm.weight.detach().abs())
     return ClippedNormal(torch.zeros(norm.num_features), torch.ones(norm.num_features))

@@ -6,24 +6,24 @@ import logging
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.data import Samples
 from haq.errors import ModelError
 from haq.layers import evaluating
 from haq.quant.evaluation import device_of, outputs_of
+from haq.torch_internals import BatchNorm
 
 __all__ = ["norms_of", "trainable"]
 
 logger = logging.getLogger(__name__)
 
 
-def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
+def norms_of(model: nn.Module) -> dict[str, BatchNorm]:
     """Returns the network's batch norms by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, BatchNorm)}
 
 
-def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> list[_BatchNorm]:
+def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> list[BatchNorm]:
     """Returns the batch norms whose statistics may be updated from batches of `size`.
 
     Args:
@@ -43,7 +43,7 @@ def trainable(model: nn.Module, samples: Samples, size: int, quiet: bool) -> lis
         module.training = mode
     counts: dict[nn.Module, int] = {}
 
-    def count(module: _BatchNorm, args: tuple[Tensor, ...]) -> None:
+    def count(module: BatchNorm, args: tuple[Tensor, ...]) -> None:
         counts[module] = min(args[0].numel() // args[0].shape[1], counts.get(module, args[0].numel()))
         if counts[module] < 2 and module.running_mean is None:
             name = next(name for name, norm in norms.items() if norm is module)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from haq.errors import ModelError
 from haq.layers import copied, quantizable_layers, reachable, run_sample, trace
@@ -14,6 +13,7 @@ from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.base import Scheme
 from haq.quant.schemes.dorefa import dorefa_inputs
+from haq.torch_internals import BatchNorm
 
 __all__ = ["WRPN", "widen", "wrpn_weights"]
 
@@ -71,7 +71,7 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
         for name in called:
             _widen_layer(layers[name], factor, name == called[0], name == called[-1])
         for module in wide.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNorm):
                 for values in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                     if values.dim():
                         values.data = values.data.repeat_interleave(factor)

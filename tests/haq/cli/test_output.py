@@ -326,7 +326,7 @@ def test_examples_of_the_group() -> None:
     [
         (("serch",), "no command 'serch' (did you mean 'search'?)"),
         (("bogus",), "no command 'bogus'; see `haq --help`"),
-        (("search", "--constrant", "x"), "No such option '--constrant'. (Did you mean one of: '--constraint', '--start'?)"),
+        (("search", "--hardwar", "x"), "No such option '--hardwar'. Did you mean '--hardware'?"),
         (("report",), "Missing argument 'RUN...'; see `haq report --help`"),
     ],
 )

@@ -1,4 +1,7 @@
-"""Batches on several threads: PyTorch's own threads wait for each other at every small tensor of a late layer."""
+"""Runs batches on several threads, with progress.
+
+PyTorch's own threads would work on one batch, and wait for each other at every small tensor of a late layer.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from haq.threads import one_thread
 __all__ = ["Percent", "Progress", "spread"]
 
 Progress = Callable[[int, int], None]
-"""Is told percent done, and 100."""
+"""Called with the percentage that is done, and 100."""
 
 
 class _Stopped(Exception):
@@ -22,8 +25,11 @@ class Percent:
     """Adds up the work of several threads.
 
     Args:
-        progress: Is told whenever the percentage changes, from whichever thread did the work, never from two at once.
+        progress: Called when the percentage changes, from the thread that did the work, never from two at once.
         total: All work, in the unit of `advance`.
+
+    Attributes:
+        stopped: Set it to end all threads at their next `advance`.
     """
 
     def __init__(self, progress: Progress, total: float) -> None:
@@ -33,7 +39,7 @@ class Percent:
         progress(0, 100)
 
     def advance(self, work: float) -> None:
-        """Tells of more work done; ends the thread when another has failed."""
+        """Adds work that is done; ends the thread if another one has failed."""
         if self.stopped:
             raise _Stopped
         with self._lock:
@@ -45,13 +51,13 @@ class Percent:
 
 
 def spread(work: Callable[[int], None], count: int, threads: int, percent: Percent) -> None:
-    """Calls `work` with 0 to `count - 1`, on so many threads with one core each, or here with PyTorch's own threads.
+    """Calls `work` with 0 to `count - 1`, on several threads with one core each.
 
     Args:
-        work: Must call `percent.advance` now and then.
+        work: Calls `percent.advance` now and then.
         count: Number of calls.
-        threads: Calls at a time.
-        percent: Stops the others when a call fails, or on Ctrl-C.
+        threads: Calls at a time. With 1, this thread makes all calls, and PyTorch may use its own threads.
+        percent: Stops the other calls if one fails, or on Ctrl-C.
     """
     if threads == 1:
         for number in range(count):

@@ -1,0 +1,195 @@
+"""PyTorch's internals that haq uses. No other file names one, so that an update of PyTorch breaks one file at most.
+
+Checked with torch 2.13.0; `pyproject.toml` allows no newer minor version. `tests/haq/test_torch_internals.py` names the
+internal that an update breaks. Why each is needed:
+
+- `_BatchNorm`: the base class of batch norms of any dimension has no public name.
+- `torch.utils._pytree`: what a network reads and gives may be nested in tuples, lists, dictionaries and classes.
+- `_parameters`, `_buffers`, `_modules`: the public iterators leave out entries that are `None` or come twice, and
+  setting an attribute refuses some values.
+- `_non_persistent_buffers_set`: says which buffers a state leaves out without making a state.
+- `_forward_hooks`, `_forward_pre_hooks`, `_load_state_dict_pre_hooks`: PyTorch does not say which hooks a module has.
+- `WeightNorm`, `SpectralNorm` and `_tensor_name` of pruning: the older ways of computing a weight are hooks, whose
+  classes are not documented.
+- `_conv_forward`, `_reversed_padding_repeated_twice`: a convolution with another weight, and its padding on each side.
+- `_load_from_state_dict`: `haq.quant.quantizers.uniform` overrides it, to take the shape of what is stored.
+- `_version` of a tensor: counts writes in place.
+- `_int_mm`: the only product of 8-bit integers.
+- `OptimizedModule`, `_orig_mod`, `_compiled_call_impl`, `_torchdynamo_orig_callable`: what `torch.compile` wraps.
+- `multi_head_attention_forward` calls `linear` for its output projection alone; `activation_relu_or_gelu` and
+  `use_nested_tensor` switch off the fused kernels of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["BatchNorm", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
+
+CONV_FORWARD = "_conv_forward"
+"""The method of a convolution that computes with a given weight; a subclass may have its own."""
+
+REGISTRIES = ("_parameters", "_buffers", "_modules")
+"""Attributes of a module that hold its parameters, buffers and children."""
+
+_WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+}
+"""Class → what holds the network inside. By name: to import `torch._dynamo` takes seconds, and who uses it has it."""
+
+
+# Modules
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Returns the registry of the module's own parameters, in which one may be replaced."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Returns the registry of the module's own buffers."""
+    return module._buffers
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Returns the registry of the module's children, the same one under each of its names."""
+    return module._modules
+
+
+def share_tensors(module: nn.Module, source: nn.Module) -> None:
+    """Gives a module the parameters and buffers of another, in registries of its own."""
+    module._parameters, module._buffers = dict(source._parameters), dict(source._buffers)
+
+
+def registries_for(source: nn.Module) -> dict[str, Any]:
+    """Returns attributes for a module that shares parameters and children with another, and may get others."""
+    return {"_modules": dict(source._modules), "_parameters": dict(source._parameters)}
+
+
+def unstored_buffers(module: nn.Module) -> Collection[str]:
+    """Returns the names of the module's own buffers that a state leaves out."""
+    return module._non_persistent_buffers_set
+
+
+# Hooks
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks run before or after the module's forward pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def pre_hooks(module: nn.Module) -> list[Any]:
+    """Returns the hooks that run before the module's forward pass."""
+    return list(module._forward_pre_hooks.values())
+
+
+def forget_loading_hooks(module: nn.Module) -> None:
+    """Removes what runs before a state is loaded, such as what `remove_spectral_norm` does not find."""
+    module._load_state_dict_pre_hooks.clear()
+
+
+def pruned_name(hook: prune.BasePruningMethod) -> str:
+    """Returns which parameter of its module a pruning hook computes."""
+    return hook._tensor_name
+
+
+# Convolutions and tensors
+
+
+def convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns the convolution of a layer with another weight and bias."""
+    y: Tensor = layer._conv_forward(x, weight, bias)
+    return y
+
+
+def padding_of(layer: nn.Conv2d) -> list[int]:
+    """Returns the padding as `F.pad` takes it, `[left, right, top, bottom]`, also of `'same'` and `'valid'`."""
+    return list(layer._reversed_padding_repeated_twice)
+
+
+def writes(values: Tensor) -> int:
+    """Returns a number that grows whenever the tensor, or a view of it, is written to."""
+    return values._version
+
+
+def int8_product(a: Tensor, b: Tensor) -> Tensor:
+    """Returns `a @ b`, `(M, K) @ (K, N)` of int8, in int32.
+
+    Raises:
+        AttributeError: This PyTorch does not have it.
+        RuntimeError: It is not built for this processor, or not for these sizes.
+    """
+    return torch._int_mm(a, b)
+
+
+# Wrapped and compiled networks
+
+
+def inside_name(module: nn.Module) -> str | None:
+    """Returns the name of the attribute that holds the network in a wrapper, or `None`."""
+    return _WRAPPERS.get(f"{type(module).__module__}.{type(module).__qualname__}")
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calls of the module run code that was compiled, by `module.compile()` or in the place of `forward`."""
+    return module._compiled_call_impl is not None or _compiled_forward(module)
+
+
+def uncompile(module: nn.Module) -> None:
+    """Lets calls of the module run its own forward pass again."""
+    module._compiled_call_impl = None
+    if _compiled_forward(module):  # `net.forward = torch.compile(net.forward)`
+        del vars(module)["forward"]
+
+
+def _compiled_forward(module: nn.Module) -> bool:
+    return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+
+
+# Attention
+
+
+def attention_calling(projection: nn.Module) -> FunctionType:
+    """Returns `F.multi_head_attention_forward` with a `linear`, which it uses for the projection alone, that calls it.
+
+    The function is PyTorch's, in a namespace of its own: nothing of PyTorch is changed.
+    """
+    function = cast(FunctionType, F.multi_head_attention_forward)
+    namespace = dict(vars(F))
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y: Tensor = projection(x)
+        return y
+
+    calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
+    namespace.update({"linear": linear, function.__name__: calling})  # by this name it goes through outer modes
+    return calling
+
+
+def has_fused_kernel(module: nn.Module) -> bool:
+    """Whether a transformer's encoder, or a layer of it, may take a kernel that calls none of its layers."""
+    if isinstance(module, nn.TransformerEncoderLayer):
+        return bool(getattr(module, "activation_relu_or_gelu", 0))
+    return isinstance(module, nn.TransformerEncoder) and bool(getattr(module, "use_nested_tensor", False))
+
+
+def take_no_fused_kernel(module: nn.Module) -> None:
+    """Keeps a transformer's encoder, or a layer of it, from that kernel."""
+    if isinstance(module, nn.TransformerEncoderLayer):
+        module.activation_relu_or_gelu = 0  # which activations the fused kernel has: none
+    elif isinstance(module, nn.TransformerEncoder):
+        module.use_nested_tensor = False  # nested tensors are for the fused kernel alone
