@@ -68,7 +68,7 @@ def test_maps_are_drawn(network: tuple[str, ...]) -> None:
 def test_colours_stand_for_the_values_on_a_terminal(network: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from haq.cli import sensitivity
+    from haq.cli.commands import sensitivity
 
     painted = Console(force_terminal=True, color_system="truecolor", width=100, record=True)
     monkeypatch.setattr(sensitivity, "console", painted)
