@@ -130,7 +130,7 @@ class CostTable:
         a_index = [a_axis.index(pair.a_bits or 0) for pair in pairs]
         priced = [[hardware.cost(layer, pair, batch) for pair in pairs] for layer in layers]
 
-        def cube(values: Sequence[Sequence[float]], outside: float = np.inf) -> Costs:
+        def cube(values: npt.ArrayLike, outside: float = np.inf) -> Costs:
             filled = np.full((len(layers), len(w_axis), len(a_axis)), outside)
             filled[:, w_index, a_index] = np.reshape(values, (len(layers), len(pairs)))
             return filled
