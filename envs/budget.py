@@ -12,7 +12,7 @@ from haq.constraints import Constraint
 from haq.errors import ConstraintError, HardwareError
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
-from haq.metrics import METRICS, format_cost
+from haq.metrics import format_cost
 from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["Budget"]
@@ -117,7 +117,7 @@ class Budget:
     def limit(self, metric: str) -> float:
         """Returns the limit on a metric, or the uniform 8-bit network's cost if there is no limit."""
         limits = {constraint.metric: constraint.limit for constraint in self.constraints}
-        return limits.get(metric, self._uniform8[METRICS[metric].field])
+        return limits.get(metric, self._uniform8[Constraint(metric, 1.0).field])
 
     def tightened(self, constraints: Sequence[Constraint]) -> Budget:
         """Returns a budget with these limits as well; raises like the constructor."""
@@ -159,7 +159,7 @@ class Budget:
         return (self._higher if up else self._lower).get((pair, field))
 
     def _next(self, pair: LayerBits, field: Field, direction: int) -> LayerBits | None:
-        """Returns the candidate with the nearest width of `field` in a direction; the other moves the same way."""
+        """Returns the candidate with the nearest width of `field` in a direction; the other stays or moves with it."""
 
         def distance(other: LayerBits) -> tuple[int, int]:
             moves = {name: direction * (getattr(other, name) - getattr(pair, name)) for name in self.fields}

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from typing import Any, Literal, get_args
 
 from haq.errors import ConfigError, ConstraintError
@@ -55,7 +54,7 @@ class Metric:
     field: str
     units: Mapping[str, float]
     combine: Combine = "sum"
-    scales: tuple[tuple[float, str], ...] = dataclass_field(default=(), repr=False)
+    scales: tuple[tuple[float, str], ...] = ()
     direction: Direction = "min"
     layer_field: str = ""
     title: str = ""
@@ -75,7 +74,7 @@ class Metric:
             if getattr(self, what) not in known:
                 raise ConfigError(f"metric {self.name!r}: {what}={getattr(self, what)!r}; use {' or '.join(known)}")
         if not self.scales:
-            sizes = {factor: unit or self.name for unit, factor in reversed(list(self.units.items()))}
+            sizes = {factor: unit or self.name for unit, factor in reversed([*self.units.items()])}
             object.__setattr__(self, "scales", tuple(sorted(sizes.items(), reverse=True)))
         if not self.title:
             object.__setattr__(self, "title", self.name[:1].upper() + self.name[1:])

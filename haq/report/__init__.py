@@ -1,4 +1,4 @@
-"""What searches found, for people: tables in the terminal, and HTML pages that open offline."""
+"""Reports of searches: tables in the terminal, and HTML pages that open offline."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def write_report(run: RunFolder, console: Console, path: Path | None = None) -> 
     """Prints the report of a run and writes its page; returns the page's path.
 
     Args:
-        run: What to report.
+        run: The run.
         console: Where to print.
-        path: Of the page, by default `report.html` in the run folder.
+        path: Where to write the page, by default `report.html` in the run folder.
 
     Raises:
         ConfigError: The search stopped before its first trial, or a file is damaged.
@@ -57,9 +57,9 @@ def write_overlay(runs: Sequence[RunFolder], console: Console, path: Path | None
     """Prints a comparison of runs and writes a page that draws them together; returns the page's path.
 
     Args:
-        runs: What to compare.
+        runs: The runs to compare.
         console: Where to print.
-        path: Of the page, by default `report-overlay.html` in the first run's folder.
+        path: Where to write the page, by default `report-overlay.html` in the folder of the first run.
 
     Raises:
         ConfigError: A search stopped before its first trial, or a file is damaged.

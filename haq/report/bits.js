@@ -1,4 +1,4 @@
-// The policy that is picked: its scores and costs, and the widths of its layers as a chart and as a table.
+// The picked policy: its scores and costs, and the widths of its layers as a chart and as a table.
 "use strict";
 
 const FLOAT_HEIGHT = 32; // of the bar of a layer that is left in floating point

@@ -17,45 +17,45 @@ _STYLES = (("#2f81d6", "-"), ("#1c2127", "--"), ("#8b95a1", "-."), ("#d98c1f", "
 
 
 class Course(Protocol):
-    """What one agent reached with one seed."""
+    """The results of one agent with one seed."""
 
     @property
     def agent(self) -> str:
-        """Its name."""
+        """Name of the agent."""
 
     def best(self, evaluations: int) -> float:
         """Returns the best objective of the first evaluations."""
 
 
 class Courses(Protocol):
-    """Runs of several agents under one budget."""
+    """Searches of several agents under one budget."""
 
     @property
     def courses(self) -> tuple[Course, ...]:
-        """Of all agents and seeds."""
+        """The courses of all agents and seeds."""
 
     @property
     def evaluations(self) -> int:
-        """Of each course."""
+        """Number of evaluations of each course."""
 
     @property
     def rank_by(self) -> RankBy:
-        """What objectives are made of."""
+        """Quality that the objectives measure."""
 
     @property
     def budget(self) -> str:
-        """For people."""
+        """The budget for people."""
 
     def shown(self, objective: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Returns objectives as top-1 or as losses."""
 
 
 def draw_curves(found: Courses, path: Path) -> None:
-    """Draws each agent's mean over the seeds, with the range of the seeds behind it, as PNG.
+    """Writes a PNG with each agent's mean over the seeds, and their range behind it.
 
     Args:
-        found: What to draw.
-        path: File to write.
+        found: The courses.
+        path: PNG file to write.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What the page shows beyond the `Summary`: every policy, the costs of layers, measurements, and how to repeat it."""
+"""The data of the page beyond the `Summary`: every policy, the costs of layers, measurements, and the command."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Scored:
     """A policy that was scored.
 
     Attributes:
-        number: Of the trial; `None` for a baseline.
+        number: Number of the trial; `None` for a baseline.
         origin: Who proposed it.
-        bits: Of each layer; `None` where the run folder does not tell them.
+        bits: Widths of each layer; `None` if the run folder does not hold them.
         elapsed_s: Seconds from the start of the search to the trial's end.
-        cost: As the cost table prices it.
+        cost: Metric field → cost, from the cost table.
     """
 
     number: int | None
@@ -41,14 +41,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What each layer alone loses at each width, by one measure; rows are layers, columns widths, `None` is infinite.
+    """The loss of each layer alone at each width, by one measure. Rows are layers, columns widths; `None` is infinite.
 
     Attributes:
         measure: One of `haq.search.sensitivity.MEASURES`.
-        layers: Names.
-        widths: Ascending.
-        weights: Of weights.
-        activations: Of activations; `None` where these stay in floating point.
+        layers: Names of the layers.
+        widths: Widths, ascending.
+        weights: Losses by quantizing weights.
+        activations: Losses by quantizing activations; `None` if these stay in floating point.
     """
 
     measure: str
@@ -63,14 +63,14 @@ class Bench:
     """Latencies that `haq bench` predicted and measured, in milliseconds; see `haq.hwmodels.measuring.bench.Bench`.
 
     Attributes:
-        layers: Names.
-        predicted: Of each layer.
-        measured: Of each layer.
-        predicted_total: Of the whole network.
-        total: Of the whole network, measured.
+        layers: Names of the layers.
+        predicted: Predicted latency of each layer.
+        measured: Measured latency of each layer.
+        predicted_total: Predicted latency of the whole network.
+        total: Measured latency of the whole network.
         spread: Distance between the quartiles of the total, as a share of it.
-        networks: Name → latency of this network and of PyTorch's own, those that were measured.
-        machine: Where.
+        networks: Name → measured latency of this network, and of PyTorch's networks if they were measured.
+        machine: The machine of the measurement.
     """
 
     layers: tuple[str, ...]
@@ -85,20 +85,20 @@ class Bench:
 
 @dataclass(frozen=True)
 class Details:
-    """All that a page needs beside the `Summary`; text is printable, as there.
+    """All that a page needs beside the `Summary`. Text is printable, as there.
 
     Attributes:
-        layers: Names, in the order of every policy's bits.
+        layers: Names of the layers, in the order of the bits of every policy.
         policies: Trials with a score, in their order, then the uniform baselines.
-        float_cost: Of the float network.
-        float_top1: On the validation samples.
-        float_loss: Likewise.
-        table: Costs of the layers, in an order of its own; `None` where the run has no table that fits.
+        float_cost: Cost of the float network.
+        float_top1: Top-1 of the float network on the validation samples.
+        float_loss: Its loss on them.
+        table: Costs of the layers, in its own order; `None` if the run has no table that fits.
         names: Layers as the table knows them, in the order of `layers`.
-        heat_maps: Of `RUN/sensitivity.json`; empty without one.
-        bench: Of `RUN/bench.json`; `None` without one.
-        command: The search, to be typed again.
-        environment: What it ran with: package → version, and the like.
+        heat_maps: From `RUN/sensitivity.json`; empty without one.
+        bench: From `RUN/bench.json`; `None` without one.
+        command: Command line that repeats the search.
+        environment: Package → version, and the like, of the search.
     """
 
     layers: tuple[str, ...]
@@ -152,7 +152,7 @@ def _scored(trial: Trial) -> Scored:
 def _uniform(
     baselines: Sequence[Baseline | None], config: SearchConfig, names: Sequence[str], table: CostTable | None
 ) -> Iterator[Scored]:
-    """Returns the uniform networks, with the widths that the run tells."""
+    """Returns the uniform networks, with the widths that the run folder holds."""
     for baseline in {baseline.widths: baseline for baseline in baselines if baseline and baseline.bits}.values():
         policy = baseline.policy or _guessed(baseline, config, names, table)
         bits = tuple(policy[name] for name in names) if policy and set(policy) == set(names) else None
@@ -162,7 +162,7 @@ def _uniform(
 def _guessed(
     baseline: Baseline, config: SearchConfig, names: Sequence[str], table: CostTable | None
 ) -> BitPolicy | None:
-    """Finds the widths in a run folder of before, which tells one pair and a cost: the ends may have been pinned."""
+    """Finds the widths in an older run folder, which holds one pair and a cost: the ends may have been pinned."""
     if not names or table is None:
         return None
     inputs = None if config.weights_only else baseline.a_bits
@@ -173,7 +173,7 @@ def _guessed(
 
 
 def _priced(table: CostTable, policy: BitPolicy, cost: Cost) -> bool:
-    """Whether the policy costs just that, and so is the one that was scored."""
+    """Whether the policy has exactly this cost, and so is the one that was scored."""
     try:
         found = table.cost(policy)
     except HardwareError:
@@ -193,10 +193,10 @@ def _table(run: RunFolder, names: tuple[str, ...]) -> CostTable | None:
 
 
 def _read(path: Path, parse: Callable[[Any], T]) -> T | None:
-    """Reads a file that a run folder may have or not.
+    """Reads an optional file of a run folder.
 
     Raises:
-        ConfigError: It is there, but damaged.
+        ConfigError: The file is damaged.
     """
     if not path.is_file():
         return None

@@ -18,7 +18,7 @@ __all__ = ["folded", "page", "render_html", "table"]
 
 _LAYER_PX = 30
 
-# The policy makes the browser itself refuse whatever is not inside the file
+# With this policy the browser itself refuses everything from outside the file
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -44,7 +44,7 @@ _NOSCRIPT = '<noscript><p class="note">The charts need JavaScript; the tables do
 
 
 def render_html(summary: Summary, details: Details) -> str:
-    """Returns the whole page; it makes no request, and everything from the user is escaped."""
+    """Returns the whole page. It makes no requests, and all text from the user is escaped."""
     content = summary_text.comparison(summary)
     sections = [
         _head(summary),
@@ -63,7 +63,7 @@ def page(title: str, body: str, data: Mapping[str, Any], *scripts: str) -> str:
     """Returns a page of `body`, already escaped, whose scripts read `data`.
 
     Args:
-        title: Text.
+        title: Title, as text.
         body: HTML.
         data: Plain JSON types.
         scripts: Files of this package that run after `charts.js`, in this order.
@@ -115,7 +115,7 @@ def _layers(summary: Summary) -> list[str]:
             '<div class="choose"><label for="policy">Policy</label><select id="policy"></select>'
             '<span class="note">or click a point above</span></div>',
             '<div id="picked" aria-live="polite"></div>',
-            '<p class="note" id="unknown" hidden>The run folder does not tell the widths of this one.</p>',
+            '<p class="note" id="unknown" hidden>The run folder does not hold the widths of this policy.</p>',
             f'<div id="bits"><div class="wide" tabindex="0" role="group" aria-label="Bits of every layer">'
             f'<div class="chart"{width}><div id="layers"></div></div></div>',
             f"<details><summary>The layers as a table</summary>{''.join(_notes(content))}"
@@ -181,12 +181,12 @@ def _chart(name: str, label: str) -> str:
 
 
 def folded(title: str, content: summary_text.Table) -> str:
-    """Returns a table that a click unfolds."""
+    """Returns a table that unfolds on a click."""
     return f"<details><summary>{title}</summary>{''.join(_notes(content))}{table(content)}</details>"
 
 
 def table(content: summary_text.Table) -> str:
-    """Returns a table that scrolls by itself when it is too wide."""
+    """Returns a table that scrolls when it is too wide."""
     return f'<div class="wide">{_table(content)}</div>'
 
 

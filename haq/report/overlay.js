@@ -1,4 +1,4 @@
-// Scatter plots of several runs on one another: a run has a shape and a colour.
+// Scatter plots of several runs over each other: each run has a shape and a colour.
 "use strict";
 
 const RUNS = DATA.runs;

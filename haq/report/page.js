@@ -1,4 +1,4 @@
-// The report of one run: a policy that is chosen in the scatter plot or in the list fills the chart of bits.
+// The report of one run: a policy picked in the scatter plot or in the list fills the chart of bits.
 "use strict";
 
 const { policies, scores, levels, layers, costs } = DATA;
@@ -27,7 +27,7 @@ const title = (policy) =>
   policies.number[policy] == null ? capital(origin(policy)) : `Trial ${policies.number[policy]} · ${origin(policy)}`;
 const metricName = (field) => DATA.metrics.find((metric) => metric.field === field).name;
 
-// For each layer the place of its pair of widths in DATA.pairs; null where the run folder does not tell
+// For each layer the place of its pair of widths in DATA.pairs; null if the run folder does not hold them
 function pairsOf(policy) {
   const word = policies.bits[policy];
   return word == null ? null : [...word].map((letter) => letters.get(letter));
@@ -136,7 +136,7 @@ function drawScatter() {
   ].join(" ").trim();
 }
 
-// Where most of what was searched lies: one bad score, or a network far off the budget, would squeeze all others
+// Where most searched policies lie: one bad score, or a network far off the budget, would squeeze all others
 function closeUp(points) {
   const searched = points.filter((point) => policies.number[point.policy] != null);
   if (searched.length < 8) return null;
@@ -157,7 +157,7 @@ function closeUp(points) {
   return { x: [Math.max(0, left - aside), right + aside], y };
 }
 
-// Where a value stands on the axis of quality: those of losses and divergences are logarithmic
+// The position of a value on the axis of quality: those of losses and divergences are logarithmic
 function placed(value) {
   return state.quality === "top1" ? value : Math.log10(value);
 }
@@ -184,7 +184,7 @@ function marks() {
   return found;
 }
 
-// Where the policy that is picked stands, at its longest training
+// The point of the picked policy, at its longest training
 function ring() {
   const point = best.get(state.picked);
   const x = point ? price(point.policy, state.field) : null;
@@ -202,14 +202,14 @@ function notes(metric) {
   const score = DATA.float[state.quality];
   if (score != null) {
     const text = "float " + (state.quality === "top1" ? percent(score) : score.toFixed(3));
-    const y = placed(score); // of a logarithmic axis annotations give the logarithm, shapes the value
+    const y = placed(score); // on a logarithmic axis, annotations take the logarithm and shapes the value
     const place = { x: 0, xref: "paper", xanchor: "left", y, yanchor: "bottom" };
     found.push({ ...place, text, showarrow: false, font: { size: 12 } });
   }
   return found;
 }
 
-// The policy that is picked
+// The picked policy
 
 function pick(policy) {
   state.picked = policy;

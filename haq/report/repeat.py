@@ -1,4 +1,4 @@
-"""How to do a search again: its command, its seed and what it ran with."""
+"""The command that repeats a search."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FLAGS = {"weights_only": ("--weights-only", ""), "pin_ends": ("", "--free-ends"
 
 
 def command(config: SearchConfig) -> str:
-    """Returns the command line that asks for the same search, for a POSIX shell.
+    """Returns the command line of the same search, for a POSIX shell.
 
-    What decides most is always there; other options only where they differ from today's defaults. A search that started
-    from given widths is repeated from the run folder's `config.yaml`, which holds them.
+    The most important options are always there; others only where they differ from today's defaults. A search that
+    started from given widths is repeated from the run folder's `config.yaml`, which holds them.
 
     Examples:
         >>> command(SearchConfig(("latency=10ms",), batch=16, workers=2, trials=80, pin_ends=False))
@@ -35,7 +35,7 @@ def command(config: SearchConfig) -> str:
             words += [flag] if (flag := _FLAGS[name][not value]) else []
         elif name == "constraints" or value is None:
             continue
-        elif name in (*_ALWAYS, "workers") or value != default[name]:  # the default of workers is the machine's
+        elif name in (*_ALWAYS, "workers") or value != default[name]:  # the default of workers depends on the machine
             words += ["--" + name.replace("_", "-"), _shown(value)]
     return shlex.join(words)
 

@@ -1,7 +1,7 @@
 // The lower sections of the report of one run: progress, sensitivity, and predicted against measured latency.
 "use strict";
 
-// Best so far: scores after calibration and after fine-tuning have a panel each, and are never compared
+// Best so far: scores after calibration and after fine-tuning have a panel each, because they do not compare
 
 function drawProgress() {
   const { quality, time } = state, node = byId("progress");

@@ -1,4 +1,4 @@
-"""Maps of sensitivity: where values stand on a scale of colours, and the picture."""
+"""Maps of sensitivity: the scale of colours, and the picture."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from haq.search.sensitivity import Sensitivity
 
 __all__ = ["position", "scale", "write_maps"]
 
-_SPAN = 1e-6  # of the largest value; what is smaller has the same colour
+_SPAN = 1e-6  # of the largest value; smaller values share one colour
 
 
 def scale(values: Sensitivity) -> tuple[float, float]:
-    """Returns the ends of the scale of colours, both positive; it serves weights and activations."""
+    """Returns the ends of the scale of colours, both positive; weights and activations share it."""
     maps = (values.weight_costs, values.activation_costs)
     costs = [float(cost) for part in maps if part is not None for cost in part.flat if 0 < cost < float("inf")]
     highest = max(costs, default=1.0)
@@ -25,24 +25,24 @@ def scale(values: Sensitivity) -> tuple[float, float]:
 
 
 def position(cost: float, ends: tuple[float, float]) -> float:
-    """Returns where a cost stands on the logarithmic scale between `ends`, 0 to 1."""
+    """Returns the position of a cost on the logarithmic scale between `ends`, 0 to 1."""
     lowest, highest = ends
     return float(np.log(np.clip(cost, lowest, highest) / lowest) / np.log(highest / lowest))
 
 
 def write_maps(measured: Mapping[str, Sensitivity], labels: Mapping[str, str], title: str, path: Path) -> None:
-    """Writes the maps of every measure as PNG: weights and activations side by side, in one scale.
+    """Writes the maps of every measure as PNG: weights and activations side by side, on one scale.
 
     Args:
         measured: Measure → values, of the same layers.
-        labels: Measure → what its colours mean.
-        title: Of the figure.
-        path: To write.
+        labels: Measure → meaning of its colours.
+        title: Title of the figure.
+        path: PNG file to write.
 
     Raises:
-        ConfigError: It cannot be written.
+        ConfigError: The file cannot be written.
     """
-    # A figure of its own: pyplot would choose a backend for the whole process
+    # Not pyplot, which would choose a backend for the whole process
     from matplotlib.colors import LogNorm  # slow to import
     from matplotlib.figure import Figure
 

@@ -20,16 +20,16 @@ __all__ = ["render", "render_comparison"]
 
 _COMPACT_FROM = 61
 _BAR = 8
-_NAME = 34  # columns that the names of runs get; longer ones fold
+_NAME = 34  # columns for the names of runs; longer ones fold
 
 
 def render(summary: Summary, console: Console, details: Details | None = None) -> None:
     """Prints the whole report.
 
     Args:
-        summary: What to print.
-        console: Where to; its width is respected, and without colour nothing is lost.
-        details: Likewise: what was measured, and how to repeat the search.
+        summary: The run.
+        console: Where to print. The report keeps to its width and needs no colour.
+        details: Measurements to print, and how to repeat the search.
     """
     console.print(Text(f"Run {summary.name}", style="bold"))
     console.print(_facts(summary))
@@ -52,12 +52,12 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
         if details.bench is not None:
             _said(console, "Latency", summary_text.benched(details.bench))
         console.print(Text("\nRepeat it", style="bold"))
-        console.print(Text(details.command), soft_wrap=True)  # a line that can be copied whole
+        console.print(Text(details.command), soft_wrap=True)  # one line, which can be copied
         console.print(Text(", ".join(f"{key} {value}" for key, value in details.environment.items()), style="dim"))
 
 
 def render_comparison(runs: Sequence[Compared], console: Console) -> None:
-    """Prints a table of runs, a row each."""
+    """Prints a table with a row for each run."""
     content = comparison(runs)
     table = _table(content, 1, 2)
     table.columns[0].min_width = min(max(len(run.name) for run in runs) + 2, _NAME)
@@ -84,7 +84,7 @@ def _facts(summary: Summary) -> Padding:
 
 
 def _table(content: summary_text.Table, *left: int) -> RichTable:
-    """Lays out a table whose columns `left` are text; a sign marks the chosen row, for terminals without bold."""
+    """Lays out a table whose columns `left` hold text; a sign marks the chosen row, for terminals without bold."""
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for index, title in enumerate(content.header):
         indent = "  " if index == 0 else ""

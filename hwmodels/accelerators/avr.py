@@ -25,8 +25,9 @@ class Avr:
     - multiplying, except by a 1-bit weight, whose sign decides between adding and subtracting;
     - adding to a 32-bit sum, byte by byte, and the loop.
 
-    Every result then is requantized. Nothing overlaps. No im2col is needed, so there is no buffer. Fewer weight bits
-    save flash first; time only where unpacking costs less than the loads it saves, or no product is left.
+    Then every result is requantized. Nothing overlaps. No im2col is needed, so there is no buffer. Fewer weight bits
+    save flash first. They save time only where unpacking costs less than the loads it saves, or where no multiplication
+    is left.
 
     A layer whose weights alone do not fit into flash is refused, because nothing else can deliver them.
 
@@ -35,7 +36,9 @@ class Avr:
     Not modelled: padding and addresses at the borders of an image, and the program's own flash and memory.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         clock_mhz: Clock of the core.
         flash_load_cycles: LPM, one byte of weights.
         sram_load_cycles: LD, one byte of activations.
@@ -66,11 +69,11 @@ class Avr:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of loads from flash and SRAM in the proportion of 8-bit operands."""
+        """Bandwidth of loads from flash and SRAM, in the proportion of 8-bit operands."""
         return 2 / (self.flash_load_cycles + self.sram_load_cycles) * self.clock_mhz * 1e6
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of the arithmetic alone, were operands at hand."""
+        """Returns the rate of the arithmetic alone, without loads."""
         return self.clock_mhz * 1e6 / self._arithmetic_cycles(bits.w_bits or 8)
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:

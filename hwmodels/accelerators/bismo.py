@@ -16,12 +16,12 @@ __all__ = ["Bismo"]
 
 @dataclass(frozen=True)
 class Bismo:
-    """An array of D_m × D_n dot-product units; each takes D_k binary products a cycle.
+    """An array of D_m × D_n dot-product units; each computes D_k binary products per cycle.
 
     A layer becomes one matrix product per group by im2col: M output channels, K inputs of a dot product, N output
     positions of the whole batch. Groups smaller than a tile, such as those of a depthwise convolution, are joined into
-    block-diagonal products of at most D_m rows and D_k inputs, whose zeros are fetched and multiplied like any number.
-    Three stages work at once, so the slowest sets the pace; in cycles, per product:
+    block-diagonal products of at most D_m rows and D_k inputs; their zeros are fetched and multiplied like any number.
+    Three stages work at the same time, so the slowest sets the pace. In cycles, per product:
 
     - execute: ⌈M / D_m⌉ · ⌈N / D_n⌉ · ⌈K / D_k⌉ · w · a, one cycle for a pair of bit planes of a tile;
     - fetch: W = M · w · ⌈K / D_k⌉ · D_k bits of weights and A = N · a · ⌈K / D_k⌉ · D_k of activations, padded to
@@ -31,19 +31,21 @@ class Bismo:
     - result: M · N results through the write port, which BISMO has beside the read port. Each is as wide as the
       activations, into whose width it is requantized, or `result_bits` where that is more.
 
-    What cannot overlap is added once a layer, since the products of a layer follow each other without a gap: the fetch
-    of the first step's operands, (D_m + D_n) · D_k bits, and the write of the last tile's D_m · D_n results.
+    Two parts cannot overlap: the fetch of the first step's operands, (D_m + D_n) · D_k bits, and the write of the last
+    tile's D_m · D_n results. They count once per layer, since its products follow each other without a gap.
 
     Energy is that of the array while it executes, padding included because idle units are clocked too, plus that of
     DRAM for every bit fetched or written. `tops_per_watt` is usually measured at the board: it then already holds
-    static power and idle DRAM for as long as the array executes, but nothing covers them while a layer waits for
-    memory, so the energy of fetch-bound layers is a lower bound.
+    static power and idle DRAM while the array executes, but not while a layer waits for memory, so the energy of
+    fetch-bound layers is a lower bound.
 
-    Not modelled: DRAM latency, converting activations to bit planes, the time that requantizing takes, and that the
-    reader of a result may want another width than its writer was given.
+    Not modelled: DRAM latency, converting activations to bit planes, the time of requantizing, and results that are
+    read at another width than they were written at.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         rows: D_m.
         depth: D_k.
         columns: D_n.
@@ -51,14 +53,14 @@ class Bismo:
         dram_bits_per_cycle: Width of the read port.
         result_bits_per_cycle: Width of the write port.
         buffer_entries: Words of D_k bits that each row and each column of the array has on chip.
-        result_bits: Narrowest result: the accumulator's width where these are written as they are, and 1 where they
+        result_bits: Narrowest result: the width of the accumulator if results are written as they are, and 1 if they
             are requantized to the width of the activations.
         tops_per_watt: Binary operations per joule, in 10¹²; a binary multiply-accumulate is two.
         dram_pj_per_bit: Energy of moving one bit to or from DRAM.
 
     References:
         Umuroglu, Rasnayake, Själander: BISMO: A Scalable Bit-Serial Matrix Multiplication Overlay for Reconfigurable
-        Computing, FPL 2018, arXiv:1806.08862. Names D_m, D_k, D_n and the three stages are theirs.
+        Computing, FPL 2018, arXiv:1806.08862. The names D_m, D_k, D_n and the three stages are from this paper.
         Umuroglu, Conficconi, Rasnayake, Preusser, Själander: Optimizing Bit-Serial Matrix Multiplication for
         Reconfigurable Computing, ACM TRETS 12(3), 2019, arXiv:1901.00370. The same overlay on the Ultra96.
     """
@@ -79,11 +81,11 @@ class Bismo:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the read port."""
+        """Bandwidth of the read port."""
         return self.dram_bits_per_cycle / 8 * self.clock_mhz * 1e6
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of a full array: one pair of bit planes a cycle."""
+        """Returns the rate of a full array: one pair of bit planes per cycle."""
         binary = self.rows * self.depth * self.columns * self.clock_mhz * 1e6
         return binary / ((bits.w_bits or 1) * (bits.a_bits or 1))
 
@@ -122,7 +124,7 @@ class Bismo:
         return gemm.groups * tiles * ceil_div(gemm.k, self.depth) * w_bits * a_bits
 
     def _fetched_bits(self, gemm: Gemm, w_bits: int, a_bits: int) -> int:
-        """Returns what one product fetches, operands that the buffers do not hold more than once."""
+        """Returns the bits that one product fetches; operands that the buffers do not hold are fetched again."""
         steps = ceil_div(gemm.k, self.depth)
         weights, activations = gemm.m * w_bits * steps * self.depth, gemm.n * a_bits * steps * self.depth
         row_tiles, column_tiles = ceil_div(gemm.m, self.rows), ceil_div(gemm.n, self.columns)

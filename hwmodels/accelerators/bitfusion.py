@@ -13,7 +13,7 @@ from haq.policy import LayerBits
 
 __all__ = ["BitFusion"]
 
-_WHOLE = 8  # bits of both operands of the one product that all 16 bricks of a unit make together
+_WHOLE = 8  # bits of both operands of a product that takes all 16 bricks of a unit
 _SUM_BITS = 32
 
 
@@ -21,36 +21,39 @@ _SUM_BITS = 32
 class BitFusion:
     """A systolic array of fusion units, each of 16 bricks that multiply 2 bits by 2 bits.
 
-    The bricks of a unit make one product of 8 by 8 bits a cycle, two of 4 by 8, four of 4 by 4, or sixteen of 2 by 2:
-    p = 64 / (w · a). A 16-bit operand takes two cycles for its halves. Widths between are rounded up to 2, 4, 8 or 16.
+    In each cycle, the bricks of a unit make one product of 8 by 8 bits, two of 4 by 8, four of 4 by 4, or sixteen of 2
+    by 2: p = 64 / (w · a). A 16-bit operand takes two cycles for its halves. Other widths are rounded up to 2, 4, 8 or
+    16.
 
     A layer becomes one matrix product per group, as for `Bismo`, with small groups joined into block-diagonal ones.
-    Inputs enter at the R rows, which share out the K inputs of a dot product, p to a unit; the C columns share out the
-    M output channels, and their partial sums run down to the output buffer. In cycles:
+    Inputs enter at the R rows, which divide the K inputs of a dot product, p for each unit. The C columns divide the M
+    output channels, and their partial sums run down to the output buffer. In cycles:
 
     - compute: ⌈M / C⌉ · ⌈K / (R · p)⌉ · N per product, times 2 for each 16-bit operand;
-    - memory: every bit that DRAM delivers or takes through its one port. Inputs are read as they lie in memory, not
-      expanded by im2col; results have the width of the inputs. Operands that their buffer does not hold whole are read
-      again: the cheaper of W + A · ⌈W / weight buffer⌉ and A + W · ⌈A / input buffer⌉.
+    - memory: all bits that pass the one port of the DRAM. Inputs are read as they lie in memory, not expanded by
+      im2col; results have the width of the inputs. Operands that do not fit into their buffer are read again: the
+      cheaper of W + A · ⌈W / weight buffer⌉ and A + W · ⌈A / input buffer⌉.
 
-    The two overlap, because the buffers are double, so the slower sets the pace.
+    The two overlap, because the buffers are double, and the slower one sets the pace.
 
-    Energy is that of every unit in every compute cycle, idle ones included; of a weight read for each product, of an
-    input read for each product of a unit in the first of the C columns that share it, and of a partial sum read and
-    written for each step over K; and of DRAM.
+    The energy counts every unit in every compute cycle, including idle ones; a weight read for each product; an
+    input read for each product of a unit in the first of the C columns that share it; a partial sum read and written
+    for each step over K; and DRAM.
 
     Not modelled: filling and draining the array, filling the buffers (less than one percent of the energy of the DRAM
     access that it follows), buffer space lost to double buffering, DRAM latency, and pooling and activation units.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         rows: R.
         columns: C.
         clock_mhz: Clock of array and DRAM port.
         dram_bits_per_cycle: Width of the port.
-        weight_buffer_bytes: Size of the weight buffers together.
-        input_buffer_bytes: Size of the input buffers together.
-        unit_pj: Energy of one fusion unit in one cycle, in whichever configuration.
+        weight_buffer_bytes: Total size of the weight buffers.
+        input_buffer_bytes: Total size of the input buffers.
+        unit_pj: Energy of one fusion unit in one cycle, in any configuration.
         weight_pj_per_bit: Energy of reading one bit of a weight buffer.
         input_pj_per_bit: Energy of reading one bit of an input buffer.
         sum_pj_per_bit: Energy of reading and writing one bit of an output buffer.
@@ -79,11 +82,11 @@ class BitFusion:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the DRAM port."""
+        """Bandwidth of the DRAM port."""
         return self.dram_bits_per_cycle / 8 * self.clock_mhz * 1e6
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of a full array."""
+        """Returns the rate of a full array."""
         w_bits, a_bits = _fused(bits.w_bits or _WHOLE), _fused(bits.a_bits or _WHOLE)
         per_cycle = self.rows * self.columns * _products(w_bits, a_bits) / (_turns(w_bits) * _turns(a_bits))
         return per_cycle * self.clock_mhz * 1e6
@@ -124,7 +127,7 @@ class BitFusion:
 
     def _moved_bits(self, layer: LayerSpec, w_bits: int, a_bits: int, batch: int) -> int:
         weights, inputs = layer.params * w_bits, input_values(layer, batch) * a_bits
-        # Groups have operands of their own, and come one after the other
+        # Each group has its own operands, and groups run one after the other
         weight_turns = ceil_div(weights, layer.groups * self.weight_buffer_bytes * 8)
         input_turns = ceil_div(inputs, layer.groups * self.input_buffer_bytes * 8)
         read = min(weights + inputs * weight_turns, inputs + weights * input_turns)
@@ -132,15 +135,15 @@ class BitFusion:
 
 
 def _fused(bits: int) -> int:
-    """Rounds up to what bricks can be fused into."""
+    """Rounds up to a width that bricks can be fused to."""
     return next(width for width in (2, 4, 8, 16) if bits <= width)
 
 
 def _turns(bits: int) -> int:
-    """How many times a unit sees an operand."""
+    """Returns how many cycles an operand takes in a unit."""
     return max(1, bits // _WHOLE)
 
 
 def _products(w_bits: int, a_bits: int) -> int:
-    """Products that a unit makes in a cycle, of halves where an operand has 16 bits."""
+    """Returns the products that a unit makes in a cycle; of a 16-bit operand, those of one half."""
     return _WHOLE**2 // (min(w_bits, _WHOLE) * min(a_bits, _WHOLE))

@@ -19,47 +19,49 @@ _WORD_BYTES = 2  # of one activation, once it is unpacked
 
 @dataclass(frozen=True)
 class CortexM:
-    """A core whose arithmetic has 16 bits, so narrower operands take less room, not less time.
+    """A core with 16-bit arithmetic, so narrower operands take less room, but not less time.
 
     Kernels multiply pairs of 16-bit numbers (SMLAD). Activations are unpacked to 16 bits while im2col gathers the
-    inputs of two output positions; weights are unpacked as they are used, once for these two. In cycles:
+    inputs of two output positions; weights are unpacked as they are used, once for both positions. In cycles:
 
     - convolution and linear: MACs · mac + ⌈N / 2⌉ · M · K · unpack(w) + N · K · expand(a) per group;
     - depthwise: MACs · (depthwise + unpack(w)) + N · K · expand(a) per group, because positions share no weights;
     - every result: requantize;
-    - flash: the weights' bytes, for each two positions again where the data cache does not hold a layer's weights.
+    - flash: the bytes of the weights, read again for every two positions if the data cache does not hold them all.
 
     An in-order core waits for its loads, so compute and flash add up. Fewer weight bits cost time to unpack and save
-    flash and its traffic; fewer activation bits save memory alone. Latency therefore need not fall with widths: what a
-    search trades here is accuracy against the limits of flash and memory.
+    flash and its traffic; fewer activation bits save only memory. Latency therefore need not fall with the widths: a
+    search here trades accuracy against the limits of flash and memory.
 
-    A layer's working memory is the buffer of im2col: two positions of 16-bit inputs, or one where there is only one,
-    as for a linear layer; one position of bytes for a depthwise layer.
+    A layer's working memory is the buffer of im2col: two positions of 16-bit inputs, or one if there is only one, as
+    for a linear layer; one position of bytes for a depthwise layer.
 
     Energy is the power of the running chip for that time.
 
     Not modelled: layers whose channels the SIMD loops do not divide, instruction fetches, and other users of the bus.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         clock_mhz: Clock of the core.
-        mac_cycles: Multiply-accumulate, with the loads of activations and the loop, unpacking excluded.
-        depthwise_cycles: Likewise in a depthwise layer.
+        mac_cycles: Multiply-accumulate, with the loads of activations and the loop, but without unpacking.
+        depthwise_cycles: The same in a depthwise layer.
         unpack_8_cycles: Loading and unpacking one 8-bit weight.
-        unpack_4_cycles: Likewise 4 bits.
-        unpack_2_cycles: Likewise 2 bits.
+        unpack_4_cycles: The same for 4 bits.
+        unpack_2_cycles: The same for 2 bits.
         expand_8_cycles: Gathering and unpacking one 8-bit activation.
-        expand_4_cycles: Likewise 4 bits.
-        expand_2_cycles: Likewise 2 bits.
+        expand_4_cycles: The same for 4 bits.
+        expand_2_cycles: The same for 2 bits.
         requantize_cycles: Scaling, rounding, clipping and storing one result.
         flash_bytes_per_cycle: Bandwidth of the flash memory for data.
-        data_cache_bytes: Size of the cache before it.
+        data_cache_bytes: Size of the data cache between core and flash.
         power_mw: Power of the running chip.
 
     References:
         Lai, Suda, Chandra: CMSIS-NN: Efficient Neural Network Kernels for Arm Cortex-M CPUs, 2018, arXiv:1801.06601.
         Capotondi, Rusci, Fariselli, Benini: CMix-NN: Mixed Low-Precision CNN Library for Memory-Constrained Edge
-        Devices, IEEE TCAS-II 67(5), 2020, doi:10.1109/TCSII.2020.2983648; its kernels' instructions are counted here.
+        Devices, IEEE TCAS-II 67(5), 2020, doi:10.1109/TCSII.2020.2983648; counts are of its kernels.
     """
 
     name: str
@@ -81,11 +83,11 @@ class CortexM:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the flash memory."""
+        """Bandwidth of the flash memory."""
         return self.flash_bytes_per_cycle * self.clock_mhz * 1e6
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of a convolution's inner loop."""
+        """Returns the rate of a convolution's inner loop."""
         return self.clock_mhz * 1e6 / (self.mac_cycles + self._unpack_cycles(bits.w_bits or 8) / _COLUMNS)
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:

@@ -8,21 +8,21 @@ from importlib.resources.abc import Traversable
 from typing import Any, get_type_hints
 
 from haq.config import parse_bits
-from haq.constraints import METRICS
 from haq.errors import ConfigError, HardwareError, did_you_mean
 from haq.io.safe_yaml import read_yaml
+from haq.metrics import METRICS
 from haq.policy import LayerBits
 
 __all__ = ["Description", "Parameter", "build_hardware", "read_description"]
 
 _KEYS = ("name", "kind", "summary", "pairs", "parameters")
 _OPTIONAL = {"batch": 1, "limits": {}}
-_MOST = 1e30  # in any unit: products of several still are floats
+_MOST = 1e30  # in any unit: a product of several is still a finite float
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number of a hardware description, with its unit and where it comes from."""
+    """A number of a hardware description, with its unit and its source."""
 
     value: float
     unit: str
@@ -31,15 +31,15 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Description:
-    """What a hardware file says.
+    """The content of a hardware file.
 
     Attributes:
         name: Short and unique.
-        kind: Cost model that the parameters are for.
+        kind: Name of the cost model that the parameters are for.
         summary: One line for people.
-        batch: Samples at once, unless a user says otherwise.
+        batch: Samples at once, unless the user gives another number.
         pairs: Legal pairs of widths, ascending.
-        limits: Key of `haq.constraints.METRICS` → what the device holds.
+        limits: Key of `haq.metrics.METRICS` → what the device holds.
         parameters: Field of the cost model → number.
     """
 
@@ -57,9 +57,13 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
 
     It holds `name`; `kind`, a key of `kinds`; `summary`; `pairs`, a list of legal widths such as `8/8` or `1-8/4,8`,
     weights before activations; and `parameters`, the fields of that dataclass that carry a `unit` in their metadata.
-    It may hold `batch`, by default 1, and `limits`, a mapping of keys of `haq.constraints.METRICS`. Each limit and
+    It may hold `batch`, by default 1, and `limits`, a mapping of keys of `haq.metrics.METRICS`. Each limit and
     parameter is a mapping of `value`, a positive number, `unit`, which must be the expected one, and `source`, which
-    says where the number comes from.
+    names where the number comes from.
+
+    Args:
+        file: The YAML file.
+        kinds: Kind → cost model.
 
     Raises:
         HardwareError: The file cannot be read, a key is unknown or missing, or a value is wrong.
@@ -88,30 +92,30 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
 
 
 def build_hardware(description: Description, kinds: Mapping[str, type[Any]]) -> Any:
-    """Makes the cost model that `description` is for."""
+    """Returns the cost model with the parameters of `description`."""
     limits = {key: limit.value for key, limit in description.limits.items()}
     parameters = {key: parameter.value for key, parameter in description.parameters.items()}
     return kinds[description.kind](name=description.name, pairs=description.pairs, limits=limits, **parameters)
 
 
 def _pairs(file: Traversable, value: object) -> tuple[LayerBits, ...]:
-    mend = "list legal widths, weights before activations, such as [8/8, 1-8/4,8]"
+    fix = "list legal widths, weights before activations, such as [8/8, 1-8/4,8]"
     if not isinstance(value, list) or not value:
-        raise HardwareError(f"{file}: pairs={value!r}: {mend}")
+        raise HardwareError(f"{file}: pairs={value!r}: {fix}")
     pairs = set()
     for text in value:
         w_bits, _, a_bits = str(text).partition("/")
         try:
             pairs |= {LayerBits(w, a) for w in parse_bits(w_bits) for a in parse_bits(a_bits)}
         except ConfigError:
-            raise HardwareError(f"{file}: pairs: cannot read {text!r}; {mend}") from None
+            raise HardwareError(f"{file}: pairs: cannot read {text!r}; {fix}") from None
     return tuple(sorted(pairs, key=lambda pair: (pair.w_bits or 0, pair.a_bits or 0)))
 
 
 def _mapping(
     file: Traversable, path: str, value: object, keys: Collection[str], optional: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns `value`, a mapping of all `keys` and of some `optional` ones; those left out get their defaults."""
+    """Returns `value`, a mapping of all `keys` and some `optional` ones; missing ones get their defaults."""
     where = path or "the file"
     defaults = optional or {}
     known = (*keys, *defaults)
@@ -119,16 +123,16 @@ def _mapping(
         raise HardwareError(f"{file}: {where} must be a mapping of {', '.join(known)}, but got {value!r}")
     dotted = f"{path}." if path else ""
     if unknown := [key for key in value if key not in known]:
-        mend = did_you_mean(str(unknown[0]), known)
-        raise HardwareError(f"{file}: unknown key {f'{dotted}{unknown[0]}'!r}{mend}; known: {', '.join(known)}")
+        meant = did_you_mean(str(unknown[0]), known)
+        raise HardwareError(f"{file}: unknown key {f'{dotted}{unknown[0]}'!r}{meant}; known: {', '.join(known)}")
     if missing := [key for key in keys if key not in value]:
         raise HardwareError(f"{file}: missing key {f'{dotted}{missing[0]}'!r}; {where} must hold {', '.join(keys)}")
     return {**{key: default for key, default in defaults.items() if default is not None}, **value}
 
 
-def _text(file: Traversable, path: str, value: object, mend: str) -> str:
+def _text(file: Traversable, path: str, value: object, fix: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise HardwareError(f"{file}: {path}={value!r}: {mend}")
+        raise HardwareError(f"{file}: {path}={value!r}: {fix}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""A layer as matrix products, which is what most accelerators run, and what it reads and writes."""
+"""A layer as matrix products, as most accelerators run it, and what it reads and writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ class Gemm(NamedTuple):
         return cls(layer.groups, layer.out_channels // layer.groups, layer.reduction, batch * layer.positions)
 
     def packed(self, rows: int, depth: int) -> Gemm:
-        """Joins groups into block-diagonal products, as many as fit into one tile of `rows` by `depth`.
+        """Joins groups into block-diagonal products, each of as many groups as fit into one tile.
+
+        Args:
+            rows: Height of a tile.
+            depth: Inputs of a dot product in a tile.
 
         Examples:
             >>> Gemm(32, 1, 9, 100).packed(16, 256)
@@ -43,8 +47,8 @@ def ceil_div(amount: int, unit: int) -> int:
 def input_values(layer: LayerSpec, batch: int) -> int:
     """Returns how many activations a batch of the layer's calls reads, each counted once.
 
-    A module that is called several times is taken to read as much each time as the first; of a strided layer with a
-    small kernel only what its kernel touches counts.
+    A module that is called several times is assumed to read as much each time as the first. Of a strided layer with a
+    small kernel, only the values under its kernel count.
     """
     out_height, out_width = layer.out_size
     in_height, in_width = layer.in_size

@@ -20,31 +20,33 @@ _BYTE = 8
 class Gpu:
     """Many cores with matrix units, a cache, and one memory.
 
-    The matrix units run at the width of the wider operand: twice as fast with 4 bits as with 8, and no faster when one
-    operand alone has 4. A layer is one matrix product by implicit im2col, cut into tiles of T × T results that the
-    cores take in turns. Grouped layers run on the ordinary arithmetic units instead, whose four-way 8-bit dot products
-    gain nothing from fewer bits. In seconds, for f the clock:
+    The matrix units run at the width of the wider operand: twice as fast with 4 bits as with 8, and no faster if only
+    one operand has 4. A layer is one matrix product by implicit im2col, cut into tiles of T × T results that the cores
+    share. Grouped layers run on the ordinary arithmetic units instead, whose four-way 8-bit dot products gain nothing
+    from fewer bits. In seconds, for f the clock:
 
     - compute: ⌈tiles / cores⌉ · T² · K′ / (8-bit products of a core a cycle · 8 / max(w, a)) / f, where K′ is the dot
       product's length padded to `step_bits`; a grouped layer takes its products at the rate of the ordinary units;
     - memory: weights, inputs and results once, as the cache lets tiles share what they read. Inputs are read as they
       lie in memory; results have the width of the inputs.
 
-    The slower sets the pace, and each layer waits for its launch. Energy is board power for all of that time, whatever
-    the arithmetic: an upper bound.
+    The slower sets the pace, and each layer waits for its launch. Energy is board power for all of that time,
+    independent of the arithmetic: an upper bound.
 
     Not modelled: operands that overflow the cache, other tile sizes, fused layers, and clocks under a power cap.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         cores: Streaming multiprocessors.
-        clock_mhz: Their clock.
+        clock_mhz: Clock of the cores.
         matrix_macs: 8-bit products of the matrix units of one core in a cycle.
         dot_macs: 8-bit products of the ordinary units of one core in a cycle.
         tile: T.
-        step_bits: Bits of each operand that an instruction of the matrix units takes along the dot product.
+        step_bits: Bits of each operand that one matrix instruction reads along the dot product.
         memory_gb_per_second: Bandwidth of the memory.
-        launch_us: Time from one layer to the next.
+        launch_us: Time to launch a layer.
         board_watts: Power of the board under load.
 
     References:
@@ -66,11 +68,11 @@ class Gpu:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the memory."""
+        """Bandwidth of the memory."""
         return self.memory_gb_per_second * 1e9
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of the matrix units of all cores."""
+        """Returns the rate of the matrix units of all cores."""
         return self.cores * self._matrix_macs(bits) * self.clock_mhz * 1e6
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:

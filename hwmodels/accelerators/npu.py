@@ -18,10 +18,10 @@ _MULTIPLIER_BITS = 8
 
 @dataclass(frozen=True)
 class Npu:
-    """An array of 8 × 8-bit multipliers that takes P output positions, M output channels and K inputs a cycle.
+    """An array of 8 × 8-bit multipliers for P output positions, M output channels and K inputs per cycle.
 
-    Narrower operands do not run faster: 4-bit weights are unpacked on their way into the array, so they save flash
-    traffic alone. Each 16-bit operand takes two turns. Samples follow one another, and each streams the weights anew.
+    Narrower operands do not run faster: 4-bit weights are unpacked on their way into the array, so they only save flash
+    traffic. Each 16-bit operand takes two turns. Samples follow one another, and each streams the weights again.
     In cycles, for one sample:
 
     - compute: groups · ⌈positions / P⌉ · ⌈channels / M⌉ · ⌈inputs / K⌉ · turns, with channels and inputs of a group. A
@@ -32,16 +32,18 @@ class Npu:
 
     The three overlap, so the slowest sets the pace.
 
-    Energy is that of the multipliers at work and of every bit that is moved.
+    Energy is that of the multipliers in use and of every bit that is moved.
 
     Not modelled: commands, filling the array, memory latency, and weight compression beyond packing.
 
     Attributes:
-        name: As in `Hardware`, like `pairs` and `limits`.
+        name: See `Hardware`.
+        pairs: See `Hardware`.
+        limits: See `Hardware`.
         positions: P.
         channels: M.
         inputs: K.
-        pass_channels: Output channels whose sums the array holds at once.
+        pass_channels: Output channels whose sums the array can hold at once.
         clock_mhz: Clock of the array.
         flash_bytes_per_cycle: Bandwidth of the memory with the weights.
         sram_bytes_per_cycle: Bandwidth of the memory with the activations.
@@ -51,7 +53,7 @@ class Npu:
 
     References:
         Arm: Ethos-U55, a processor of this kind; Vela, its compiler, whose performance model distinguishes the same
-        bounds. Neither says all that is needed here; the hardware file names what was chosen.
+        bounds. Neither gives all that is needed here; the hardware file names what was chosen.
     """
 
     name: str
@@ -70,11 +72,11 @@ class Npu:
 
     @property
     def bytes_per_second(self) -> float:
-        """Of both memories together, because they work at once."""
+        """Bandwidth of both memories together, because they work at the same time."""
         return (self.flash_bytes_per_cycle + self.sram_bytes_per_cycle) * self.clock_mhz * 1e6
 
     def macs_per_second(self, bits: LayerBits) -> float:
-        """Of a full array."""
+        """Returns the rate of a full array."""
         return self.positions * self.channels * self.inputs * self.clock_mhz * 1e6 / _turns(bits)
 
     def cost(self, layer: LayerSpec, bits: LayerBits, batch: int = 16) -> LayerCost:
@@ -109,7 +111,7 @@ class Npu:
         )
 
     def _cycles(self, layer: LayerSpec, gemm: Gemm) -> int:
-        """Returns those of one turn of one sample."""
+        """Returns the cycles of one turn of one sample."""
         positions = ceil_div(gemm.n, self.positions)
         if layer.kind == "depthwise":
             return positions * ceil_div(layer.out_channels, self.channels) * gemm.k
