@@ -152,8 +152,8 @@ def test_a_network_of_another_run_is_refused(copied: RunFolder, tmp_path: Path, 
 def test_trials_of_another_run_are_refused(copied: RunFolder, tmp_path: Path, use: str) -> None:
     lines = (copied.path / "trials.jsonl").read_text().splitlines()
     changes: list[tuple[Callable[[dict[str, object]], dict[str, object]], str]] = [
-        (lambda trial: {"policy": _renamed(trial)}, "and the network do not have the same layers, such as"),
-        (lambda trial: {"policy": {**_policy(trial), "scheme": "lsq"}}, "is of --scheme lsq, not linear"),
+        (lambda trial: {"policy": _renamed(trial)}, "does not have the same layers as the network, for example"),
+        (lambda trial: {"policy": {**_policy(trial), "scheme": "lsq"}}, "has --scheme lsq, not linear"),
         (lambda trial: {"cost": {"size_bytes": 1.0}}, "has size_bytes=1, but its policy costs"),
     ]
     for change, message in changes:
@@ -175,11 +175,11 @@ def _renamed(trial: dict[str, object]) -> dict[str, object]:
     return BitPolicy({f"net.{name}": bits for name, bits in policy.items()}).to_dict()
 
 
-def test_quantizers_that_round_otherwise_are_refused(copied: RunFolder, tmp_path: Path) -> None:
+def test_quantizers_that_round_differently_are_refused(copied: RunFolder, tmp_path: Path) -> None:
     identity = copied.read_identity()
     assert identity is not None
     copied.write_identity(replace(identity, rounding=tuple(0.9 * value for value in identity.rounding)))
-    _refused(USES["resume"], copied, tmp_path / "out", Named(), "the quantizers of --scheme linear round otherwise")
+    _refused(USES["resume"], copied, tmp_path / "out", Named(), "the quantizers of --scheme linear no longer round")
 
 
 def test_a_run_of_before_opens_as_before(copied: RunFolder, tmp_path: Path) -> None:
