@@ -56,8 +56,8 @@ def conclude(study: Study, ranked: Sequence[Trial]) -> None:
     chosen = finalists[max(there, key=objective).name]
     if problem.config.finetune_steps and not chosen.score.steps:
         observer.say(
-            f"note: {problem.config.finetune_steps} steps of fine-tuning did not improve the chosen network; it is kept "
-            "as rounded (--finetune-steps 0 saves the time, more steps may help)"
+            f"note: {problem.config.finetune_steps} steps of fine-tuning did not improve the chosen network; it is "
+            "kept as rounded (--finetune-steps 0 saves the time, more steps may help)"
         )
     networks = {
         "float": problem.model,

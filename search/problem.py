@@ -89,7 +89,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     named = named or Named()
     if run is not None:
         run.check()
-    hardware = _hardware(config, named, run)  # reports a wrong name before the data is read
+    hardware = _hardware(config, named, run)  # a wrong name is known before the data is read
     batch = config.batch or hardware.batch
     config = replace(config, batch=batch)
     agent, scheme = _agent(config, named), _scheme(config, named, observer)
