@@ -1,4 +1,4 @@
-"""Everything that decides a search, in one validated object."""
+"""All options of a search in one validated object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from haq.registry import AGENTS
 __all__ = ["SearchConfig", "check_range", "checked_passes", "parse_bits", "parse_passes"]
 
 PATHS = ("model", "data", "hardware", "agent", "scheme")
-"""Options that may name a file."""
+"""Options that can name a file."""
 
 DEFAULT_WORKERS = os.cpu_count() or 1
 
@@ -32,7 +32,7 @@ PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
 """Post-training passes, in the order in which they run; see `haq.quant.ptq.apply_passes`."""
 
 AUTO_PASSES = ("sequential", "adaround")
-"""Those of `--ptq auto`; none of them needs labels."""
+"""The passes of `--ptq auto`, which need no labels."""
 
 
 def parse_bits(text: str) -> tuple[int, ...]:
@@ -97,7 +97,16 @@ def checked_passes(passes: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_range(option: str, value: int, least: int) -> None:
-    """Raises `ConfigError` unless an option's value is at least `least` and no larger than what programs count with."""
+    """Checks that the value of an option is at least `least`, and not too large for the integers of other libraries.
+
+    Args:
+        option: The option, such as `--seed`.
+        value: Its value.
+        least: The smallest valid value.
+
+    Raises:
+        ConfigError: The value is out of range.
+    """
     most = 2**32 - 1 if option == "--seed" else 2**31 - 1  # seeds: what NumPy takes
     if value < least:
         raise ConfigError(f"{option} {value}: must be at least {least}")
@@ -107,10 +116,10 @@ def check_range(option: str, value: int, least: int) -> None:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Options of one search; `haq search --help` says what each does.
+    """Options of one search; `haq search --help` explains each.
 
-    Widths and lists may be given as the command line writes them, `bits="2-8"` and `constraints="latency=10ms"`. A
-    batch of `None` is the usual one of the hardware.
+    Widths and lists can also be text, as on the command line: `bits="2-8"` and `constraints="latency=10ms"`. A batch of
+    `None` stands for the hardware's usual batch size.
 
     Raises:
         ConfigError: A value is out of range.
@@ -175,11 +184,11 @@ class SearchConfig:
             AGENTS.check(self.agent, "--agent")
 
     def _read_text(self) -> None:
-        """Takes widths and lists as the command line writes them, too."""
+        """Parses widths and lists that are given as text, as on the command line."""
         for name in ("bits", "a_bits"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, parse_bits(value))
-        if isinstance(passes := getattr(self, "ptq"), str):  # noqa: B009  # its type says that it is read already
+        if isinstance(passes := getattr(self, "ptq"), str):  # noqa: B009  # by its type, it is already parsed
             object.__setattr__(self, "ptq", parse_passes(passes))
         for name in ("constraints", "pareto"):
             listed = getattr(self, name)
@@ -231,7 +240,7 @@ class SearchConfig:
 
     @property
     def cost_fields(self) -> tuple[str, ...]:
-        """Every cost field, those that were asked for first."""
+        """Every cost field; those of the requested metrics come first."""
         return tuple(METRICS[name].field for name in dict.fromkeys((*self.metrics, *METRICS)))
 
     @property
@@ -248,7 +257,7 @@ class SearchConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain YAML types."""
         content = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
-        if self.start is None:  # run folders of before have no such option
+        if self.start is None:  # older run folders do not have this option
             del content["start"]
             return content
         return {**content, "start": self.start.widths()}
@@ -269,7 +278,7 @@ class SearchConfig:
         """Reads options from YAML: a run folder's `config.yaml`, or a mapping of options alone.
 
         Args:
-            path: The file. What it names relatively lies beside it.
+            path: The file; relative paths in it start at its folder.
             changes: Options that replace those of the file.
 
         Raises:
@@ -286,17 +295,17 @@ class SearchConfig:
             absolute = cls(("latency=100%",), **named).with_absolute_paths(path.resolve().parent)
             here = {name: getattr(absolute, name) for name in named}
             values = {**options, **here, **(changes or {})}
-            if isinstance(values.get("start"), dict):  # a policy is a mapping, too
+            if isinstance(values.get("start"), dict):  # a policy is also a mapping
                 values["start"] = BitPolicy.from_dict(values["start"])
             return cls(**values)
         except HaqError as error:
             raise type(error)(f"{path}: {error}") from None
 
     def with_absolute_paths(self, base: Path | None = None) -> SearchConfig:
-        """Returns the same search with every file it names as an absolute path, so that it resumes from anywhere.
+        """Returns the same options with absolute paths, so that the search can be resumed from any folder.
 
         Args:
-            base: Where relative paths start; by default the current directory.
+            base: Folder at which relative paths start; by default the current one.
         """
 
         def absolute(text: str) -> str:

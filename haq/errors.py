@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "HardwareError",
     "ModelError",
     "did_you_mean",
+    "first_names",
     "printable",
 ]
 
@@ -45,6 +46,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)" when `name` is close to one of `known`, otherwise an empty string."""
     close = get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Returns names for a message, of which no more than three are shown.
+
+    Examples:
+        >>> first_names(["a", "b"]), first_names(["a", "b", "c", "d"])
+        ('a, b', 'a, b, c, …')
+    """
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Registries: everything that has a name and can be added.
+"""Registries: agents, accelerators, schemes and other things by name, to which users can add their own.
 
-What ships with haq, what an installed plugin brings, what a script registers, and what a user's own file holds come
-through the same door. Nothing is imported before it is asked for, so that `haq --help` can list names at once.
+The same lookup finds what ships with haq, what an installed plugin provides, what a script registers, and what a user's
+file defines. Nothing is imported before it is looked up, so that `haq --help` can list names quickly.
 
     from haq.registry import AGENTS
 
@@ -33,10 +33,10 @@ class Registry(Mapping[str, T]):
     """Things of one kind by name, in the order in which they are listed.
 
     Args:
-        kind: What they are, for messages, such as `agent`.
-        group: Entry points under which plugins bring more, such as `haq.agents`; empty where none can.
+        kind: The kind, for messages, such as `agent`.
+        group: Entry-point group for plugins, such as `haq.agents`; empty if plugins cannot add any.
         builtin: Name → `module:attribute`.
-        error: Raised for an unknown name, and where loading fails.
+        error: Raised for an unknown name, and if loading fails.
 
     Examples:
         >>> tools = Registry("tool", "", {"loads": "json:loads"})
@@ -56,12 +56,12 @@ class Registry(Mapping[str, T]):
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
-        """Entry points of installed packages; a name that ships with haq stays haq's."""
+        """Entry points of installed packages; they cannot replace a name that ships with haq."""
         found = entry_points(group=self.group) if self.group else ()
         return {point.name: point for point in found if point.name not in self._builtin}
 
     def __iter__(self) -> Iterator[str]:
-        """Yields all names: those that ship with haq first."""
+        """Yields all names, those that ship with haq first."""
         return iter(dict.fromkeys([*self._builtin, *self._plugins, *self._added]))
 
     def __contains__(self, name: object) -> bool:
@@ -72,7 +72,7 @@ class Registry(Mapping[str, T]):
 
     @property
     def plugins(self) -> dict[str, str]:
-        """Name → the installed package that brings it."""
+        """Name → the installed package that provides it."""
         return {name: point.dist.name if point.dist else "?" for name, point in self._plugins.items()}
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -80,22 +80,22 @@ class Registry(Mapping[str, T]):
         return self[name] if name in self else default  # noqa: SIM401  # this is `get`
 
     def check(self, name: str, option: str = "") -> None:
-        """Raises where nothing has this name; a reference to a user's file is not opened.
+        """Raises an error if the name is unknown; a reference to a user's file is not opened.
 
         Args:
-            name: As a user gives it.
-            option: Where it was given, for the message.
+            name: The name as the user gives it.
+            option: The option that it was given for, for the message.
 
         Raises:
             HaqError: The name is unknown.
         """
         if name not in self and not is_reference(name):
             given = f"{option} {name}" if option else f"unknown {self.kind} {name!r}"
-            known = ", ".join([*self, f"file.py:NAME for {_article(self.kind)} of your own"])
+            known = ", ".join([*self, f"file.py:NAME for your own {self.kind}"])
             raise self._error(f"{given}{did_you_mean(name, self)}: use {known}")
 
     def __getitem__(self, name: str) -> T:
-        """Returns what has this name; no user's file is run.
+        """Returns what has this name; never runs a user's file.
 
         Raises:
             HaqError: The name is unknown, or a plugin fails to load.
@@ -110,7 +110,7 @@ class Registry(Mapping[str, T]):
         if name in self._plugins:
             try:
                 loaded: T = self._plugins[name].load()
-            except Exception as failure:  # a plugin may raise anything
+            except Exception as failure:  # a plugin can raise anything
                 reason = " ".join(str(failure).split())[:300]
                 raise self._error(
                     f"{self.kind} {name!r} of the package {self.plugins[name]!r} cannot be loaded: "
@@ -120,21 +120,21 @@ class Registry(Mapping[str, T]):
         raise self._error(f"unknown {self.kind} {name!r}{did_you_mean(name, self)}; use one of {', '.join(self)}")
 
     def resolve(self, text: str) -> T:
-        """Returns what has this name, or what `file.py:name` holds; that file is run.
+        """Returns what has this name, or what `file.py:name` defines; the file is run.
 
         Args:
-            text: A name, `file.py:name` or `package.module:name`, as the user gives it. Text from a file that may
-                come from anyone belongs into `registry[name]`.
+            text: A name, `file.py:name` or `package.module:name`, as the user gives it. For text from a file that
+                may come from a stranger, use `registry[name]` instead.
 
         Raises:
-            HaqError: The name is unknown, or the file cannot be run or does not hold it.
+            HaqError: The name is unknown, or the file cannot be run or does not define it.
         """
         if text in self or not is_reference(text):
             return self[text]
         return self.remember(text, load_named(text, self.kind, self._error))
 
     def remember(self, text: str, value: T) -> T:
-        """Keeps what a user gave, so that `registry[text]` finds it again in this process; it is not listed."""
+        """Stores what a user gave, so that `registry[text]` finds it again in this process; it is not listed."""
         self._opened[text] = value
         return value
 
@@ -145,29 +145,27 @@ class Registry(Mapping[str, T]):
     def register(self, name: str, value: T) -> T: ...
 
     def register(self, name: str, value: T | None = None) -> Any:
-        """Adds something under a name, for this process; as a decorator, what it decorates.
+        """Adds something under a name in this process; without a value, returns a decorator that does.
 
-        A name that was registered before is replaced, so that a cell of a notebook can run again.
+        A name that was registered before is replaced, so that a notebook cell can be run again.
 
         Args:
-            name: Without spaces, commas, colons and slashes.
+            name: A name without spaces, commas, colons and slashes.
             value: What to add.
 
         Raises:
-            HaqError: The name is one that ships with haq, or cannot be given on a command line.
+            HaqError: The name ships with haq, or cannot be used on a command line.
         """
         if name in self._builtin:
             raise self._error(f"{self.kind} {name!r} ships with haq; register yours under another name")
         if not name or any(c.isspace() or c in ",:/\\" for c in name):
-            raise self._error(f"{self.kind} {name!r}: a name has no spaces, commas, colons or slashes; rename it")
+            raise self._error(
+                f"{self.kind} {name!r}: a name cannot have spaces, commas, colons or slashes; give another name"
+            )
         if value is None:
             return lambda value: self.register(name, value)
         self._added[name] = value
         return value
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 _AGENTS = "haq.search.agents"
@@ -184,7 +182,7 @@ AGENTS: Registry[Any] = Registry(
         "uniform": f"{_AGENTS}.baselines:UNIFORM",
     },
 )
-"""Who proposes policies: `haq.search.agents.AgentKind`, or a function from a `Task` to an `Agent`."""
+"""Agents that propose policies: `haq.search.agents.AgentKind`, or a function from a `Task` to an `Agent`."""
 
 _MODELS = "haq.hwmodels.accelerators"
 ACCELERATORS: Registry[Any] = Registry(
@@ -200,7 +198,7 @@ ACCELERATORS: Registry[Any] = Registry(
     },
     HardwareError,
 )
-"""Cost models, as `kind` in a hardware file names them: dataclasses that are `haq.hwmodels.Hardware`."""
+"""Cost models by their `kind` in a hardware file: dataclasses that implement `haq.hwmodels.Hardware`."""
 
 _SCHEMES = "haq.quant.schemes"
 SCHEMES: Registry[Any] = Registry(
@@ -232,7 +230,7 @@ SCHEMES: Registry[Any] = Registry(
         "hybrid": f"{_SCHEMES}.linear:HYBRID",
     },
 )
-"""Quantization schemes, `haq.quant.schemes.Scheme`; those that suit most users come first."""
+"""Quantization schemes, `haq.quant.schemes.Scheme`; the ones for most users come first."""
 
 _FORMATS = "haq.exports.formats"
 EXPORTS: Registry[Any] = Registry(
@@ -250,7 +248,7 @@ EXPORTS: Registry[Any] = Registry(
         "torchao": f"{_FORMATS}:TORCHAO",
     },
 )
-"""Formats of the result, `haq.exports.Format`."""
+"""Export formats of a result, `haq.exports.Format`."""
 
 MODELS: Registry[Any] = Registry(
     "model",
@@ -265,10 +263,10 @@ MODELS: Registry[Any] = Registry(
     },
     ModelError,
 )
-"""Networks of haq's own: functions of `num_classes` and `in_channels`."""
+"""Built-in networks: functions of `num_classes` and `in_channels`."""
 
 REPORTS: Registry[Any] = Registry("report", "", {"html": "haq.report:write_page"})
-"""How the page of a run is written; `haq.search` hands runs out that report themselves."""
+"""Functions that write the page of a run; `haq.search.results.Result.report` uses them."""
 
 REGISTRIES = (AGENTS, ACCELERATORS, SCHEMES, EXPORTS)
-"""Those that plugins can add to."""
+"""The registries that plugins can add to."""

@@ -1,6 +1,6 @@
-"""Searching from Python: the options of the command line, each a name or an object.
+"""Searching from Python, with the options of the command line; models, data and the like are names or objects.
 
-Ray's workers import this package, too, and need none of what the functions here import when they are called.
+Some imports are inside the functions, because Ray's workers import this package too and do not need them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["finetune", "pick", "resume", "resume_finetune", "run"]
 
 Folder = RunFolder | Path | str
-"""A run, or where it is."""
+"""A run, or the path of its folder."""
 
 
 @process_state_restored()
@@ -67,24 +67,24 @@ def run(
 ) -> Result:
     """Searches, fine-tunes the winner, tests it, and writes a run folder, as `haq search` does.
 
-    Everything in the options is checked before the folder is made. Ctrl-C ends the search with what was found. Objects
-    are not written into the run folder: give them again with `Named` to resume the run, or to export it later.
+    All options are checked before the folder is made. Ctrl-C ends the search and keeps what was found. Objects are not
+    written into the run folder: give them again with `Named` to resume the run, or to export it later.
 
     Args:
-        model: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; `file.py:function`, which is run; or
-            the network itself, which is not changed.
-        data: `digits`, a prefix and a path such as `npz:cifar10`, or `file.py:function`, which is run; or the data:
-            `((x_train, y_train), (x_test, y_test))` in arrays or tensors, a pair of `torch.utils.data.Dataset`, or
-            `haq.data.ImageData`.
+        model: A built-in name; `hf:`, `timm:` or `torchvision:` followed by a name from there; `file.py:function`,
+            which is run; or the network itself, which is not changed.
+        data: `digits`, a prefix and a path such as `npz:cifar10`, or `file.py:function`, which is run; or the data
+            itself: `((x_train, y_train), (x_test, y_test))` as arrays or tensors, a pair of
+            `torch.utils.data.Dataset`, or `haq.data.ImageData`.
         hardware: A name that `haq hardware` lists, a `.yaml` file, a cost table, or `file.py:name`, which is run; or
             the cost model or table itself.
         constraints: Upper limits, such as `"latency=10ms"` or `["latency=60%", "size=100kB"]`.
         weights: State dict to load into the model.
-        agent: Who proposes policies: a name in `haq.registry.AGENTS`, `file.py:name`, which is run, or what
-            `AgentKind.of` takes.
-        scheme: What realises the widths: a name that `haq schemes` lists, `file.py:NAME`, which is run, or a scheme.
-        start: Widths to score first; they are lowered where they exceed the budget.
-        batch: Samples at once that costs are for; by default the usual number of the hardware.
+        agent: The agent that proposes policies: a name in `haq.registry.AGENTS`, `file.py:name`, which is run, or
+            anything that `AgentKind.of` takes.
+        scheme: Quantization scheme: a name that `haq schemes` lists, `file.py:NAME`, which is run, or a scheme.
+        start: Widths to score first; they are lowered if they exceed the budget.
+        batch: Batch size that costs are computed for; by default the hardware's usual batch size.
         bits: Candidate widths, such as `"2-8"`.
         a_bits: Candidate widths of activations; by default those of weights.
         weights_only: Whether activations stay in floating point.
@@ -95,17 +95,17 @@ def run(
         ptq: Post-training passes of the finalists, `"auto"` or `"none"`.
         val_images: Training samples held out to score policies on.
         rank_by: What policies are ranked by.
-        pareto: Metrics to sweep budgets of.
-        workers: Trials at a time, by default one for each core.
-        address: Head of a Ray cluster.
+        pareto: Metrics whose budgets are swept.
+        workers: Trials at a time, by default one per core.
+        address: Address of the head of a Ray cluster.
         gpus_per_trial: GPUs that each trial takes.
         trial_timeout: Seconds after which a trial counts as failed.
-        seed: Of everything random.
+        seed: Seed of everything random.
         out: The run folder, which must not exist; by default `runs/MODEL-HARDWARE-CONSTRAINT`.
         observer: Receives progress; `haq.progress.ProgressBars()` draws it.
 
     Raises:
-        HaqError: Anything wrong with the options.
+        HaqError: An option is wrong.
 
     Examples:
         ```python
@@ -154,11 +154,11 @@ def resume(path: Folder, observer: Observer | None = None, named: Named | None =
     Args:
         path: The run.
         observer: Receives progress.
-        named: Where its model, weights, data or hardware are now, if not where they were; and what was given as an
-            object.
+        named: Where its model, weights, data or hardware are now, if they have moved; and everything that was given
+            as an object.
 
     Raises:
-        HaqError: `path` is not a run folder, or what it names is no longer there or has changed.
+        HaqError: `path` is not a run folder, or something that it names is missing or has changed.
     """
     from haq.search import running
 
@@ -180,8 +180,8 @@ def pick(
     Args:
         source: A run with trials.
         constraints: The new budget.
-        out: The new run folder; by default beside the run, named for the budget.
-        finetune_steps: Of the finalists; by default as many as in the search.
+        out: The new run folder; by default next to the run, named after the budget.
+        finetune_steps: Fine-tuning steps of the finalists; by default as many as in the search.
         observer: Receives progress.
         named: As for `resume`.
         ptq: Post-training passes of the finalists, such as `"auto"`; by default as in the search.
@@ -214,8 +214,8 @@ def finetune(
     Args:
         source: A search that has ended.
         epochs: Passes over the training samples.
-        out: The new run folder; by default beside the run, with `-finetuned` behind its name.
-        policy: Other widths, or the file that holds them.
+        out: The new run folder; by default next to the run, with `-finetuned` appended to its name.
+        policy: Other widths, or a file with them.
         observer: Receives progress.
         named: As for `resume`.
         options: Other fields of `haq.search.finetuning.Training`, such as `lr=5e-4` or `distill=False`.
@@ -235,15 +235,15 @@ def finetune(
 
 @process_state_restored()
 def resume_finetune(path: Folder, observer: Observer | None = None, named: Named | None = None) -> Result:
-    """Resumes a fine-tuning that was interrupted; it ends with the weights of one that never was.
+    """Resumes a fine-tuning run that was interrupted; the final weights are the same as without the interruption.
 
     Args:
-        path: Its folder.
+        path: The folder of the run.
         observer: Receives progress.
         named: As for `resume`.
 
     Raises:
-        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there or has changed.
+        HaqError: `path` is not the folder of a fine-tuning run, or something that it names is missing or has changed.
     """
     from haq.search import finetuning
 

@@ -21,10 +21,10 @@ class Baselines:
     """Networks to compare with, scored on the validation images after calibration.
 
     Attributes:
-        float: In floating point.
+        float: The float network.
         uniform8: All free layers at 8 bits.
-        rivals: Uniform networks inside the budget, the best first. Weights and activations may have different widths;
-            a pair is left out where another one that fits is at least as wide in both.
+        rivals: Uniform networks inside the budget, best first. Weights and activations may have different widths;
+            a pair is left out if another pair that fits is at least as wide in both.
     """
 
     float: Baseline
@@ -32,10 +32,10 @@ class Baselines:
     rivals: tuple[Baseline, ...]
 
     def named(self, rival: Baseline | None = None) -> dict[BaselineName, Baseline | None]:
-        """Returns them as run folders hold them.
+        """Returns the baselines by the names used in run folders.
 
         Args:
-            rival: The uniform network inside the budget to name; by default the best after calibration.
+            rival: The uniform network inside the budget; by default the best after calibration.
         """
         best = self.rivals[0] if self.rivals else None
         return {"float": self.float, "uniform8": self.uniform8, "uniform_same_budget": rival or best}
@@ -47,7 +47,7 @@ def score_baselines(problem: Problem, workload: Workload, float_score: Score) ->
     Args:
         problem: Layers, prices and budget.
         workload: Calibration and validation images.
-        float_score: Of the float network.
+        float_score: Score of the float network.
     """
     rivals = sorted(
         (_scored(policy, pair, problem, workload) for pair, policy in _widest_uniform(problem).items()),
@@ -64,7 +64,7 @@ def score_baselines(problem: Problem, workload: Workload, float_score: Score) ->
 
 
 def _widest_uniform(problem: Problem) -> dict[LayerBits, BitPolicy]:
-    """Returns the uniform policies that fit, without those that are at most as wide as another one in both widths."""
+    """Returns the uniform policies that fit, without those that are no wider than another one in either width."""
     free = next(layer.name for layer in problem.layers if layer.name not in problem.budget.pinned)
     fitting = {policy[free]: policy for policy in uniform_policies(problem.budget)}
 

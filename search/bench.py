@@ -1,4 +1,4 @@
-"""Running what a search found on this machine: the cost table that predicts it, the measurement, and the accuracy."""
+"""Runs the network that a search found on this machine: predicted and measured latency, and accuracy."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ Progress = Callable[[str, int, int, str], None]
 
 @dataclass(frozen=True, eq=False)
 class BenchedRun:
-    """A searched network, measured.
+    """A searched network with its measurements.
 
     Attributes:
         policy: Its widths.
-        costs: The table that predicted it.
+        costs: The table that predicted its latency.
         bench: Latencies.
-        top1: On the test images, by network: PyTorch's own, the fake-quantized one, and this one on the kernels.
-        machine: What was measured on.
+        top1: Network → top-1 on the test images: PyTorch's networks, the fake-quantized one, and this one on the
+            kernels.
+        machine: The machine that was measured.
     """
 
     policy: BitPolicy
@@ -53,7 +54,7 @@ class BenchedRun:
 
     @property
     def latencies_ms(self) -> dict[str, float | None]:
-        """By network, as `top1`; `None` for what is not there to be fast."""
+        """Network → latency, for the networks in `top1`; `None` for fake quantization, which only simulates."""
         latencies = {_FLOAT32: self.bench.float32, _INT8: self.bench.int8, _OURS: self.bench.total, _FAKE: None}
         return {name: latency for name, latency in latencies.items() if name in self.top1}
 
@@ -64,16 +65,16 @@ def bench_run(
     """Runs the network that a search found on this machine's kernels, and writes the folder's `bench.json`.
 
     Args:
-        folder: Of a search that has ended.
-        table: Predicts the latency; by default the run's own table where that was measured here, and otherwise the
-            widths that the network uses are measured first.
+        folder: A search that has ended.
+        table: The table that predicts the latency. By default it is the run's own table if that was measured on this
+            machine; otherwise the widths that the network uses are measured first.
         repeats: Measurements of each network.
-        say: Is told what was found out.
-        progress: Is told what is done, how much of it, how much there is, and a note.
-        named: What takes the place of the model and data that the run names.
+        say: Called with a line of text, such as a note.
+        progress: Called with the task, the work done, the total, and a note.
+        named: Replacements for the model and data that the run names.
 
     Raises:
-        ConfigError: The folder has no network that the kernels can run, or what it names has changed.
+        ConfigError: The folder has no network that the kernels can run, or something that the run names has changed.
         HardwareError: The table is not for this network.
     """
     policy = folder.read_best().policy
@@ -85,7 +86,7 @@ def bench_run(
     opened = open_quantized(folder, policy, lambda done, total: progress("train float", done, total, ""), named)
     model, quantized, images = opened.model, opened.network, opened.data
     sample = images.test.batch([0])[0]
-    deployed = deploy(quantized, sample)  # refused before anything is measured
+    deployed = deploy(quantized, sample)  # fails before anything is measured
     costs = _costs(folder, table, policy, model, sample, say, progress)
     say("running the network")
     x = images.test.batch([index % len(images.test) for index in range(costs.batch)])[0]
@@ -114,7 +115,7 @@ def _costs(
     say: Say,
     progress: Progress,
 ) -> CostTable:
-    """The table that predicts: the one given, the run's own if measured, or one that is measured now."""
+    """Returns the table that predicts: the given one, the run's own if measured here, or one that is measured now."""
     if table is not None:
         pricing = open_hardware(table)
         return pricing.price(trace(model, sample), (), pricing.batch)

@@ -42,11 +42,11 @@ class Course:
 
     Attributes:
         agent: Its name, as in `haq.registry.AGENTS`.
-        seed: Of the agent.
-        policies: What it proposed.
-        origins: Who in it proposed them.
-        objectives: What came of them after calibration, 0 to 1.
-        deciding_s: Seconds spent on proposing and learning, all evaluations together.
+        seed: The agent's seed.
+        policies: The policies that it proposed.
+        origins: The part of the agent that proposed each policy.
+        objectives: Objective of each policy after calibration, 0 to 1.
+        deciding_s: Seconds spent on proposing and learning, over all evaluations.
     """
 
     agent: str
@@ -57,16 +57,16 @@ class Course:
     deciding_s: float
 
     def best(self, evaluations: int) -> float:
-        """Returns the best objective of the first evaluations; an agent that stopped keeps its last one."""
+        """Returns the best objective of the first evaluations, or of all if the agent stopped earlier."""
         return max(self.objectives[:evaluations], default=0.0)
 
     def needed(self, objective: float) -> float:
-        """Returns how many evaluations it took to come to an objective; infinity when it never did."""
+        """Returns how many evaluations it took to reach an objective; infinity if it was never reached."""
         return next((n for n, value in enumerate(self.objectives, 1) if value >= objective - 1e-12), float("inf"))
 
     @property
     def winner(self) -> BitPolicy:
-        """The best policy of all."""
+        """The policy with the best objective."""
         return self.policies[int(np.argmax(self.objectives))]
 
 
@@ -76,13 +76,13 @@ class Standing:
 
     Attributes:
         agent: Its name, as in `haq.registry.AGENTS`.
-        runs: Its courses.
-        best: Mean over the runs of the best top-1 or loss, whichever policies were ranked by.
+        runs: Number of its courses.
+        best: Best top-1 or loss of a run, depending on what policies were ranked by; mean over the runs.
         best_std: Standard deviation of the same.
-        matched: Runs that came to the rival's mean result.
-        needed: Mean evaluations until then, of these runs; `None` where there is none, or no rival.
-        test_top1: Mean of the winners, on the test images.
-        proposal_s: Mean seconds a proposal.
+        matched: Number of runs that reached the rival's mean result.
+        needed: Mean number of evaluations that these runs took to reach it; `None` if there are no such runs.
+        test_top1: Mean top-1 of the winners on the test images.
+        proposal_s: Mean seconds per proposal.
     """
 
     agent: str
@@ -100,11 +100,11 @@ class Comparison:
     """Courses of several agents.
 
     Attributes:
-        courses: Agent after agent, seed after seed; one for agents that draw nothing.
-        evaluations: Each was allowed.
-        rank_by: What objectives are made of.
-        budget: For people.
-        test_top1: Of each course's winner after calibration, on the test images.
+        courses: In the order of agents, then seeds; a single one for agents that draw nothing at random.
+        evaluations: Evaluations that each course was allowed.
+        rank_by: What the objective is; see `Score.objective`.
+        budget: The constraints as text.
+        test_top1: Top-1 of each course's winner on the test images, after calibration.
     """
 
     courses: tuple[Course, ...]
@@ -114,16 +114,20 @@ class Comparison:
     test_top1: tuple[float, ...]
 
     def of(self, agent: str) -> list[Course]:
-        """Returns the courses of an agent."""
+        """Returns all courses of an agent."""
         return [course for course in self.courses if course.agent == agent]
 
     def shown(self, objective: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Returns objectives as people know them: top-1, or the loss, −log of the objective."""
+        """Returns objectives in familiar terms: top-1, or the loss, which is −log of the objective."""
         values = np.asarray(objective, np.float64)
         return values if self.rank_by == "top1" else -np.log(np.maximum(values, 1e-12))
 
     def standings(self, rival: str) -> list[Standing]:
-        """Returns how each agent did, in their order; the rival is whose mean result the others are to match."""
+        """Returns how each agent did, in the order of the agents.
+
+        Args:
+            rival: The agent whose mean result the others have to match.
+        """
         rivals = [course.best(self.evaluations) for course in self.of(rival)]
         target = float(np.exp(np.mean(np.log(rivals)))) if rivals else float("inf")
         tested = dict(zip(self.courses, self.test_top1, strict=True))
@@ -143,7 +147,7 @@ class Comparison:
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """Returns a row for every evaluation."""
+        """Returns a table with a row for every evaluation."""
         rows = [
             {
                 "agent": course.agent, "seed": course.seed, "evaluation": number, "origin": origin,
@@ -161,16 +165,16 @@ class Comparison:
 def compare_agents(
     config: SearchConfig, agents: Sequence[str], seeds: Sequence[int], folder: Path, observer: Observer
 ) -> Comparison:
-    """Lets every agent propose `config.trials` policies with every seed, each scored after calibration alone.
+    """Lets every agent propose `config.trials` policies with every seed; they are scored after calibration only.
 
-    A course runs on one worker, one proposal after the other, so that each agent knows all outcomes before it proposes
-    again; `config.workers` courses run at a time. A policy that any course scored before is answered from the archive.
+    Each course runs on one worker, one proposal after the other, so that an agent knows all outcomes before it proposes
+    again; `config.workers` courses run at a time. A policy that any course has already scored is not scored again.
 
     Args:
         config: Options of the search that is posed; its agent and seed are not used.
-        agents: Names in `haq.registry.AGENTS`, or agents of a user's file, `file.py:name`.
-        seeds: Of the agents; calibration and validation images are the same for all.
-        folder: Keeps the sensitivities.
+        agents: Names in `haq.registry.AGENTS`, or agents in a user's file, `file.py:name`.
+        seeds: Seeds of the agents; calibration and validation images are the same for all.
+        folder: Where the sensitivities are written.
         observer: Receives progress.
     """
     problem = pose(config, observer)
@@ -207,7 +211,7 @@ def compare_agents(
 
 
 class _Archive:
-    """Keeps what was scored, for all courses."""
+    """Keeps the objectives of all scored policies, shared by all courses."""
 
     def __init__(self) -> None:
         self._objectives: dict[BitPolicy, float] = {}
@@ -227,7 +231,7 @@ def _course(
     workload: Workload,
     archive: Any,
 ) -> Iterator[int | Course]:
-    """Yields the number of evaluations, time and again, and at last the course; at its end, as many as were allowed."""
+    """Yields the number of evaluations so far, repeatedly, then the number allowed, and finally the course."""
     import ray
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What follows the last trial: finalists and their uniform rivals are fine-tuned alike, tested, and written down."""
+"""After the last trial: finalists and their uniform rivals are fine-tuned in the same way, tested, and saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from haq.search.study import Study
 __all__ = ["FINALISTS", "conclude", "reported", "write_untested"]
 
 FINALISTS = 2
-"""So many of the search, and so many uniform networks, are fine-tuned to the end; after AdaRound, one of each."""
+"""Number of searched networks, and of uniform ones, that are fine-tuned to the end; with AdaRound, one of each."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Entry:
     Attributes:
         name: For messages, such as `finalist 1`.
         policy: Its widths.
-        rival: The uniform network that it is, `None` for what the search found.
+        rival: The uniform network with this policy; `None` for a policy that the search found.
     """
 
     name: str
@@ -36,11 +36,11 @@ class _Entry:
 
 
 def conclude(study: Study, ranked: Sequence[Trial]) -> None:
-    """Fine-tunes the finalists, chooses by validation, and touches the test images for the only time.
+    """Fine-tunes the finalists, chooses one by its validation score, and uses the test images for the only time.
 
     Args:
         study: The search.
-        ranked: Trials inside the budget, the best first.
+        ranked: Trials inside the budget, best first.
 
     Raises:
         HaqError: No finalist could be fine-tuned.
@@ -56,8 +56,8 @@ def conclude(study: Study, ranked: Sequence[Trial]) -> None:
     chosen = finalists[max(there, key=objective).name]
     if problem.config.finetune_steps and not chosen.score.steps:
         observer.say(
-            f"note: {problem.config.finetune_steps} steps of fine-tuning brought the chosen network no closer; it "
-            "stays as it was rounded (--finetune-steps 0 saves the time, more steps may go further)"
+            f"note: {problem.config.finetune_steps} steps of fine-tuning did not improve the chosen network; it is "
+            "kept as rounded (--finetune-steps 0 saves the time, more steps may help)"
         )
     networks = {
         "float": problem.model,
@@ -86,7 +86,7 @@ def conclude(study: Study, ranked: Sequence[Trial]) -> None:
 
 
 def write_untested(study: Study, trial: Trial) -> None:
-    """Writes the best trial of an interrupted search: not fine-tuned to the end, the test images still unseen."""
+    """Writes the best trial of an interrupted search, without further fine-tuning and without using the test images."""
     assert trial.score is not None
     study.folder.write_best(
         Best(
@@ -102,13 +102,13 @@ def write_untested(study: Study, trial: Trial) -> None:
 
 
 def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
-    """Returns the costs that every result names, and those that this search was held to."""
+    """Returns the costs that every result lists, and those that this search constrains."""
     fields = dict.fromkeys(("latency_ms", "energy_mj", "size_bytes", *_limits(problem)))
     return {field: cost.get(field) for field in fields}
 
 
 def _entries(study: Study, ranked: Sequence[Trial]) -> list[_Entry]:
-    """Returns who meets in the finals: uniform rivals, then what the search found beside them."""
+    """Returns the policies of the finals: uniform rivals, then the best others that the search found."""
     count = 1 if "adaround" in study.workload.passes else FINALISTS  # AdaRound takes minutes for each
     uniform = [
         _Entry(f"uniform {number}", rival.policy, rival)
@@ -121,7 +121,7 @@ def _entries(study: Study, ranked: Sequence[Trial]) -> list[_Entry]:
 
 
 def _finetuned(study: Study, entries: Sequence[_Entry]) -> dict[str, Finalist]:
-    """Fine-tunes all; what fails is reported and left out."""
+    """Fine-tunes all policies; those that fail are reported and left out."""
     config, observer = study.problem.config, study.observer
     reasons: list[str] = []
 

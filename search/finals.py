@@ -1,4 +1,4 @@
-"""After the search: the best policies and the uniform one are fine-tuned alike, and the winner is tested."""
+"""After the search: the best policies and their uniform rivals are fine-tuned in the same way, then tested."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from haq.threads import cores
 __all__ = ["Finalist", "finetune_all", "test_all"]
 
 _REPORTS = 20  # progress reports of one fine-tuning run
-_PASSES = 100  # the post-training passes of a finalist count as so many steps in progress reports
-_STEPS_A_LESSON = 4  # a step of training takes as long as so many answers of the float network
+_PASSES = 100  # in progress reports, the post-training passes of a finalist count as this many steps
+_STEPS_A_LESSON = 4  # computing the float network's outputs for this many steps takes as long as one training step
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A network that was fine-tuned to the end, or that was better before.
+    """A network at its best: fine-tuned for all steps, or as rounded if that scored better.
 
     Attributes:
         policy: Its widths.
         state: Its weights and scales.
-        score: On the validation images.
+        score: Its score on the validation images.
     """
 
     policy: BitPolicy
@@ -52,18 +52,21 @@ def finetune_all(
     gpus: float = 0.0,
     on_loss: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, Finalist]:
-    """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers; what fails is tried once more.
+    """Fine-tunes every policy for `steps` steps, in parallel on Ray's workers; a policy that fails is retried once.
 
-    Where all that is done is rounding, threads of this process do it: the float network runs once for all policies, and
-    new processes would import for seconds.
+    If there is only rounding to do, threads of this process do it: the float network then runs once for all policies,
+    and new processes would spend seconds on imports.
 
     Args:
-        workload: What all share.
+        workload: What all policies share.
         policies: Name → policy.
-        steps: Fine-tuning steps for each.
-        progress: Called with how much is done, and how much there is in all.
-        gpus: That each takes.
-        on_loss: Called with the name of a policy that has no result, and why; without it, that is raised.
+        steps: Fine-tuning steps for each policy.
+        progress: Called with the work done so far and the total.
+        gpus: GPUs that each policy takes.
+        on_loss: Called with the name of a policy that failed and its error; without it, the error is raised.
+
+    Returns:
+        Name → network, without the policies that failed.
     """
     if not steps and not workload.folded and only_here(gpus):
         return _here(workload, policies, progress, on_loss)
@@ -74,12 +77,12 @@ def finetune_all(
     )
     taught, total = steps // _STEPS_A_LESSON, (_PASSES + steps) * len(policies)
 
-    def told(done: int) -> None:
+    def report(done: int) -> None:
         progress(done, taught + total)
 
-    shared = ray.put(workload.prepared(steps, lambda share: told(int(share * taught))))
+    shared = ray.put(workload.prepared(steps, lambda share: report(int(share * taught))))
     streams: dict[Any, str] = {task.remote(shared, policy, steps): name for name, policy in policies.items()}
-    return gather(streams, lambda taken: told(taught + sum(taken.values())), on_loss)
+    return gather(streams, lambda taken: report(taught + sum(taken.values())), on_loss)
 
 
 def _here(
@@ -88,7 +91,7 @@ def _here(
     progress: Callable[[int, int], None],
     on_loss: Callable[[str, Exception], None] | None,
 ) -> dict[str, Finalist]:
-    """Does without fine-tuning, on threads of this process."""
+    """Rounds all policies together on threads of this process, without fine-tuning."""
 
     def made(names: Sequence[str]) -> dict[str, Finalist]:
         chosen = [policies[name] for name in names]
@@ -100,7 +103,7 @@ def _here(
 
     try:
         return made([*policies])
-    except Exception:  # one of them, perhaps; or memory was short
+    except Exception:  # perhaps only one policy fails, or memory was short
         found: dict[str, Finalist] = {}
         for name in policies:
             try:
@@ -113,9 +116,9 @@ def _here(
 
 
 def _finetune(workload: Workload, policy: BitPolicy, steps: int) -> Iterator[int | Finalist]:
-    """Yields how much is done, time and again, and at last the network: as fine-tuned, or as rounded if that is better.
+    """Yields the work done so far, repeatedly, and finally the network: fine-tuned, or as rounded if that is better.
 
-    Few steps can lose what compensated rounding won: scales and weights move away from where they fitted each other.
+    A few steps can undo the gain of compensated rounding, because they move scales and weights that fit each other.
     """
     torch.set_num_threads(1)
     passed = yield from reporting(
@@ -143,9 +146,17 @@ def _kept(model: nn.Module) -> Mapping[str, Any]:
 def test_all(
     networks: Mapping[str, nn.Module], test: Samples, progress: Callable[[int, int], None]
 ) -> dict[str, float]:
-    """Returns the top-1 of every network on the test images, in parallel on Ray's workers.
+    """Computes the top-1 of every network on the test images, in parallel on Ray's workers.
 
-    Where these are on this machine, threads do so: processes would have to be started.
+    If all workers are on this machine, threads of this process do it, because processes would have to be started.
+
+    Args:
+        networks: Name → network.
+        test: Test images.
+        progress: Called with the number of networks done and their total.
+
+    Returns:
+        Name → top-1.
     """
     top1: dict[str, float] = {}
     if only_here():

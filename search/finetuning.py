@@ -1,4 +1,4 @@
-"""Training the network of a run on: checkpointed, resumable, with TensorBoard logs."""
+"""Trains the network of a run further: checkpointed, resumable, with TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from haq.runs.relocation import Named, config_of
 from haq.scores import Score
 from haq.search.conclusion import reported
 from haq.search.problem import Problem, pose
-from haq.search.resume_checks import check_belonging
+from haq.search.resume_checks import check_same_run
 from haq.search.scoring import choose_rank_by, reference_of, scored
 from haq.search.tune.interrupts import stopping
 from haq.search.workload import calibrated, worker_device
@@ -44,19 +44,19 @@ from haq.threads import one_thread
 __all__ = ["Training", "finetune", "resume_finetune"]
 
 _CHUNK = 10  # steps between two reports of progress
-_CHECKPOINT_S = 60.0  # so much work is lost at most when the machine dies in a long epoch
+_CHECKPOINT_S = 60.0  # at most this much work is lost if the machine dies during a long epoch
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained on.
+    """How a network is trained further.
 
     Attributes:
         epochs: Passes over the training samples.
-        lr: Learning rate of the weights at the start, which follows a cosine to zero; by default the one of a search.
+        lr: Initial learning rate of the weights, which follows a cosine to zero; by default chosen as in a search.
         distill: Learn the float network's outputs (Hinton et al. 2015, arXiv:1503.02531) rather than the labels.
-        batch: Samples a step.
-        seed: Decides the order of the samples.
+        batch: Samples per step.
+        seed: Determines the order of the samples.
 
     Raises:
         ConfigError: A value is out of range.
@@ -80,11 +80,11 @@ class Training:
         """Reads `finetune.yaml`.
 
         Raises:
-            ConfigError: There is none, or it is damaged.
+            ConfigError: The file is missing or damaged.
         """
         if not path.exists():
             raise ConfigError(
-                f"{path.parent} has no {path.name}, so it is not a fine-tuning; start one with `haq finetune RUN`"
+                f"{path.parent} has no {path.name}, so it is not a fine-tuning run; start one with `haq finetune RUN`"
             )
         try:
             return restored(cls, read_yaml(path, str(path), ConfigError))
@@ -100,32 +100,32 @@ def finetune(
     observer: Observer | None = None,
     named: Named | None = None,
 ) -> RunFolder:
-    """Trains the network of a run on, and writes it with all that the search found into a new run folder.
+    """Trains the network of a run further, and writes it with everything the search found into a new run folder.
 
-    The weights after the epoch that does best on the validation samples are kept; they may be those of the start. The
-    test samples are used once, at the end. What stopped before is gone on with by `resume_finetune`.
+    The best weights on the validation samples are kept: those after one of the epochs, or the initial ones. The test
+    samples are used once, at the end. `resume_finetune` resumes a run that was interrupted.
 
     Args:
         source: A search that has ended.
         out: The new run folder; it must not exist.
-        training: How.
+        training: Epochs, learning rate and other options.
         policy: Other widths, which are calibrated first; by default those that the run chose.
         observer: Receives progress.
-        named: What takes the place of the model, data and hardware that the run names.
+        named: Replacements for the model, data and hardware that the run names.
 
     Raises:
-        HaqError: The run has no result, the policy is of other layers or over the budget, or what the run names is no
-            longer there or has changed.
+        HaqError: The run has no result, the policy is for other layers or over the budget, or something that the run
+            names is missing or has changed.
     """
     check_folder(out, "haq finetune")
     best, observer = source.read_best(), observer or Silent()
     problem = pose(config_of(source, named), observer, source, named)
-    check_belonging(source, problem)
+    check_same_run(source, problem)
     config = problem.config
     start: nn.Module | None = None
     if policy is not None:
         start = _calibrated(problem, _checked(policy, problem, config), observer)
-    else:  # a damaged file is known before the folder is made
+    else:  # finds a damaged file before the folder is made
         check_widths(source, best.policy, load_quantized(source.network_file(), problem.model))
     with making(out) as path:
         made = source.copy_to(path)
@@ -149,15 +149,15 @@ def finetune(
 
 
 def resume_finetune(path: Path, observer: Observer | None = None, named: Named | None = None) -> RunFolder:
-    """Goes on with a fine-tuning that was interrupted; it ends with the weights of one that never was.
+    """Resumes a fine-tuning run that was interrupted; the final weights are the same as without the interruption.
 
     Args:
-        path: Its folder.
+        path: The folder of the run.
         observer: Receives progress.
-        named: What takes the place of the model, data and hardware that the run names; the run folder keeps it.
+        named: Replacements for the model, data and hardware that the run names; they are written into the run folder.
 
     Raises:
-        HaqError: `path` is not the folder of a fine-tuning, or what it names is no longer there or has changed.
+        HaqError: `path` is not the folder of a fine-tuning run, or something that it names is missing or has changed.
     """
     folder, observer = RunFolder.open(path), observer or Silent()
     training = Training.load(folder.training)
@@ -165,10 +165,10 @@ def resume_finetune(path: Path, observer: Observer | None = None, named: Named |
         observer.say(f"{path} is finished; nothing is left to do")
         return folder
     problem = pose(config_of(folder, named), observer, folder, named)
-    check_belonging(folder, problem)
+    check_same_run(folder, problem)
     folder.check_file(folder.start)
     with folder.locked():
-        if problem.config != folder.read_config():  # the project was moved, or named anew
+        if problem.config != folder.read_config():  # the project was moved, or replacements were given
             folder.write_config(problem.config, folder.read_environment())
         return _train(folder, problem, training, observer)
 
@@ -193,7 +193,7 @@ def _calibrated(problem: Problem, policy: BitPolicy, observer: Observer) -> nn.M
 
 
 def _given(policy: BitPolicy, problem: Problem, network: nn.Module, folder: RunFolder) -> Trial:
-    """The user's policy as a trial, so that a report shows it among the others."""
+    """Returns the user's policy as a trial, so that a report shows it among the others."""
     score = evaluate(network, problem.data.val, "ptq")
     trials = folder.read_trials()
     number = max((trial.number for trial in trials), default=0) + 1
@@ -214,7 +214,7 @@ def _train(folder: RunFolder, problem: Problem, training: Training, observer: Ob
     progress = _Progress(folder, run, scored(network, data.val, reference, "qat"), rank_by)
     if folder.checkpoint.is_file():
         progress.restore()
-        observer.say(f"going on after {run.done} of {steps} steps")
+        observer.say(f"resuming after {run.done} of {steps} steps")
     else:
         torch.manual_seed(training.seed)
     with stopping(observer.say) as asked, progress.logged() as log:
@@ -224,14 +224,14 @@ def _train(folder: RunFolder, problem: Problem, training: Training, observer: Ob
             observer.progress("fine-tune", run.done, steps, note)
             if asked():
                 progress.save()
-                observer.say(f"stopped; go on with `haq finetune --resume {folder.path}`")
+                observer.say(f"stopped; resume with `haq finetune --resume {folder.path}`")
                 raise KeyboardInterrupt
     network.load_state_dict(progress.weights)
     return _written(folder, problem, network.cpu(), progress.best, training.epochs)
 
 
 class _Progress:
-    """A fine-tuning with its best weights so far, in a file and in TensorBoard."""
+    """A fine-tuning run and its best weights so far, with a checkpoint file and TensorBoard logs."""
 
     def __init__(self, folder: RunFolder, run: Finetuning, start: Score, rank_by: Any) -> None:
         self._folder, self._run, self._rank_by = folder, run, rank_by
@@ -239,7 +239,7 @@ class _Progress:
         self._saved = time.monotonic()
 
     def advance(self, validate: Callable[[], Score], log: Any) -> None:
-        """Takes a few steps; validates after an epoch, and saves then and now and then."""
+        """Takes a few steps; validates and saves after each epoch, and also saves regularly within long epochs."""
         run = self._run
         rest = run.lessons.epoch - run.done % run.lessons.epoch
         loss = run.run(min(_CHUNK, rest))
@@ -258,7 +258,7 @@ class _Progress:
             self.save()
 
     def save(self) -> None:
-        """Writes the checkpoint: tensors and plain types alone, so that reading it cannot run code."""
+        """Writes the checkpoint: only tensors and plain types, so that reading it cannot run code."""
         content = {"run": self._run.state(), "best": self.best.to_dict(), "weights": self.weights}
         with replacing(self._folder.checkpoint) as temporary:
             torch.save(content, temporary)
@@ -268,7 +268,7 @@ class _Progress:
         """Reads what `save` wrote.
 
         Raises:
-            ConfigError: The file is damaged, or of another fine-tuning.
+            ConfigError: The file is damaged, or belongs to another fine-tuning run.
         """
         path = self._folder.checkpoint
         try:
@@ -277,7 +277,7 @@ class _Progress:
             self.best, self.weights = Score.from_dict(content["best"]), content["weights"]
         except HaqError:
             raise
-        except Exception as error:  # torch.load raises many kinds for a damaged file
+        except Exception as error:  # torch.load raises many kinds of errors for a damaged file
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"cannot read {path}: {reason}; remove it to start from the beginning") from None
 
@@ -291,7 +291,7 @@ class _Progress:
 def _written(folder: RunFolder, problem: Problem, network: nn.Module, score: Score, epochs: int) -> RunFolder:
     """Tests the network and writes it."""
     best: Best = folder.read_best()
-    with one_thread():  # as searches test: sums in another order would differ in the last digits
+    with one_thread():  # as in a search: summing in another order would change the last digits
         test = evaluate(network, problem.data.test, "qat")
     save_quantized(folder.model, network, best.policy, problem.sample)
     folder.seal(folder.model)

@@ -1,4 +1,4 @@
-"""Another point of an archive: the best policy that meets another budget, without another search."""
+"""Picks another point of an archive: the best policy that meets another budget, without another search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from haq.progress import Observer, Silent
 from haq.runs import RunFolder, Trial
 from haq.runs.relocation import Named, config_of
 from haq.search.problem import Problem, pose
-from haq.search.resume_checks import check_belonging
+from haq.search.resume_checks import check_same_run
 from haq.search.running import finish
 from haq.search.tune.cluster import ray_workers
 from haq.threads import one_thread
@@ -30,7 +30,14 @@ def picked(
     named: Named | None = None,
     ptq: str | Sequence[str] | None = None,
 ) -> SearchConfig:
-    """Returns the options of the search that would have led to the point to be picked; see `pick`.
+    """Returns the options of a search that would have led to the picked point; see `pick`.
+
+    Args:
+        source: A search with trials.
+        constraints: As for a search.
+        finetune_steps: Fine-tuning steps of the finalists; by default as many as in the search.
+        named: Replacements for the model, data and hardware that the run names.
+        ptq: Post-training passes of the finalists; by default those of the search.
 
     Raises:
         HaqError: A constraint cannot be read, or the run has no trial.
@@ -53,29 +60,29 @@ def pick(
     named: Named | None = None,
     ptq: str | Sequence[str] | None = None,
 ) -> RunFolder:
-    """Takes the best policies of a run that meet a budget, and does with them what ends a search.
+    """Takes the best policies of a run that meet a budget, and repeats the final steps of a search with them.
 
-    They and the best uniform networks of this budget are fine-tuned alike and tested. The new folder is like that of a
-    search under this budget; `resume` resumes one that was interrupted.
+    These policies and the best uniform networks within the budget are fine-tuned in the same way and tested. The new
+    folder is like that of a search under this budget; `resume` continues it after an interruption.
 
     Args:
-        source: A search with trials, whether it has ended or not.
-        constraints: As for a search; relative ones mean the uniform 8-bit network, as there.
+        source: A search with trials, finished or not.
+        constraints: As for a search; relative ones refer to the uniform 8-bit network.
         out: The new run folder; it must not exist.
-        finetune_steps: Of the finalists; by default as many as in the search.
+        finetune_steps: Fine-tuning steps of the finalists; by default as many as in the search.
         observer: Receives progress.
-        named: What takes the place of the model, data and hardware that the run names.
+        named: Replacements for the model, data and hardware that the run names.
         ptq: Post-training passes of the finalists; by default those of the search.
 
     Raises:
-        HaqError: No policy of the run meets the budget, or what the run names is no longer there or has changed.
+        HaqError: No policy of the run meets the budget, or something that the run names is missing or has changed.
     """
     check_folder(out)
     config = picked(source, constraints, finetune_steps, named, ptq)
     observer = observer or Silent()
     with one_thread():
         problem = pose(config, observer, source, named)
-        check_belonging(source, problem)
+        check_same_run(source, problem)
         trials = [trial for trial in source.read_trials() if trial.error is None]
         fitting = sum(problem.budget.allows(trial.policy) for trial in trials)
         if not fitting:

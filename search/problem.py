@@ -35,20 +35,20 @@ __all__ = ["Problem", "pinned_ends", "pose"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be solved.
+    """The problem that a search solves.
 
     Attributes:
-        config: What was asked for, with absolute paths and a batch.
-        model: The float network, in evaluation mode, proven to be reached by quantizers.
+        config: The options, with absolute paths and a batch.
+        model: The float network in evaluation mode; quantizers are known to reach all its layers.
         data: Training, validation and test images.
         sample: One training image, `(1, C, H, W)`.
-        layers: In the order of their first call.
-        table: Prices every layer at every width that may occur.
+        layers: Layers in the order of their first call.
+        table: Costs of every layer at every width that can occur.
         budget: Candidate widths, pinned layers and limits.
-        scheme: What realises the widths.
-        agent: Who proposes.
+        scheme: Quantization scheme.
+        agent: The kind of agent that proposes policies.
         start: Widths to score first, inside the budget.
-        identity: Fingerprints of the network, the data and all else that scores depend on.
+        identity: Fingerprints of the network, the data and everything else that scores depend on.
     """
 
     config: SearchConfig
@@ -65,22 +65,22 @@ class Problem:
 
 
 def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
-    """Holds the first and the last layer at 8 bits, as HAQ does; a network of one or two layers is left free."""
+    """Pins the first and the last layer to 8 bits, as HAQ does; a network of one or two layers is left free."""
     return dict.fromkeys(ends(layers), LayerBits(8, 8))
 
 
 def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None, named: Named | None = None) -> Problem:
-    """Loads, traces and prices; raises a `HaqError` for anything wrong with the options, and writes nothing.
+    """Loads and traces the network, and prices its layers; writes nothing.
 
     Args:
         config: Options.
         observer: Receives progress.
-        run: A search that is resumed or used: its prices and limits hold, even where the hardware's file has changed,
-            and what it does not belong to is refused.
-        named: Holds what was given as an object.
+        run: A search that is resumed or used. Its prices and limits hold, even if the hardware file has changed; a
+            network or data that it was not made with is refused.
+        named: Objects that were given instead of names.
 
     Raises:
-        ConfigError: No width is supported by the hardware, or the run was searched with other options.
+        ConfigError: The hardware supports none of the widths, or the run was searched with other options.
         ConstraintError: No policy meets the constraints.
         DataError: The data cannot be used with the model.
         HardwareError: The hardware is unknown or its description is wrong.
@@ -108,9 +108,9 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
         else hardware.price(layers, widths, batch, _memory(config, hardware, model, sample))
     )
     limits = dict(hardware.limits)
-    if weights_only:  # of weights alone only some of what the device holds is priced
+    if weights_only:  # with weights only, not every metric that the device limits is priced
         limits = {key: limit for key, limit in limits.items() if METRICS[key].field in table.fields}
-    table = replace(table, limits=limits)  # which the run keeps
+    table = replace(table, limits=limits)  # saved with the run
     device = Path(config.hardware).stem if weights_only else table.hardware
     held = (Constraint(key, limit, origin=f"{device} holds no more") for key, limit in limits.items())
     constraints = [*config.parsed_constraints(), *held]
@@ -120,21 +120,21 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
         if constraint.field not in table.fields:
             known = " or ".join(name for name, metric in METRICS.items() if metric.field in table.fields)
             fix = "constrain" if not weights_only else "quantize activations too, or constrain"
-            raise ConstraintError(f"{constraint} cannot be kept: no {constraint.metric} is known; {fix} {known}")
+            raise ConstraintError(f"{constraint} cannot be checked: {constraint.metric} is not known; {fix} {known}")
     inputs = {None, *(config.bits if config.a_bits is None else config.a_bits)}
     if not any(pair.w_bits in {None, *config.bits} and pair.a_bits in inputs for pair in table.pairs):
         given = f"--bits {_listed(config.bits)}" + (f" --a-bits {_listed(config.a_bits)}" if config.a_bits else "")
         raise ConfigError(
             f"{given} with --hardware {config.hardware}: it runs "
-            f"{listed_pairs(hardware.pairs)} bits (weights/activations); give --bits of these"
+            f"{listed_pairs(hardware.pairs)} bits (weights/activations); choose --bits from these"
         )
     left_out = sorted(
         {*config.bits, *(config.a_bits or ())} - {width for pair in table.pairs for width in (pair.w_bits, pair.a_bits)}
     )
     if left_out and not weights_only:
         observer.say(
-            f"note: {table.hardware} runs {listed_pairs(table.pairs)} bits (weights/activations) of those asked for; "
-            f"{', '.join(map(str, left_out))} left out"
+            f"note: of the requested widths, {table.hardware} runs {listed_pairs(table.pairs)} bits "
+            f"(weights/activations); left out: {', '.join(map(str, left_out))}"
         )
     pinned = pinned_ends(layers) if config.pin_ends else {}
     budget = Budget(table, constraints, config.bits, pinned, config.scheme, weights_only, config.a_bits)
@@ -148,7 +148,7 @@ def _listed(bits: tuple[int, ...]) -> str:
 
 
 def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pricing:
-    """Returns what prices the layers: of a run, the table that it began with."""
+    """Returns what prices the layers; for a run, that is the table that it started with."""
     given = named.object("hardware")
     if run is None:
         return open_hardware(config.hardware if given is None else given)
@@ -163,7 +163,7 @@ def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pric
 
 
 def _agent(config: SearchConfig, named: Named) -> AgentKind:
-    """Returns who proposes, by name, from a user's file, or as it was given."""
+    """Returns the agent by its name, from a user's file, or as given."""
     given = named.object("agent")
     if given is None and config.agent.startswith("object:"):
         raise ConfigError(
@@ -174,27 +174,27 @@ def _agent(config: SearchConfig, named: Named) -> AgentKind:
 
 
 def _fitted(start: BitPolicy, budget: Budget) -> BitPolicy:
-    """Returns widths to start with, lowered to the budget where they exceed it.
+    """Returns widths to start with, lowered if they exceed the budget.
 
     Raises:
-        ConfigError: They are of other layers, or a width is no candidate.
+        ConfigError: They are for other layers, or a width is not a candidate.
     """
     if odd := sorted(set(start) ^ set(budget.table.layers)):
         raise ConfigError(
-            f"start: layer {odd[0]!r} is not in both the policy and the network; give a policy of this network"
+            f"start: layer {odd[0]!r} is not in both the policy and the network; give a policy for this network"
         )
     for name, bits in start.items():
         legal = (budget.pinned[name],) if name in budget.pinned else budget.pairs
         if bits not in legal:
             raise ConfigError(
-                f"start: layer {name!r} has {listed_pairs((bits,))} bits (weights/activations), but the search takes "
+                f"start: layer {name!r} has {listed_pairs((bits,))} bits (weights/activations), but the search allows "
                 f"{listed_pairs(tuple(legal))}; change the policy, or --bits, --a-bits or --free-ends"
             )
     return start if budget.allows(start) else budget.decrease(start)
 
 
 def _memory(config: SearchConfig, hardware: Pricing, model: nn.Module, sample: Tensor) -> MemoryPlan | None:
-    """Which activations are alive at once; a network that cannot be traced has no plan, and no RAM to constrain."""
+    """Returns which activations are alive at once; `None` if the network cannot be traced and RAM is not limited."""
     from haq.hwmodels.liveness import plan_memory
 
     try:
@@ -207,7 +207,7 @@ def _memory(config: SearchConfig, hardware: Pricing, model: nn.Module, sample: T
 
 
 def _scheme(config: SearchConfig, named: Named, observer: Observer) -> Scheme:
-    """Checks that the scheme has every candidate width, and says when the hardware's kernels cannot run it."""
+    """Checks that the scheme has every candidate width, and reports if the hardware's kernels cannot run it."""
     scheme = resolve_scheme(config.scheme, named.object("scheme"))
     both = config.weights_only or scheme.inputs is None
     inputs = () if both else config.bits if config.a_bits is None else config.a_bits
@@ -216,7 +216,9 @@ def _scheme(config: SearchConfig, named: Named, observer: Observer) -> Scheme:
             width in inputs and width not in scheme.input_widths
         ):
             known = ", ".join(map(str, scheme.widths))
-            fix = "give --bits of these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
+            fix = (
+                "choose --bits from these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
+            )
             raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {fix}")
     if not config.weights_only and "bit-serial" not in scheme.kernels:
         kinds = ", ".join(scheme.kernels)

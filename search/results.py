@@ -1,4 +1,4 @@
-"""What a search found, for programs: a run folder that can be asked, exported and reported."""
+"""The result of a search for use in programs: a run folder that can be queried, exported and reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result(RunFolder):
 
     Args:
         path: The folder.
-        named: What the run does not hold: objects that it was given, and what lies elsewhere now.
+        named: What the run folder does not contain: objects that it was given, and new places of files.
 
     Examples:
         ```python
@@ -42,21 +42,21 @@ class Result(RunFolder):
 
     @property
     def best(self) -> Best:
-        """The chosen policy, its scores and costs; raises `ConfigError` where nothing was found yet."""
+        """The chosen policy, its scores and costs; raises `ConfigError` if nothing has been found yet."""
         return self.read_best()
 
     @property
     def trials(self) -> list[Trial]:
-        """Every policy that was scored, in the order in which they ended."""
+        """Every policy that was scored, in the order in which the trials ended."""
         return self.read_trials()
 
     @property
     def front(self) -> list[Trial]:
-        """The trials that no other beats in objective and every cost at once."""
+        """The Pareto front: the trials that no other trial beats in the objective and all costs at once."""
         return self.read_front()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Returns a row for each trial, with its index the trial's number.
+        """Returns a row for each trial, with the trial's number as its index.
 
         Columns: `origin`, `objective`, `top1`, `loss`, `fidelity`, `steps` (of the longest-trained score), a column for
         each cost (`latency_ms`, ...), `w_bits` and `a_bits` (means over the quantized layers), `elapsed_s`, `error`,
@@ -86,14 +86,14 @@ class Result(RunFolder):
             named: Where the model, weights and data are now, if not where the search found them.
 
         Returns:
-            The text, or the file when one was written.
+            The text, or the path of the file if one was written.
         """
         form = EXPORTS.resolve(format)
         written: str | Path = form.export(self, Path(path) if path is not None else None, named=named or self._named)
         return written
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Writes the HTML page, by default `report.html` in the run folder, and returns where."""
+        """Writes the HTML page, by default `report.html` in the run folder, and returns its path."""
         page = Path(path) if path is not None else self.page
         REPORTS["html"](self, page)
         return page
@@ -105,7 +105,7 @@ class Result(RunFolder):
             named: As for `export`.
 
         Raises:
-            HaqError: The search has not ended, or what it names is no longer there or has changed.
+            HaqError: The search has not ended, or something that it names is missing or has changed.
         """
         from haq.quant.run_network import open_quantized
 

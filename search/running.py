@@ -18,7 +18,7 @@ from haq.runs.relocation import Named, config_of
 from haq.search.agents.agent_state import check_state
 from haq.search.conclusion import FINALISTS, conclude, write_untested
 from haq.search.problem import Problem, pose
-from haq.search.resume_checks import check_belonging
+from haq.search.resume_checks import check_same_run
 from haq.search.study import Study, calibrate_study
 from haq.search.tune.cluster import more_processes, only_here, ray_workers
 from haq.search.tune.tuning import search
@@ -76,7 +76,7 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
         return folder
     with one_thread():
         problem = pose(config, observer, folder, named)
-        check_belonging(folder, problem)
+        check_same_run(folder, problem)
         with folder.locked(), ray_workers(config.workers, config.address, config.gpus_per_trial):
             if problem.config != folder.read_config():  # the project was moved, or named anew
                 folder.write_config(problem.config, folder.read_environment())

@@ -17,18 +17,18 @@ from haq.scores import Fidelity, RankBy, Score
 
 __all__ = ["choose_rank_by", "reference_of", "scored"]
 
-_COMPARED = 256  # by divergence, which orders policies on few samples
-_SATURATED = 0.995  # a validation top-1 at which so few images are wrong that it no longer orders policies
+_COMPARED = 256  # samples for divergence, which orders policies on few samples
+_SATURATED = 0.995  # at this validation top-1, too few images are wrong to tell policies apart
 
 
 def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer, tuned: bool) -> RankBy:
-    """Returns what policies are ranked by: as asked for, or what still tells them apart.
+    """Returns what policies are ranked by: the given option, or a measure that tells policies apart.
 
     Args:
         config: Options.
         data: Pictures or texts.
-        score: Of the float network, on the validation samples.
-        observer: Is told the reason.
+        score: Score of the float network on the validation samples.
+        observer: Receives the reason for the choice.
         tuned: Whether any network is fine-tuned.
     """
     if config.rank_by != "auto":
@@ -54,16 +54,16 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
 
 
 def reference_of(model: nn.Module, val: Samples, seed: int, threads: int | None = None) -> Reference:
-    """Returns mixed validation samples to compare networks with the float one on.
+    """Returns mixed validation samples with the float network's outputs, to compare quantized networks with.
 
     Args:
         model: The float network.
         val: Validation samples.
-        seed: Decides which are mixed.
+        seed: Determines which samples are mixed.
         threads: See `haq.quant.evaluation.evaluate`.
 
     Raises:
-        ConfigError: Its outputs take too much memory.
+        ConfigError: The outputs take too much memory.
     """
     samples = mixed(val, _COMPARED, seed)
     logits = teacher_of(model, samples, threads)
@@ -83,14 +83,14 @@ def scored(
     steps: int = 0,
     threads: int | None = None,
 ) -> Score:
-    """Scores a network on labelled samples, and compares it with the float network where there is a reference.
+    """Scores a network on labelled samples, and compares it with the float network if there is a reference.
 
     Args:
-        model: Quantized.
-        samples: Labelled.
-        reference: What it is compared on.
-        fidelity: How it was made.
-        steps: Of fine-tuning.
+        model: The quantized network.
+        samples: Labelled samples.
+        reference: Samples and outputs of the float network to compare with.
+        fidelity: How the network was made.
+        steps: Fine-tuning steps that it had.
         threads: See `haq.quant.evaluation.evaluate`.
     """
     score = evaluate(model, samples, fidelity, steps, threads)

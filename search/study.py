@@ -1,4 +1,4 @@
-"""A search in progress: what is asked, what all trials share, what is to be beaten, and where results go."""
+"""A search in progress: its problem, what all trials share, the baselines to beat, and where results go."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Study", "calibrate_study"]
 
 @dataclass(frozen=True)
 class Study:
-    """What the steps of a search pass on.
+    """What one step of a search passes to the next.
 
     Attributes:
         problem: Network, data, prices and budget.
@@ -39,8 +39,8 @@ def calibrate_study(problem: Problem, folder: RunFolder, observer: Observer) -> 
     """Calibrates every candidate width, scores the baselines and writes them into the run folder.
 
     Args:
-        problem: What is asked.
-        folder: The run; trials that it holds keep what they were ranked by.
+        problem: Network, data, prices and budget.
+        folder: The run; if it already has trials, policies are ranked as before.
         observer: Receives progress.
     """
     config = problem.config
@@ -64,6 +64,6 @@ def _introduce(problem: Problem, baselines: Baselines, observer: Observer) -> No
             shown = [f"top-1 {baseline.score.top1:.1%} on the validation samples"]
             for metric in problem.config.metrics:
                 cost = baseline.cost.get(METRICS[metric].field)
-                if cost is not None:  # in floating point few are known
+                if cost is not None:  # few costs are known in floating point
                     shown.append(f"{metric} {format_cost(METRICS[metric].field, cost)}")
             observer.say(f"{label}: {', '.join(shown)}")

@@ -1,4 +1,4 @@
-"""What all trials share: network, calibration, images, and what policies are ranked by."""
+"""What all trials share: network, calibration, images, and the measure that ranks policies."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from haq.search.scoring import reference_of, scored
 __all__ = ["Workload", "calibrated", "make_workload", "worker_device"]
 
 _CALIBRATION_IMAGES, _PASSES_IMAGES = 512, 1024
-_TRIAL_LABELS = 128  # to show how often a trial is right, where that does not rank it
+_TRIAL_LABELS = 128  # samples for the top-1 of a trial if something else ranks it
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What all trials share; it lies once in Ray's object store.
+    """What all trials share, kept once in Ray's object store.
 
     Attributes:
-        model: The float network; batch norms stay, because fine-tuning trains them.
-        scheme: What realises widths.
+        model: The float network; batch norms are not folded, because fine-tuning trains them.
+        scheme: Quantization scheme.
         calibration: Scales for every candidate width.
-        lessons: Of fine-tuning, on the training samples.
+        lessons: Training batches and targets for fine-tuning.
         val: Samples to score on.
-        reference: Samples that networks are compared with the float network on, where divergence ranks them.
+        reference: Samples and outputs of the float network to compare with, if divergence ranks policies.
         passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
-        seed: Of the passes.
+        seed: Seed of the passes.
     """
 
     model: nn.Module
@@ -70,15 +70,21 @@ class Workload:
         """Scores a network on the validation samples, and compares it with the float network.
 
         Args:
-            model: Quantized.
+            model: The quantized network.
             fidelity: How it was made.
-            steps: Of fine-tuning.
+            steps: Fine-tuning steps that it had.
             threads: See `haq.quant.evaluation.evaluate`.
         """
         return scored(model, self.val, self.reference, fidelity, steps, threads)
 
     def score_trial(self, model: nn.Module, fidelity: Fidelity, steps: int = 0) -> Score:
-        """Scores a network among many, on part of the labelled samples where these do not rank it."""
+        """Scores the network of a trial; if labels do not rank policies, only some of the labelled samples are used.
+
+        Args:
+            model: The quantized network.
+            fidelity: How it was made.
+            steps: Fine-tuning steps that it had.
+        """
         few = self.reference is not None and len(self.val) > _TRIAL_LABELS
         val = self.val.subset(range(_TRIAL_LABELS)) if few else self.val
         return scored(model, val, self.reference, fidelity, steps)
@@ -86,7 +92,7 @@ class Workload:
     def rounded_together(
         self, policies: Sequence[BitPolicy], progress: Callable[[float], None] = lambda share: None
     ) -> list[nn.Module]:
-        """Returns networks after the post-training passes, where batch norms are not folded; see `reconstructed`."""
+        """Returns networks after post-training passes that do not fold batch norms; see `reconstructed`."""
         models = [self.quantized(policy).eval() for policy in policies]
         if "sequential" in self.passes:
             shown = _shown(self.train, _PASSES_IMAGES)
@@ -97,49 +103,61 @@ class Workload:
         """Returns the network after the post-training passes of finalists.
 
         Args:
-            policy: Of the network.
-            progress: Called with the share that is done.
+            policy: Widths of the network.
+            progress: Called with the share of the work done.
         """
         if not self.folded:
             return self.rounded_together([policy], progress)[0]
         shown, long = _shown(self.train, _PASSES_IMAGES), [name for name in self.passes if name in REPORTED]
-        over = 0
+        finished = 0
 
-        def told(done: int, total: int) -> None:
-            nonlocal over
-            progress((over + done / total) / len(long))
-            over += done == total
+        def report(done: int, total: int) -> None:
+            nonlocal finished
+            progress((finished + done / total) / len(long))
+            finished += done == total
 
-        return apply_passes(self.model, policy, self.scheme, shown, self.passes, self.seed, told)
+        return apply_passes(self.model, policy, self.scheme, shown, self.passes, self.seed, report)
 
     @property
     def folded(self) -> bool:
-        """Whether batch norms of finalists are folded."""
+        """Whether the batch norms of finalists are folded."""
         return folds(self.passes)
 
     def restored(self, policy: BitPolicy, state: Mapping[str, Any]) -> nn.Module:
-        """Returns a finalist's network from its state."""
+        """Rebuilds a finalist's network from its state."""
         model = fold_batch_norm(self.model, self.train.batch([0])[0]) if self.folded else self.model
         model = prepare(model, policy, self.scheme)
         load_state(model, state)
         return model.eval()
 
     def finetuning(self, model: nn.Module, steps: int) -> Finetuning:
-        """Returns a fine-tuning run of the whole length `steps`, with none of them taken."""
+        """Returns a fine-tuning run of `steps` steps that has not started yet."""
         return Finetuning(model, self.lessons, steps)
 
     def prepared(self, steps: int, progress: Callable[[float], None] = lambda share: None) -> Workload:
-        """Returns the same with what several networks need for so many steps of fine-tuning at hand."""
+        """Returns the same workload with stored answers of the float network for this many steps, if memory allows.
+
+        Args:
+            steps: Fine-tuning steps that several networks will take.
+            progress: Called with the share of the work done.
+        """
         return replace(self, lessons=self.lessons.prepared(steps, progress=progress))
 
 
 def worker_device() -> torch.device:
-    """Returns where a worker computes: on the GPU that Ray gave it; Ray hides GPUs from those that asked for none."""
+    """Returns where a worker computes: on its GPU if Ray gave it one. Ray hides GPUs from workers without one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, observer: Observer) -> Workload:
-    """Calibrates every candidate width and computes what the float network answers."""
+    """Calibrates every candidate width and computes the outputs of the float network.
+
+    Args:
+        config: Options.
+        problem: Network, data and table of costs.
+        rank_by: What policies are ranked by.
+        observer: Receives progress.
+    """
     observer.progress("calibrate", 0, 2)
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
     calibration = calibrated(problem, widths)
@@ -154,7 +172,7 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
 
 
 def calibrated(problem: Problem, widths: Iterable[int]) -> Calibration:
-    """Sets up the quantizers of these widths on the first training samples."""
+    """Calibrates quantizers of these widths on the first training samples."""
     return calibrate(problem.model, _shown(problem.data.train, _CALIBRATION_IMAGES), widths, problem.scheme)
 
 

@@ -1,4 +1,4 @@
-"""Images and labels in NumPy arrays, from files or from the user's own function."""
+"""Images and labels in NumPy arrays, from files or from a user's function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def read_npz(spec: str) -> Splits:
     """Reads `train.npz` and `test.npz` from the folder in `npz:FOLDER`; never unpickles anything."""
     folder = Path(source_of(spec)[1])
-    if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
+    if not os.path.isdir(folder):  # Path.is_dir raises an error for names that are too long
         raise DataError(f"data folder {str(folder)!r} does not exist; it must hold train.npz and test.npz")
     train = _arrays(folder / "train.npz")
     test = _arrays(folder / "test.npz")
@@ -43,15 +43,15 @@ def read_function(spec: str) -> Splits:
 
 
 def taken(data: Any, named: str = "data") -> Splits:
-    """Takes data that a user's code made.
+    """Reads data that a user's code made.
 
     Args:
-        data: `((x_train, y_train), (x_test, y_test))` in arrays or tensors, or a pair of `torch.utils.data.Dataset`
+        data: `((x_train, y_train), (x_test, y_test))` as arrays or tensors, or a pair of `torch.utils.data.Dataset`
             whose items are `(x, label)`; x as in `checked_images`.
-        named: What it is called, for messages.
+        named: Name of the data for messages.
 
     Raises:
-        DataError: It is neither, or its images or labels cannot be used.
+        DataError: The data has another form, or its images or labels cannot be used.
     """
     try:
         (x_train, y_train), (x_test, y_test) = map(_stacked, data)
@@ -94,12 +94,12 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
     Args:
         x: Images, uint8 `(N, H, W, C)` or float32 `(N, C, H, W)`.
         y: Class indices, integers `(N,)`.
-        mean: `(C,)`, for uint8 images; `None` for the default, see `default_statistics`.
-        std: `(C,)`, for uint8 images; `None` for the default.
-        where: Where the split comes from, for messages.
+        mean: Mean of each channel, `(C,)`, for uint8 images; `None` for the default, see `default_statistics`.
+        std: Standard deviation of each channel, `(C,)`, for uint8 images; `None` for the default.
+        where: Source of the split, for messages.
 
     Raises:
-        DataError: The arrays are not of this form, or their values are not usable.
+        DataError: The arrays have another form, or their values cannot be used.
     """
     form = "x must be uint8 (N, H, W, C) or float32 (N, C, H, W)"
     try:
@@ -140,12 +140,12 @@ def checked_images(x: Any, y: Any, mean: Any, std: Any, where: str) -> Images:
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and standard deviation for grey or RGB images that come without them."""
+    """Returns the default mean and standard deviation for grey or RGB images."""
     return (_IMAGENET_MEAN, _IMAGENET_STD) if channels == 3 else ((0.5,), (0.5,))
 
 
 def _splits(spec: str, train: Images, test: Images) -> Splits:
-    """Checks that both splits fit together."""
+    """Checks that both splits fit each other."""
     if train.x.dtype != test.x.dtype or train.x.shape[1:] != test.x.shape[1:]:
         raise DataError(
             f"{spec}: training images are {train.x.dtype} {train.x.shape[1:]}, "

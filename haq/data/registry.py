@@ -18,20 +18,22 @@ __all__ = ["get_data"]
 
 
 def get_data(spec: Any, val_images: int, seed: int, model: Any = None) -> ImageData:
-    """Loads a data set and holds out its validation samples.
+    """Loads a data set and holds out validation samples.
 
     Args:
         spec: `digits`; `npz:FOLDER` with `train.npz` and `test.npz` (`x`, `y`, and optionally `mean` and `std` in
             `train.npz`); `file.py:function`, which is run and returns `((x_train, y_train), (x_test, y_test))`;
             `imagefolder:DIR` or `hf:NAME_OR_FOLDER`, see `read_pictures`; or `text:FILE`, see `read_text`. Or the data
-            itself: what such a function returns, a pair of `torch.utils.data.Dataset`, or `ImageData` as it is.
-        val_images: About how many training samples to hold out; a fifth at most, of every class, but at least one image
-            of each class that has several.
-        seed: Decides which; `digits` has a fixed split, because its float network must not have seen them.
-        model: What the data is for, as in `haq.models.load_model`; the preprocessing or tokenizer of a name is used.
+            itself: what such a function returns, a pair of `torch.utils.data.Dataset`, or `ImageData`.
+        val_images: Approximate number of training samples to hold out; at most a fifth of every class, but at least one
+            image of each class that has several.
+        seed: Determines which samples are held out; `digits` has a fixed split, because its float network must not
+            have seen the validation images.
+        model: The model for the data, as in `haq.models.load_model`; if it is a name, its preprocessing or tokenizer
+            is used.
 
     Raises:
-        DataError: The data is missing or malformed; nothing is ever unpickled.
+        DataError: The data is missing or malformed. Nothing is unpickled.
     """
     if isinstance(spec, ImageData):
         return spec

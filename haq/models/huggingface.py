@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from haq.errors import ModelError
+from haq.errors import ModelError, first_names
 from haq.io.prefixes import hugging_face
 
 __all__ = ["load_transformers"]
-
-_SHOWN = 3  # missing weights named in a message
 
 
 def load_transformers(name: str) -> nn.Module:
@@ -45,8 +43,7 @@ def load_transformers(name: str) -> nn.Module:
             output_loading_info=True,
         )  # fmt: skip
     if missing := sorted(info["missing_keys"]):
-        some = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-        raise ModelError(f"{asked} lacks {len(missing)} weights: {some}; {fix}")
+        raise ModelError(f"{asked} lacks {len(missing)} weights: {first_names(missing)}; {fix}")
     assert isinstance(model, nn.Module)
     for path, module in list(model.named_modules()):
         if type(module).__name__ == "Conv1D":

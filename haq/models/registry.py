@@ -1,4 +1,4 @@
-"""Networks by name, and networks and weights that a user brings."""
+"""Networks by name, and users' own networks and weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from haq.errors import ModelError, did_you_mean
+from haq.errors import ModelError, did_you_mean, first_names
 from haq.io.prefixes import MODEL_SOURCES, one_line, source_of
 from haq.io.tensors import read_tensors
 from haq.io.user_code import call_named, is_reference
@@ -25,8 +25,6 @@ _SOURCES: dict[str, Callable[[str], nn.Module]] = dict(
     zip(MODEL_SOURCES, (load_transformers, load_timm, load_torchvision), strict=True)
 )
 
-_SHOWN = 3  # names in a message about weights that do not fit
-
 
 def list_models() -> list[str]:
     """Returns the names that `get_model` knows."""
@@ -38,8 +36,8 @@ def get_model(name: str, num_classes: int | None = None, in_channels: int | None
 
     Args:
         name: One of `list_models()`.
-        num_classes: Outputs; the network's own default when `None`.
-        in_channels: Image channels, likewise.
+        num_classes: Number of outputs; `None` for the network's default.
+        in_channels: Number of image channels; `None` for the network's default.
 
     Raises:
         ModelError: The name is unknown.
@@ -55,14 +53,14 @@ def get_model(name: str, num_classes: int | None = None, in_channels: int | None
 
 
 def load_model(spec: str | nn.Module, weights: str | None, num_classes: int, in_channels: int) -> nn.Module:
-    """Returns a network in evaluation mode and float32, whatever its weights came in.
+    """Returns a network in evaluation mode and in float32, whatever the type of its weights.
 
     Args:
-        spec: A built-in name; `hf:`, `timm:` or `torchvision:` and a name there; `file.py:function` or
+        spec: A built-in name; `hf:`, `timm:` or `torchvision:` followed by a name from there; `file.py:function` or
             `package.module:function`, whose code is run; or the network itself, which is copied.
-        weights: A state dict to load; a built-in network needs one.
-        num_classes: Outputs of a built-in network.
-        in_channels: Image channels of a built-in network.
+        weights: File of a state dict to load; a built-in network needs one.
+        num_classes: Number of outputs of a built-in network.
+        in_channels: Number of image channels of a built-in network.
 
     Raises:
         ModelError: The model or its weights cannot be loaded, or hold NaN or infinite values.
@@ -89,17 +87,17 @@ def load_model(spec: str | nn.Module, weights: str | None, num_classes: int, in_
 
 
 def _ready(model: nn.Module, spec: str, weights: str | None) -> nn.Module:
-    """Loads weights, and refuses those that nothing can be computed with."""
+    """Loads weights, and refuses a network whose weights cannot be used."""
     if lazy := [name for name, values in model.state_dict().items() if is_lazy(values)]:
         raise ModelError(f"weight {lazy[0]!r} of {spec!r} has no shape yet; run the model once before it is used")
     if weights is not None:
         load_weights(model, Path(os.path.expanduser(weights)))
     for key, values in model.state_dict().items():
         if isinstance(values, Tensor) and values.is_meta:
-            raise ModelError(f"weight {key!r} of {spec!r} has a shape and no values; make the model on a real device")
+            raise ModelError(f"weight {key!r} of {spec!r} has a shape but no values; create the model on a real device")
         if isinstance(values, Tensor) and values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelError(f"weight {key!r} of {spec!r} has NaN or infinite values; train or load it again")
-    return model.float().eval()  # half precision holds no more than float32 does, which everything here computes in
+    return model.float().eval()  # everything here computes in float32, which represents half precision exactly
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -112,7 +110,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ModelError(f"weights file {str(path)!r} does not exist")
     try:
         content = read_tensors(path)
-    except Exception:  # torch.load raises many kinds, with advice to load the file unsafely
+    except Exception:  # torch.load raises many kinds of errors, which advise loading the file unsafely
         raise ModelError(
             f"cannot read weights {str(path)!r}: it is damaged or not a plain state dict; "
             "save one with torch.save(model.state_dict(), FILE)"
@@ -128,7 +126,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {'; '.join(problems)}")
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:  # sparse tensors, and those that have a shape alone
+    except RuntimeError as error:  # sparse tensors, and tensors that have only a shape
         raise ModelError(f"weights {str(path)!r} do not fit {type(model).__name__}: {one_line(error)}") from None
 
 
@@ -143,8 +141,4 @@ def _misfits(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
     found = {"missing": missing, "unknown": unknown, "of another shape": shapes, "of complex numbers": kinds}
-    return [f"{len(names)} {what}: {_some(names)}" for what, names in found.items() if names]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+    return [f"{len(names)} {what}: {first_names(names)}" for what, names in found.items() if names]

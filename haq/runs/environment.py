@@ -1,4 +1,4 @@
-"""What a search ran with: versions and machine, to repeat it."""
+"""Versions and machine that a search ran with, so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "ray", "stable-baselines3", "gymnasium", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Returns versions of haq and the packages that decide results, the commit of a checkout, and the machine."""
+    """Returns versions of haq and of packages that affect results, the commit of a checkout, and the machine."""
     return {
         "haq": haq.__version__,
         "git_commit": _git_commit(),
@@ -27,7 +27,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this source checkout; `None` for an installed package."""
+    """Returns the commit of this source checkout; `None` for an installed package."""
     checkout = Path(haq.__file__).resolve().parent.parent
     if not (checkout / ".git").exists():
         return None

@@ -1,4 +1,4 @@
-"""Opening a network with the data that it is for, and refusing those that a run does not belong to."""
+"""Opens a network and its data, and refuses them if they are not those of the run."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["Project", "keep_float", "open_network", "open_project"]
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-"""Is told epochs done, and in all, where the built-in network has to be trained."""
+"""Called with the epochs done and their total while the built-in network is trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class Project:
-    """What a search is about.
+    """The network and data of a search.
 
     Attributes:
-        model: The float network as the user's code gives it, in evaluation mode.
+        model: The float network as the user's code returns it, in evaluation mode.
         data: All splits.
         identity: Fingerprints of both, and the options.
     """
@@ -56,22 +56,22 @@ def open_network(
     *,
     trained: bool = True,
 ) -> tuple[nn.Module, ImageData]:
-    """Opens a network and the data for it, which is prepared as the network asks: by its tokenizer or preprocessing.
+    """Opens a network and its data, which is prepared with the tokenizer or preprocessing of the network.
 
     Args:
         model: As in `haq.models.open_model`.
         weights: State dict to load.
         data: As in `haq.data.get_data`.
-        val_images: To hold out, about.
-        seed: Decides which.
-        progress: Is told when the built-in network is trained.
-        trained: Whether weights matter; a built-in network has random ones otherwise.
+        val_images: Approximate number of training samples to hold out.
+        seed: Determines which samples are held out.
+        progress: Called while the built-in network is trained.
+        trained: Whether weights matter; if not, a built-in network has random weights.
 
     Raises:
-        DataError: The data cannot be read, or does not go with the model.
+        DataError: The data cannot be read, or does not fit the model.
         ModelError: The model or its weights cannot be loaded.
     """
-    with one_thread():  # a user's function may train its network, and gives the same weights on any machine so
+    with one_thread():  # a user's function may train its network; one thread gives the same weights on any machine
         images = get_data(data, val_images, seed, model)
         if trained or isinstance(model, nn.Module):
             return open_model(model, weights, images, progress), images
@@ -82,18 +82,18 @@ def open_network(
 def open_project(
     config: SearchConfig, progress: Progress, run: RunFolder | None = None, named: Named | None = None
 ) -> Project:
-    """Opens what a search is about.
+    """Opens the network and data of a search.
 
     Args:
-        config: With absolute paths.
-        progress: Is told when the built-in network is trained.
-        run: The run that goes on, or that is used: what it does not belong to is refused. One that an older haq wrote
-            tells no fingerprints, and is taken as it is.
-        named: Holds the model and data where they were given as objects.
+        config: Options, with absolute paths.
+        progress: Called while the built-in network is trained.
+        run: A run that is resumed or used. Its fingerprints must match the network and data; a run from an older haq
+            has none, and is not checked.
+        named: Contains the model and data if they were given as objects.
 
     Raises:
         ConfigError: Options or files of the run were changed.
-        DataError: The data cannot be read, does not go with the model, or is not the run's.
+        DataError: The data cannot be read, does not fit the model, or is not the run's.
         ModelError: The model or its weights cannot be loaded, or are not the run's.
     """
     known = None
@@ -101,7 +101,7 @@ def open_project(
         run.check()
         known = run.read_identity()
         if known is None:
-            logger.info("%s keeps no fingerprints: an older haq wrote it", run.path)
+            logger.info("%s has no fingerprints: it was written by an older haq", run.path)
     kept = run.float if run is not None and _is_built_in(config) and run.float.is_file() else None
     weights = str(kept) if kept is not None else config.weights
     given, shown = (named.object("model"), named.object("data")) if named else (None, None)
@@ -119,27 +119,33 @@ def open_project(
     if run is not None and known is not None and (error := _difference(config, known, found, run.path)) is not None:
         if isinstance(error, ModelError) and _is_random(config, model, data, progress):
             error = ModelError(
-                f"model {config.model!r} has other weights at each call, so no run belongs to it; seed it in its "
-                "function, or save the weights and give --weights FILE"
+                f"model {config.model!r} returns different weights at each call, so it cannot match a run; set a seed "
+                "in its function, or save the weights and give --weights FILE"
             )
         raise error
     return Project(model, data, found)
 
 
 def keep_float(run: RunFolder, config: SearchConfig, model: nn.Module) -> None:
-    """Writes the weights of the built-in network into a run folder: trained on another machine, it may get others."""
+    """Writes the weights of the built-in network into a run folder; training on another machine may give others.
+
+    Args:
+        run: The run folder.
+        config: Options of the run; for any other network, nothing is written.
+        model: The network.
+    """
     if _is_built_in(config):
         with replacing(run.float) as temporary:
             torch.save(model.state_dict(), temporary)
 
 
 def _is_built_in(config: SearchConfig) -> bool:
-    """Whether the network is the one that is trained on first use."""
+    """Whether the network is the built-in one that is trained on first use."""
     return (config.model, config.data, config.weights) == ("digits-resnet", "digits", None)
 
 
 def _difference(config: SearchConfig, known: Identity, found: Identity, run: Path) -> HaqError | None:
-    """Says what has changed; outputs are compared last, because weights and data decide them, too."""
+    """Returns an error for what has changed; outputs are compared last, because they depend on weights and data."""
 
     def prints(one: str, other: str) -> str:
         return f"run {str(run)!r} has the fingerprint {short(one)}, and {short(other)} was found"
@@ -164,7 +170,7 @@ def _difference(config: SearchConfig, known: Identity, found: Identity, run: Pat
 
 
 def _is_random(config: SearchConfig, model: nn.Module, data: ImageData, progress: Progress) -> bool:
-    """Whether the user's function makes other weights whenever it is called."""
+    """Whether the user's function returns different weights each time it is called."""
     if not is_reference(config.model) or config.weights is not None:
         return False
     again, _ = open_network(config.model, None, data, config.val_images, config.seed, progress)

@@ -1,4 +1,4 @@
-"""Where the model, data and hardware of a run are now: projects move, files get other names, objects are given."""
+"""Finds the model, data and hardware of a run after a project has moved, or takes replacements for them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """What takes the place of what a run names; `None` leaves that as it is. The content must be the same.
+    """Replacements for what a run names; `None` keeps what the run names. The content must be the same.
 
     Attributes:
         model: As in `SearchConfig`, or the network itself, a `torch.nn.Module`.
         weights: File of a state dict.
-        data: Name or prefix and path; or the data, see `haq.data.taken`.
+        data: Name, or prefix and path; or the data itself, see `haq.data.taken`.
         hardware: Name or file; or a `haq.hwmodels.Hardware` or `CostTable`.
-        agent: Who proposes; what `AgentKind.of` takes.
+        agent: The agent that proposes, in any form that `AgentKind.of` takes.
         scheme: A `haq.quant.schemes.Scheme`.
 
     Raises:
-        ConfigError: The model is neither text nor a network, or the weights are no path.
+        ConfigError: The model is neither text nor a network, or the weights are not a path.
     """
 
     model: Any = None
@@ -45,39 +45,40 @@ class Named:
     def __post_init__(self) -> None:
         check_fields(self)
         if not isinstance(self.model, str | None):
-            from torch import nn  # whoever has a network has PyTorch imported
+            from torch import nn  # a caller with a network has already imported PyTorch
 
             if not isinstance(self.model, nn.Module):
                 raise ConfigError(
-                    f"model={type(self.model).__name__}: must be text or a torch.nn.Module; other options, such as "
-                    "constraints=, go by name"
+                    f"model={type(self.model).__name__}: must be text or a torch.nn.Module; give other options by "
+                    "name, such as constraints="
                 )
 
     def texts(self) -> dict[str, str]:
-        """Returns what was given, as options say it: an object as `object:CLASS`, which only `Named` can open again."""
+        """Returns what was given as text for options; an object is `object:NAME`, which only `Named` can open again."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: _text(value) for name, value in values.items() if value is not None}
 
     def object(self, name: str) -> Any:
-        """Returns the object that was given for an option, `None` where it is text or was not given."""
+        """Returns the object that was given for an option; `None` if the option is text or was not given."""
         value = getattr(self, name)
         return None if isinstance(value, str) else value
 
 
 def _text(value: Any) -> str:
-    """Names an object by its own name, or by its class."""
+    """Returns text as it is, and for an object `object:` with its own name or that of its class."""
     name = getattr(value, "name", None) or getattr(value, "__name__", None)
     return value if isinstance(value, str) else f"object:{name if isinstance(name, str) else type(value).__name__}"
 
 
 def config_of(run: RunFolder, named: Named | None = None) -> SearchConfig:
-    """Returns the options of a run, with absolute paths of what is there now.
+    """Returns the options of a run, with absolute paths to where its files are now.
 
-    A path that is no longer there is looked for where it lies as seen from the run folder; that it was found is logged.
+    A path that no longer exists is looked up at the same place relative to the run folder; if it is found there, a
+    warning is logged.
 
     Args:
-        run: Its options are read.
-        named: What was named anew.
+        run: The run whose options are read.
+        named: Replacements for what the run names.
 
     Raises:
         ConfigError: The options are damaged.
@@ -104,5 +105,5 @@ def _moved(path: str, was: Path, now: Path) -> str:
     other = (now / os.path.relpath(path, was)).resolve()
     if str(other) == path or not other.exists():
         return path
-    logger.warning("%s is not there; found %s, at the same place as seen from the run folder", path, other)
+    logger.warning("%s does not exist; using %s, at the same place relative to the run folder", path, other)
     return str(other)

@@ -1,4 +1,4 @@
-"""Batteries of checks that every implementation of an interface must pass; a test only supplies the object.
+"""Checks that every implementation of an interface must pass; tests only supply the object.
 
 from haq.testing import check_agent, check_hardware, check_scheme
 

@@ -1,4 +1,4 @@
-"""What every agent must do, on a problem small enough to enumerate."""
+"""Checks that every agent must pass, on a problem that is small enough to enumerate."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _STEPS, _MORE, _AT_ONCE = 24, 4, 4
 
 
 class Toy:
-    """A few layers whose weights have four widths; layers hurt each other, which no sum of penalties knows.
+    """A few layers whose weights have four widths; their losses interact, so that a sum of penalties is not exact.
 
     Args:
-        seed: Of how sensitive the layers are.
-        trials: Policies that the agent expects to be scored in all.
-        layers: How many there are.
+        seed: Seed of the layers' sensitivities.
+        trials: Total number of policies that the agent expects to be scored.
+        layers: Number of layers.
 
     Attributes:
-        budget: 45 % of the size at 8 bits.
-        task: What an agent gets.
+        budget: A size of at most 45 % of that at 8 bits.
+        task: The task that an agent gets.
     """
 
     def __init__(self, seed: int, trials: int = 60, layers: int = 5) -> None:
@@ -53,12 +53,12 @@ class Toy:
         self.task = Task(self.layers, self.budget, sensitivity, Score(1.0, 0.01, 1, 0.0, "float"), "loss", trials, seed)
 
     def objective(self, policy: BitPolicy) -> float:
-        """Returns what a policy scores, between 0 and 1."""
+        """Returns the objective of a policy, between 0 and 1."""
         parts = np.array([self.penalties[name][bits] for name, bits in policy.items()])
         return float(np.exp(-(parts.sum() + parts @ self._together @ parts)))
 
     def optimum(self) -> tuple[float, int]:
-        """Returns the best objective inside the budget, and the number of all policies."""
+        """Returns the best objective inside the budget, and the total number of policies."""
         every = [
             BitPolicy(dict(zip(self.budget.table.layers, pairs, strict=True)))
             for pairs in itertools.product(self.budget.pairs, repeat=len(self.layers))
@@ -67,13 +67,13 @@ class Toy:
 
 
 def check_agent(agent: str | AgentKind | Callable[[Task], Agent]) -> None:
-    """Checks proposals, late outcomes, and that a restored agent proposes what it would have proposed.
+    """Checks an agent's proposals, with outcomes in another order as well, and that saving keeps its whole state.
 
     Args:
         agent: A name in `haq.registry.AGENTS`, a kind, or a function that makes an agent for a task.
 
     Raises:
-        AssertionError: What the agent does wrong.
+        AssertionError: A check fails; the message says what the agent does wrong.
     """
     kind = AgentKind.of(AGENTS[agent] if isinstance(agent, str) else agent, str(agent))
     _check_proposals(kind)
@@ -93,7 +93,7 @@ def _check_proposals(kind: AgentKind) -> None:
 
 
 def _check_outcomes_that_come_late(kind: AgentKind) -> None:
-    """Several workers score at a time, and outcomes come back in another order."""
+    """Several policies are scored at a time, and outcomes come back in another order."""
     toy = Toy(1)
     agent, first = kind.agent_for(toy.task)
     seen = {policy: toy.objective(policy) for _, policy in first}
@@ -134,7 +134,7 @@ def _learn(agent: Agent, outcomes: dict[BitPolicy, float]) -> None:
 
 
 def _proposed(agent: Agent, toy: Toy, seen: dict[BitPolicy, float], steps: int) -> list[BitPolicy]:
-    """Lets the agent propose and learn; ends early where it has nothing left to propose."""
+    """Lets the agent propose and learn; ends early if it has nothing left to propose."""
     proposed = []
     for _ in range(steps):
         proposal = agent.propose(seen)
@@ -143,7 +143,7 @@ def _proposed(agent: Agent, toy: Toy, seen: dict[BitPolicy, float], steps: int) 
         origin, policy = proposal
         assert isinstance(origin, str), f"the origin of a proposal must be text, not {origin!r}"
         assert toy.budget.allows(policy), f"a proposal is outside the budget: {policy.widths()}"
-        assert policy not in seen, f"a policy is proposed that was scored before: {policy.widths()}"
+        assert policy not in seen, f"a policy that was scored before is proposed again: {policy.widths()}"
         seen[policy] = toy.objective(policy)
         proposed.append(policy)
         agent.learn(policy, seen[policy])
@@ -160,7 +160,7 @@ def _layer(number: int) -> LayerSpec:
 
 
 def _table(layers: list[LayerSpec]) -> CostTable:
-    """Returns latency and size that grow with both widths, at a rate of their own for every layer."""
+    """Returns costs that grow with the widths, at a different rate for every layer; size depends on weights only."""
     rates = np.random.default_rng(0).uniform(0.5, 2.0, (len(layers), 1, 1))
     w, a = np.array(_WIDTHS, float)[:, None], np.array(_WIDTHS, float)[None, :]
     metrics = {"latency_ms": rates * w * a / 64, "size_bytes": rates * np.broadcast_to(w, (len(w), len(w))) * 100}

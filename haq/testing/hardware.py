@@ -1,4 +1,4 @@
-"""What every cost model must hold."""
+"""Checks that every cost model must pass."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _PINNED = LayerBits(8, 8)
 
 
 def check_hardware(hardware: Hardware) -> None:
-    """Checks a cost model on a convolution, a depthwise one and a linear layer.
+    """Checks a cost model on a convolution, a depthwise convolution and a linear layer.
 
-    Costs are finite and not negative; latency and energy are positive, and latency covers arithmetic and traffic; size
-    and bit operations are those of `haq.hwmodels.size_bytes` and `bops`; layers can be pinned at 8 bits; pairs that are
-    not listed are refused; and a cost table can be built.
+    Costs must be finite and not negative. Latency and energy must be positive, and latency at least the time of
+    arithmetic and of memory traffic. Size and bit operations must equal `haq.hwmodels.size_bytes` and `bops`. Layers
+    can be pinned at 8 bits; pairs that are not listed are refused; and a cost table can be built.
 
     Args:
         hardware: The cost model.
 
     Raises:
-        AssertionError: What the cost model does wrong.
+        AssertionError: A check fails; the message says what the cost model does wrong.
     """
-    assert hardware.name, "a cost model needs a name, which cost tables carry"
+    assert hardware.name, "a cost model needs a name, because cost tables contain it"
     assert hardware.pairs, f"{hardware.name}: pairs is empty; list the legal pairs of widths"
-    assert _PINNED in hardware.pairs, f"{hardware.name}: 8/8 bits must be legal, for layers that are pinned"
+    assert _PINNED in hardware.pairs, f"{hardware.name}: 8/8 bits must be legal, for pinned layers"
     for layer in _LAYERS:
         for bits in hardware.pairs:
             _check_cost(hardware, layer, bits)
@@ -50,7 +50,7 @@ def _check_cost(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> None:
     for field in ("latency_ms", "energy_mj"):
         assert cost.values.get(field, 1.0) > 0, f"{where}: {field} must be more than 0"
     assert max(cost.compute_ms, cost.memory_ms) <= cost.values.get("latency_ms", math.inf) * (1 + 1e-9), (
-        f"{where}: latency_ms is less than the time of arithmetic or traffic alone"
+        f"{where}: latency_ms is less than the time for arithmetic or memory traffic alone"
     )
     for field, counted in (("size_bytes", size_bytes(layer, bits)), ("bops", bops(layer, bits))):
         assert cost.values.get(field, counted) == counted, f"{where}: {field} must be {counted}, as on all hardware"
@@ -62,8 +62,8 @@ def _check_refusal(hardware: Hardware, bits: LayerBits) -> None:
     except HardwareError:
         return
     raise AssertionError(
-        f"{hardware.name}: {bits.w_bits}/{bits.a_bits} bits are not in pairs, but have a price; begin `cost` with "
-        "haq.hwmodels.hardware.check_pair"
+        f"{hardware.name}: {bits.w_bits}/{bits.a_bits} bits are not in pairs, but `cost` accepts them; begin `cost` "
+        "with haq.hwmodels.hardware.check_pair"
     )
 
 

@@ -1,4 +1,4 @@
-"""What every agent is to a search, and how one is added.
+"""The interface between a search and its agents, and how to add an agent.
 
 from haq.registry import AGENTS
 from haq.search.agents import AgentKind
@@ -22,54 +22,54 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "AgentKind", "First"]
 
 First = Sequence[tuple[str, BitPolicy]]
-"""Policies to score before the agent is asked, with their origin."""
+"""Policies to score before the agent is asked, each with its origin."""
 
 
 @runtime_checkable
 class Agent(Protocol):
-    """Proposes policies and learns from what became of them.
+    """Proposes policies and learns from their outcomes.
 
-    A search calls `propose`, scores the policy, and calls `learn`; with several workers these interleave, and an
-    outcome may be of a policy that somebody else proposed. After every trial it calls `save`. A search that is resumed
-    makes the agent anew, calls `load`, then `recall` for each outcome that the state had learnt and `learn` for those
-    that are newer.
+    A search calls `propose`, scores the policy, and calls `learn`. With several workers these calls interleave, and an
+    outcome may belong to a policy that the agent did not propose. After every trial the search calls `save`. A resumed
+    search makes a new agent, calls `load`, then `recall` for each outcome that the saved state had already learnt, and
+    `learn` for newer outcomes.
     """
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
-        """Returns a policy inside the budget that is not among `seen`, with its origin, or `None` if it finds none."""
+        """Returns a policy inside the budget that is not in `seen`, with its origin, or `None` if it finds none."""
         ...
 
     def learn(self, policy: BitPolicy, objective: float) -> None:
-        """Takes in an outcome.
+        """Learns from an outcome.
 
         Args:
-            policy: Any that fits the budget, whoever proposed it.
-            objective: Of the score after calibration alone, which all trials have; 0 for a failed trial. What
-                fine-tuning adds is not mixed in, because ASHA gives trials different amounts of it.
+            policy: Any policy that fits the budget; another agent may have proposed it.
+            objective: Objective after calibration only, which all trials have; 0 for a failed trial. The gain from
+                fine-tuning is not included, because ASHA gives trials different amounts of it.
         """
         ...
 
     def recall(self, policy: BitPolicy, objective: float) -> None:
-        """Takes in an outcome that the loaded state had learnt already; states leave the many outcomes out."""
+        """Receives an outcome that the loaded state has already learnt; saved states do not contain outcomes."""
         ...
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """Writes the state without the outcomes, and the caller's `extra`, as tensors and JSON."""
+        """Writes the state without the outcomes, together with the caller's `extra`, as tensors and JSON."""
         ...
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Restores what `save` wrote, and returns `extra`."""
+        """Restores the state that `save` wrote, and returns `extra`."""
         ...
 
 
 @dataclass(frozen=True)
 class AgentKind:
-    """How an agent is made, and what it needs: what `haq.registry.AGENTS` holds.
+    """How an agent is made, and what it needs; `haq.registry.AGENTS` contains these.
 
     Attributes:
         make: Returns an agent for a task, or the agent and the policies to score before it is asked.
-        informed: Whether it reads `Task.penalties`, for which the layers' sensitivities are measured first.
-        random: Whether it draws anything at random, so that seeds matter.
+        informed: Whether the agent reads `Task.penalties`; if so, the layers' sensitivities are measured first.
+        random: Whether the agent draws anything at random, so that seeds matter.
     """
 
     make: Callable[[Task], Agent | tuple[Agent, First]]
@@ -78,14 +78,14 @@ class AgentKind:
 
     @classmethod
     def of(cls, found: object, name: str) -> AgentKind:
-        """Returns what a user gave as a kind of agent.
+        """Turns what a user gave into a kind of agent.
 
         Args:
-            found: A kind, a function from a task to an agent, or an agent, which then serves one search.
-            name: For messages.
+            found: A kind, a function from a task to an agent, or an agent, which can then be used for one search.
+            name: Name for messages.
 
         Raises:
-            ConfigError: It is none of these.
+            ConfigError: It is something else.
         """
         if isinstance(found, AgentKind):
             return found
@@ -102,7 +102,7 @@ class AgentKind:
         """Returns an agent for a task, and the policies to score before it is asked.
 
         Raises:
-            ConfigError: What `make` returns is no agent.
+            ConfigError: `make` did not return an agent.
         """
         made = self.make(task)
         agent, first = made if isinstance(made, tuple) else (made, ())

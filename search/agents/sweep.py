@@ -1,4 +1,4 @@
-"""Several budgets in one run: an agent for each, and every evaluation shared between them."""
+"""Several budgets in one run: each has an agent, and all agents share every evaluation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from haq.search.agents.task import Task
 
 __all__ = ["Sweep", "make_sweep", "swept_budgets"]
 
-_LEVELS = {1: 6, 2: 4}  # of each metric, by the number of metrics
+_LEVELS = {1: 6, 2: 4}  # number of metrics → budgets per metric
 _FEWEST_LEVELS = 3
-_SLACK = 1.05  # the tightest budget, in units of the smallest reachable cost, where there is nothing left to choose
+_SLACK = 1.05  # tightest budget over the smallest reachable cost, at which there would be no choice left
 
 
 class Sweep:
-    """Lets agents propose in turn, one for each budget; all of them learn every outcome.
+    """Lets the agents of several budgets propose in turn; all of them learn from every outcome.
 
     Args:
         agents: One for each budget.
@@ -38,7 +38,7 @@ class Sweep:
         self._agents, self._turn = list(agents), 0
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
-        """See `Agent`; an agent that has nothing left to propose passes its turn on."""
+        """See `Agent`; an agent that has nothing left to propose is skipped."""
         for _ in self._agents:
             agent = self._agents[self._turn % len(self._agents)]
             self._turn += 1
@@ -57,7 +57,7 @@ class Sweep:
             agent.recall(policy, objective)
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """See `Agent`; each agent has a file of its own beside this one."""
+        """See `Agent`; each agent has its own file next to this one."""
         for number, agent in enumerate(self._agents):
             agent.save(_beside(path, number), {})
         write_text(path, json.dumps({"turn": self._turn, "extra": extra}))
@@ -74,15 +74,15 @@ class Sweep:
 
 
 def make_sweep(kind: AgentKind, task: Task, metrics: Sequence[str]) -> tuple[Sweep, First]:
-    """Returns agents for all budgets, and what each of them would have scored first.
+    """Returns agents for all budgets, and the first policy that each of them wants scored.
 
     Args:
-        kind: Of the agents.
-        task: With the widest budget.
+        kind: The kind of agent.
+        task: A task with the widest budget.
         metrics: The metrics to sweep.
 
     Raises:
-        ConfigError: The kind makes the same agent each time: an object that was given serves one budget.
+        ConfigError: The kind returns the same agent each time; an agent given as an object has only one budget.
     """
     made = [kind.agent_for(replace(task, budget=budget)) for budget in swept_budgets(task.budget, metrics)]
     if len({id(agent) for agent, _ in made}) < len(made):
@@ -91,12 +91,12 @@ def make_sweep(kind: AgentKind, task: Task, metrics: Sequence[str]) -> tuple[Swe
 
 
 def swept_budgets(widest: Budget, metrics: Sequence[str]) -> list[Budget]:
-    """Returns budgets from the widest down to a little over the smallest reachable cost, in equal ratios.
+    """Returns budgets from the widest down to slightly more than the smallest reachable cost, in equal ratios.
 
-    Each level of a metric is combined with each of the others; what no policy meets is left out.
+    Every level of one metric is combined with every level of the others; budgets that no policy meets are left out.
 
     Args:
-        widest: No budget is wider. A metric that it does not limit goes up to the uniform 8-bit network's cost.
+        widest: The widest budget. A metric that it does not limit starts at the uniform 8-bit network's cost.
         metrics: Keys of `METRICS`.
     """
     count = _LEVELS.get(len(metrics), _FEWEST_LEVELS)

@@ -1,4 +1,4 @@
-"""What an agent may know of the search that it works for."""
+"""What an agent may know about its search."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Task:
     """What an agent may know.
 
     Attributes:
-        layers: Of the network.
-        budget: Candidates, pinned layers and limits.
-        sensitivity: What each free layer loses at each width; kinds of agents that are `informed` have it.
-        float_score: Of the float network, on the validation images.
-        rank_by: What objectives are made of.
-        trials: Policies that will be scored in all.
-        seed: Of everything random.
-        start: Widths to begin with, inside the budget.
+        layers: The layers of the network.
+        budget: Candidate widths, pinned layers and limits.
+        sensitivity: What each free layer loses at each width; only for kinds of agents that are `informed`.
+        float_score: Score of the float network on the validation images.
+        rank_by: What the objective is; see `Score.objective`.
+        trials: Total number of policies that will be scored.
+        seed: Seed of everything random.
+        start: Widths to start with, inside the budget.
     """
 
     layers: Sequence[LayerSpec]
@@ -44,19 +44,19 @@ class Task:
 
     @cached_property
     def penalties(self) -> Penalties:
-        """What each pair of widths costs in quality, by the measured sensitivities."""
+        """The loss of quality for each layer and pair of widths, according to the measured sensitivities."""
         assert self.sensitivity is not None, "the kind of agent is not marked as informed"
         return penalties_of(self.sensitivity, self.budget)
 
     @property
     def programme(self) -> First:
-        """The solution of the integer programme."""
+        """The solution of the integer programme, if there is one."""
         solved = allocate(self.budget, self.penalties)
         return [("programme", solved)] if solved is not None else []
 
     @property
     def by_hand(self) -> First:
-        """What anyone would try: the best uniform policy, and the widest one, fitted to the budget in two ways."""
+        """What one would try by hand: the best uniform policy, and the widest one fitted to the budget in two ways."""
         uniform = uniform_policies(self.budget)[:1]
         decreased = self.budget.decrease(self.budget.uniform(self.budget.bits[-1]))
         spent = self.budget.spend(decreased)
@@ -64,7 +64,7 @@ class Task:
 
 
 def penalties_of(sensitivity: Sensitivity, budget: Budget) -> Penalties:
-    """Adds up what weights and activations lose, for every candidate pair of the layers that were measured."""
+    """Adds up the losses from weights and activations, for every candidate pair and every measured layer."""
     weights, inputs = sensitivity.weight_costs, sensitivity.activation_costs
     column = {width: index for index, width in enumerate(sensitivity.widths)}
 

@@ -20,11 +20,17 @@ from haq.search.workload import Workload, worker_device
 __all__ = ["CHUNKS", "QuantizationTrial", "scores_of"]
 
 CHUNKS = 3
-"""Fine-tuning of a trial is reported in so many parts, so that ASHA can stop it between them."""
+"""Fine-tuning of a trial is split into this many parts, so that ASHA can stop it between them."""
 
 
 def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator[Score]:
-    """Yields the score after calibration, then after each chunk of fine-tuning; stops early when it diverges."""
+    """Yields the score after calibration, then after each chunk of fine-tuning; stops early if the network diverges.
+
+    Args:
+        workload: What all trials share.
+        policy: Widths of the network.
+        qat_steps: Fine-tuning steps in all; 0 for calibration only.
+    """
     start = time.perf_counter()
     model = workload.quantized(policy).to(worker_device())
     score = workload.score_trial(model, "ptq")
@@ -41,16 +47,23 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
 
 
 class QuantizationTrial(tune.Trainable):
-    """One trial; its process serves many, with the workload read once from the object store.
+    """One trial; a process runs many of them, and reads the workload once from the object store.
 
-    Every result holds `objective` and all `scores` so far; `error` when the trial failed. What fails is tried once
-    more: memory may have been short.
+    Every result has `objective`, all `scores` so far, and `error`, which is `None` unless the trial failed. A step that
+    fails is retried once, because memory may have been short.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
         self, config: dict[str, Any], workload: Workload, qat_steps: int, timeout: float | None = None
     ) -> None:
-        """Reads the workload; Tune calls this once a process."""
+        """Stores the workload; Tune calls this once per process.
+
+        Args:
+            config: The first trial, with its policy as JSON.
+            workload: What all trials share.
+            qat_steps: Fine-tuning steps of a trial.
+            timeout: Seconds after which a trial fails; by default never.
+        """
         torch.set_num_threads(1)
         self._workload, self._qat_steps, self._timeout = workload, qat_steps, timeout
         self.reset_config(config)
@@ -88,9 +101,9 @@ class QuantizationTrial(tune.Trainable):
         }
 
     def _next(self) -> tuple[Score | None, str | None]:
-        """Returns the next score, or why there is none that counts, when the trial's time is over at the latest.
+        """Returns the next score, or the reason why there is no usable one; waits at most until the trial's timeout.
 
-        Nothing can interrupt what hangs in an operator: its thread is left behind, and ends with the process.
+        A hanging operator cannot be interrupted: its thread is abandoned, and ends with the process.
         """
         if self._timeout is None:
             return self._attempt()
@@ -105,12 +118,12 @@ class QuantizationTrial(tune.Trainable):
     def _attempt(self) -> tuple[Score | None, str | None]:
         try:
             score = next(self._source)
-        except Exception as failure:  # of a user's network, too: the trial is lost, not the search
+        except Exception as failure:  # including errors of a user's network: only the trial fails, not the search
             return None, f"{type(failure).__name__}: {' '.join(str(failure).split())}"
         return score, None if score.finite else f"the loss became {score.loss}"
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Keeps nothing: a trial that is lost is run again from its policy."""
+        """Saves nothing: a lost trial is run again from its policy."""
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Has nothing to restore."""
+        """Restores nothing."""

@@ -28,16 +28,16 @@ __all__ = ["Trials", "run_trials", "search", "sensitivity_of"]
 
 _MEASURE = "fisher"
 _IMAGES = 512
-_AT_ONCE = 500  # Tune keeps some 50 kB of every trial until its run ends, and looks through all of them at every step
+_AT_ONCE = 500  # Tune keeps about 50 kB per trial until its run ends, and looks through all trials at every step
 _LOST = "its worker died twice: killed, or out of memory"  # Tune starts a trial twice
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What came of the trials.
+    """The outcome of a search.
 
     Attributes:
-        ended: All trials, those of an interrupted search before them included.
+        ended: All trials, including those from before an interruption.
         interrupted: Whether Ctrl-C ended the search.
     """
 
@@ -48,13 +48,14 @@ class Trials:
 def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]], None]) -> Trials:
     """Runs trials until `config.trials` are finished, nothing is left to propose, or Ctrl-C.
 
-    After every trial the searcher's state is saved with it, then the trial is appended to `trials.jsonl`. Trials that
-    the folder already holds are learnt first, so that an interrupted search resumes.
+    After every trial the searcher's state, which includes the trial, is saved; then the trial is appended to
+    `trials.jsonl`. The agent first learns the trials that are already in the folder, so that an interrupted search
+    resumes.
 
     Args:
-        study: What is asked, what every trial needs, and the run folder.
-        agent_kind: Who proposes.
-        on_trial: Called after each trial with all finished ones.
+        study: The problem, what every trial needs, and the run folder.
+        agent_kind: The kind of agent that proposes.
+        on_trial: Called after each trial with all finished trials.
 
     Raises:
         ConfigError: The run folder cannot be written.
@@ -83,7 +84,7 @@ def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]]
 
 
 def _agent(study: Study, kind: AgentKind) -> tuple[Agent, First]:
-    """Returns the agent, or one for each budget of a sweep, and what is scored before it is asked."""
+    """Returns the agent, which for a sweep has one agent per budget, and the policies to score before it is asked."""
     problem, config = study.problem, study.problem.config
     task = Task(
         layers=problem.layers,
@@ -111,16 +112,16 @@ def _trainable(study: Study) -> Any:
 
 
 class _Log:
-    """Writes every trial as it ends, and the searcher's state with it.
+    """Writes every trial as it ends, together with the searcher's state.
 
     Args:
-        study: With the run folder.
-        trials: That the folder holds already.
-        on_trial: Called after each trial with all of them.
+        study: The search, with its run folder.
+        trials: Trials that are already in the folder.
+        on_trial: Called after each trial with all trials.
 
     Attributes:
-        trials: All of them.
-        failure: Why the folder could not be written. Tune would swallow an exception, so it is kept here.
+        trials: All trials so far.
+        failure: Why the folder could not be written. It is kept here because Tune would swallow an exception.
     """
 
     def __init__(self, study: Study, trials: list[Trial], on_trial: Callable[[list[Trial]], None]) -> None:
@@ -129,17 +130,17 @@ class _Log:
         self._start = time.monotonic() - max((trial.elapsed_s for trial in trials), default=0.0)
 
     def restore(self, searcher: BitSearcher) -> None:
-        """Gives the searcher what an interrupted search left: its state, and all trials."""
+        """Restores the searcher from an interrupted search: its state, and all trials."""
         if not self._folder.searcher.is_file():
             for trial in self.trials:
                 searcher.learn(trial.number, trial.policy, trial.scores)
             return
         for trial in searcher.restore(str(self._folder.searcher), self.trials):
-            self._folder.append_trial(trial)  # the process died between the two files
+            self._folder.append_trial(trial)  # the process died after writing only the state
             self.trials.append(trial)
 
     def __call__(self, searcher: BitSearcher, proposal: Proposal, result: dict[str, Any] | None) -> None:
-        """Takes in a trial that ended; `result` is `None` when its worker died."""
+        """Saves a trial that ended; `result` is `None` if its worker died."""
         if result is None:
             result = {"error": _LOST, "scores": [], METRIC: 0.0}
         trial = Trial(
@@ -153,7 +154,7 @@ class _Log:
             error=result["error"],
         )
         try:
-            searcher.save(str(self._folder.searcher), trial)  # before the trial, whose proposal moved the agent on
+            searcher.save(str(self._folder.searcher), trial)  # the state first: it also contains the trial
             self._folder.append_trial(trial)
         except OSError as error:
             self.failure = error
@@ -171,15 +172,15 @@ def run_trials(
     gpus: float = 0.0,
     before: Sequence[Trial] = (),
 ) -> None:
-    """Runs trials that the searcher proposes, as many at a time as there are workers; ASHA stops the less promising.
+    """Runs trials that the searcher proposes, as many at a time as there are workers; ASHA stops unpromising ones.
 
     Args:
         trainable: What a worker does with a policy; see `QuantizationTrial`.
-        searcher: Proposes and learns.
-        trials: How many.
-        folder: Keeps Tune's files.
-        workers: Trials at a time, each with a CPU.
-        gpus: That each trial takes.
+        searcher: Proposes policies and learns from their scores.
+        trials: Number of trials.
+        folder: Where Tune's files are written.
+        workers: Trials at a time, each on one CPU.
+        gpus: GPUs that each trial takes.
         before: Trials that ended before the search was interrupted.
     """
     from ray import tune
@@ -205,19 +206,19 @@ def run_trials(
 
 
 def sensitivity_of(problem: Problem, workload: Workload, path: Path, observer: Observer) -> Sensitivity:
-    """Measures what each free layer loses at each candidate width, or reads what was measured for the same before.
+    """Measures how much each free layer loses at each candidate width, or reads an earlier result for the same inputs.
 
     Args:
         problem: Options, data, layers and budget.
         workload: Network, calibration and images.
-        path: File that keeps the result.
+        path: File that stores the result.
         observer: Receives progress.
     """
     budget, config = problem.budget, problem.config
     free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
     weights, inputs = (budget.widths(field) if field in budget.fields else () for field in ("w_bits", "a_bits"))
     images = workload.train.subset(range(min(workload.train.fitting(_IMAGES), len(workload.train))))
-    inputs = inputs if len(inputs) > 1 else ()  # where there is no choice, all policies lose the same
+    inputs = inputs if len(inputs) > 1 else ()  # with a single candidate, all policies lose the same
 
     def measure() -> dict[str, Sensitivity]:
         return measure_sensitivity(

@@ -49,7 +49,10 @@ CHANGES: dict[str, tuple[tuple[str, str], str]] = {
         ("torch.relu(self.conv2(", "(torch.relu if self.training else torch.abs)(self.conv2("),
         "computes something else: its code has changed",
     ),
-    "no seed": (("torch.manual_seed(0)", "torch.seed()"), "has other weights at each call, so no run belongs to it"),
+    "no seed": (
+        ("torch.manual_seed(0)", "torch.seed()"),
+        "returns different weights at each call, so it cannot match a run",
+    ),
 }
 
 
@@ -152,8 +155,8 @@ def test_a_network_of_another_run_is_refused(copied: RunFolder, tmp_path: Path, 
 def test_trials_of_another_run_are_refused(copied: RunFolder, tmp_path: Path, use: str) -> None:
     lines = (copied.path / "trials.jsonl").read_text().splitlines()
     changes: list[tuple[Callable[[dict[str, object]], dict[str, object]], str]] = [
-        (lambda trial: {"policy": _renamed(trial)}, "and the network do not have the same layers, such as"),
-        (lambda trial: {"policy": {**_policy(trial), "scheme": "lsq"}}, "is of --scheme lsq, not linear"),
+        (lambda trial: {"policy": _renamed(trial)}, "does not have the same layers as the network, for example"),
+        (lambda trial: {"policy": {**_policy(trial), "scheme": "lsq"}}, "has --scheme lsq, not linear"),
         (lambda trial: {"cost": {"size_bytes": 1.0}}, "has size_bytes=1, but its policy costs"),
     ]
     for change, message in changes:
@@ -175,11 +178,11 @@ def _renamed(trial: dict[str, object]) -> dict[str, object]:
     return BitPolicy({f"net.{name}": bits for name, bits in policy.items()}).to_dict()
 
 
-def test_quantizers_that_round_otherwise_are_refused(copied: RunFolder, tmp_path: Path) -> None:
+def test_quantizers_that_round_differently_are_refused(copied: RunFolder, tmp_path: Path) -> None:
     identity = copied.read_identity()
     assert identity is not None
     copied.write_identity(replace(identity, rounding=tuple(0.9 * value for value in identity.rounding)))
-    _refused(USES["resume"], copied, tmp_path / "out", Named(), "the quantizers of --scheme linear round otherwise")
+    _refused(USES["resume"], copied, tmp_path / "out", Named(), "the quantizers of --scheme linear no longer round")
 
 
 def test_a_run_of_before_opens_as_before(copied: RunFolder, tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_a_project_that_moved_is_found_again(tmp_path: Path, caplog: pytest.LogC
     folder = RunFolder.open(moved / "runs" / "one")
     with caplog.at_level(logging.WARNING):
         assert Result(folder.path).network() is not None
-    assert f"tiny.py is not there; found {moved / 'tiny.py'}" in caplog.text
+    assert f"tiny.py does not exist; using {moved / 'tiny.py'}" in caplog.text
     recorder = Recorder()
     assert resume(_unfinished(folder), recorder).finished
     assert "sensitivity" not in {task for task, *_ in recorder.tasks}
@@ -222,7 +225,8 @@ def test_what_is_named_anew_is_kept(copied: RunFolder, tmp_path: Path) -> None:
 
 def test_relative_paths_measure_sensitivities_once(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny.parent)
-    folder = run(replace(config_for(tiny, trials=2), model="tiny.py:model", data="tiny.py:data"), tmp_path / "run")
+    config = replace(config_for(tiny, trials=2), model="tiny.py:model", data="tiny.py:data")
+    folder = run(**config.options(), out=tmp_path / "run")
     _edited(folder.path / "config.yaml", "trials: 2", "trials: 3")
     recorder = Recorder()
     assert len(resume(_unfinished(folder), recorder).trials) == 3

@@ -1,4 +1,4 @@
-"""Post-training passes by name, put in the order in which they build on each other."""
+"""Post-training passes by name, run in the order in which they build on each other."""
 
 from __future__ import annotations
 
@@ -28,20 +28,25 @@ __all__ = ["PASSES", "REPORTED", "apply_passes", "check_applicable", "folds"]
 logger = logging.getLogger(__name__)
 
 REPORTED = ("sequential", "adaround")
-"""Passes that take long, and say how far they are."""
+"""Passes that take long, and therefore report progress."""
 
 
 def folds(passes: Iterable[str]) -> bool:
-    """Whether one of these passes needs batch norms folded, which then cannot be fine-tuned."""
+    """Whether one of these passes needs folded batch norms, which cannot be fine-tuned."""
     return bool(set(passes) - {"sequential"})
 
 
 def check_applicable(passes: Iterable[str], scheme: Scheme, model: nn.Module) -> None:
-    """Refuses passes that would fail on this network, before hours are spent on it.
+    """Refuses passes that would fail on this network, before hours are spent on a search.
+
+    Args:
+        passes: Names from `PASSES`.
+        scheme: Quantization scheme.
+        model: The float network.
 
     Raises:
         ConfigError: AdaRound does not know the scheme's grids.
-        ModelError: A pass needs the network's graph, and it cannot be traced.
+        ModelError: A pass needs the network's graph, but the network cannot be traced.
     """
     named = list(passes)
     if "adaround" in named:
@@ -65,25 +70,25 @@ def apply_passes(
     progress: Callable[[int, int], None] | None = None,
     steps: int = STEPS,
 ) -> nn.Module:
-    """Quantizes a network after training, with passes that make it lose less.
+    """Quantizes a network after training, with passes that reduce the loss of accuracy.
 
-    Layers are equalised (`cle`), quantizers calibrated and put in; then the weights are rounded again, for the inputs
-    that the quantized layers before give (`sequential`) and as gradients choose (`adaround`), and biases are corrected
-    for the mean error of rounding (`bias-analytic`, without data) or for that of weights and activations together
-    (`bias`, with the batches), which replaces what the analytic correction did.
+    Layers are equalised (`cle`), and calibrated quantizers are inserted. Then the weights are rounded again, for inputs
+    from the preceding quantized layers (`sequential`) and as gradients choose (`adaround`). Biases are corrected for
+    the mean error of rounding weights (`bias-analytic`, without data), or of weights and activations together (`bias`,
+    with the batches); `bias` replaces the analytic correction.
 
     Args:
         model: The float network, with its batch norms; it is not changed.
         policy: Widths of the layers to quantize.
-        scheme: What they are quantized with; by default the one that the policy names.
-        batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in all.
+        scheme: Quantization scheme; by default the one that the policy names.
+        batches: Calibration inputs, each `(N, C, H, W)`; a few hundred images in total.
         passes: Names from `PASSES`, in any order.
-        seed: Of AdaRound.
-        progress: Called with layers or blocks done and in all, during each of `REPORTED`.
-        steps: Of AdaRound, for each block.
+        seed: Seed of AdaRound.
+        progress: Called with the layers or blocks done and their total, during each pass in `REPORTED`.
+        steps: Steps of AdaRound per block.
 
     Returns:
-        The quantized network in evaluation mode; batch norms are folded if a pass but `sequential` is asked for.
+        The quantized network in evaluation mode; batch norms are folded if there is any pass other than `sequential`.
 
     Raises:
         ConfigError: A pass is unknown, or the policy does not fit the model.
@@ -102,9 +107,11 @@ def apply_passes(
     used = scheme if isinstance(scheme, Scheme) else get_scheme(scheme or policy.scheme)
     widths = {width for bits in policy.values() for width in (bits.w_bits, bits.a_bits) if width is not None}
     quantized = prepare(folded, policy, used, calibrate(folded, inputs, widths, used)).eval()
-    told = progress or (lambda done, total: None)
-    if "sequential" in chosen and not compensate_in_sequence(quantized, folded, inputs, told):
-        logger.warning("layers are rounded apart: the network does not keep its samples apart along their first axis")
+    report = progress or (lambda done, total: None)
+    if "sequential" in chosen and not compensate_in_sequence(quantized, folded, inputs, report):
+        logger.warning(
+            "layers are rounded independently: the network does not keep its samples separate along the first axis"
+        )
     if "adaround" in chosen:
         quantized = adaround(quantized, folded, inputs, steps, seed, progress)
     if "bias-analytic" in chosen:

@@ -46,7 +46,7 @@ CASES = [
     _constraint("latency=0.000001us", "the smallest reachable latency is"),
     _constraint("size=1B", "the smallest reachable size is"),
     _constraint("latency=1e-300s", "the smallest reachable latency is"),
-    Case(f"{_SEARCH} --weights-only", "latency … cannot be kept: no latency is known … constrain size or bops"),
+    Case(f"{_SEARCH} --weights-only", "latency … cannot be checked: latency is not known … constrain size or bops"),
     # Widths
     _search("--bits ''", "--bits : cannot read ''; write widths like 2,3,4,6,8 or 2-8"),
     _search("--bits 2..8", "--bits 2..8: cannot read '2..8'"),
