@@ -67,7 +67,7 @@ def _check_refusal(hardware: Hardware, bits: LayerBits) -> None:
     )
 
 
-def _conv(name: str, kind: str, groups: int) -> LayerSpec:
+def _conv(name: str, kind: Kind, groups: int) -> LayerSpec:
     params = 32 * (32 // groups) * 9
     return LayerSpec(
         name, kind, 32, 32, (3, 3), (1, 1), (1, 1), (1, 1), groups, (14, 14), (14, 14), params * 196, params, 32
