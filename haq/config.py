@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from haq.constraints import METRICS, Constraint, constrained_metric, parse_constraint
+from haq.constraints import Constraint, constrained_metric, parse_constraint
 from haq.errors import ConfigError, HaqError, did_you_mean
 from haq.io.prefixes import short_name, split_path
 from haq.io.safe_yaml import read_yaml
 from haq.io.user_code import is_reference
 from haq.io.validation import check_fields, check_names, restored
+from haq.metrics import METRICS
 from haq.policy import WIDTHS, BitPolicy
 from haq.registry import AGENTS
 

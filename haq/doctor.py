@@ -17,8 +17,9 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from haq import __version__
-from haq.constraints import format_cost
 from haq.io.files import cache_folder, writable
+from haq.metrics import METRICS, format_cost
+from haq.registry import REGISTRIES
 from haq.threads import cores
 
 __all__ = ["Finding", "examine"]
@@ -57,6 +58,7 @@ def examine() -> Iterator[Finding]:
     )
     yield _packages()
     yield _extras()
+    yield _plugins()
     yield _cores()
     yield _memory()
     yield _processor()
@@ -112,6 +114,14 @@ def _packages() -> Finding:
         problem = f"required: {'; '.join(lacking)}; run `pip install --upgrade haq`"
     missing = any(present is None for present in found.values())
     return Finding("packages", text, {**shown, **found}, problem, fatal=missing)
+
+
+def _plugins() -> Finding:
+    registries = (*REGISTRIES, METRICS)
+    brought = {registry.group: registry.plugins for registry in registries if registry.plugins}
+    listed = [f"{name} ({package})" for plugins in brought.values() for name, package in plugins.items()]
+    problems = [problem for registry in registries for problem in registry.plugin_problems()]
+    return Finding("plugins", ", ".join(listed) or "none", brought, "; ".join(problems))
 
 
 def _extras() -> Finding:

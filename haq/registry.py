@@ -55,10 +55,14 @@ class Registry(Mapping[str, T]):
         self._opened: dict[str, T] = {}
 
     @cached_property
+    def _found(self) -> dict[str, EntryPoint]:
+        """Entry points of installed packages."""
+        return {point.name: point for point in (entry_points(group=self.group) if self.group else ())}
+
+    @property
     def _plugins(self) -> dict[str, EntryPoint]:
-        """Entry points of installed packages; they cannot replace a name that ships with haq."""
-        found = entry_points(group=self.group) if self.group else ()
-        return {point.name: point for point in found if point.name not in self._builtin}
+        """The entry points that count: they cannot replace a name that ships with haq."""
+        return {name: point for name, point in self._found.items() if name not in self._builtin}
 
     def __iter__(self) -> Iterator[str]:
         """Yields all names, those that ship with haq first."""
@@ -73,7 +77,23 @@ class Registry(Mapping[str, T]):
     @property
     def plugins(self) -> dict[str, str]:
         """Name → the installed package that provides it."""
-        return {name: point.dist.name if point.dist else "?" for name, point in self._plugins.items()}
+        return {name: _package(point) for name, point in self._plugins.items()}
+
+    def plugin_problems(self) -> list[str]:
+        """Returns what is wrong with plugins: names that ship with haq, and those that cannot be loaded."""
+        taken = [
+            f"{self.kind} {name!r} of the package {_package(point)!r} is hidden by haq's own; it needs another name"
+            for name, point in self._found.items()
+            if name in self._builtin
+        ]
+        return taken + [reason for name in self._plugins if (reason := self._reason(name))]
+
+    def _reason(self, name: str) -> str:
+        try:
+            self[name]
+        except HaqError as error:
+            return str(error)
+        return ""
 
     def get(self, name: str, default: Any = None) -> Any:
         """Returns what has this name, or the default where nothing has."""
@@ -166,6 +186,10 @@ class Registry(Mapping[str, T]):
             return lambda value: self.register(name, value)
         self._added[name] = value
         return value
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
 
 
 _AGENTS = "haq.search.agents"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from haq.constraints import METRICS
 from haq.errors import HardwareError
 from haq.hwmodels.accelerators.catalogue import describe_hardware, get_hardware
 from haq.hwmodels.accelerators.footprint import footprint
@@ -17,6 +16,7 @@ from haq.hwmodels.tables.memory import MemoryPlan
 from haq.hwmodels.tables.table import CostTable
 from haq.io.user_code import is_reference, load_named
 from haq.layers import LayerSpec
+from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["TABLE_SUFFIXES", "Pricing", "excess", "is_table", "open_hardware"]

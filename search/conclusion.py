@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from haq.errors import HaqError
+from haq.metrics import METRICS
 from haq.policy import BitPolicy
 from haq.quant.preparation import save_quantized
 from haq.runs import Baseline, BaselineName, Best, Cost, Trial
@@ -103,7 +104,8 @@ def write_untested(study: Study, trial: Trial) -> None:
 
 def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
     """Returns the costs that every result lists, and those that this search constrains."""
-    fields = dict.fromkeys(("latency_ms", "energy_mj", "size_bytes", *_limits(problem)))
+    headlines = (metric.field for metric in METRICS.values() if metric.headline)
+    fields = dict.fromkeys((*headlines, *_limits(problem)))
     return {field: cost.get(field) for field in fields}
 
 

@@ -16,7 +16,6 @@ import yaml
 from torch import nn
 
 from haq.config import SearchConfig, check_range
-from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError, HaqError, ModelError
 from haq.io.files import making, replacing, write_text
 from haq.io.output_paths import check_folder
@@ -24,6 +23,7 @@ from haq.io.safe_yaml import read_yaml
 from haq.io.tensors import read_tensors
 from haq.io.validation import check_fields, restored
 from haq.layers import copied
+from haq.metrics import format_cost
 from haq.policy import BitPolicy
 from haq.progress import Observer, Silent
 from haq.quant.evaluation import evaluate

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from haq.config import SearchConfig, parse_passes
-from haq.constraints import format_cost
 from haq.errors import ConfigError, ConstraintError
 from haq.io.files import making
 from haq.io.output_paths import check_folder
+from haq.metrics import format_cost
 from haq.progress import Observer, Silent
 from haq.runs import RunFolder, Trial
 from haq.runs.relocation import Named, config_of

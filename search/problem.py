@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from haq.config import SearchConfig
-from haq.constraints import METRICS, Constraint
+from haq.constraints import Constraint
 from haq.data import ImageData
 from haq.envs import Budget
 from haq.errors import ConfigError, ConstraintError, ModelError
@@ -18,6 +18,7 @@ from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.io.user_code import is_reference
 from haq.layers import LayerSpec, ends
+from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
 from haq.progress import Observer
 from haq.quant.ptq import check_applicable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from haq.constraints import METRICS, format_cost
+from haq.metrics import METRICS, format_cost
 from haq.progress import Observer
 from haq.quant.evaluation import evaluate
 from haq.runs import RunFolder, ranked_by

@@ -48,7 +48,7 @@ def test_what_is_built_in_comes_first_and_cannot_be_replaced(tools: Registry[obj
 
 @pytest.mark.parametrize("name", ["", "a b", "a,b", "a.py:b", "a/b"])
 def test_a_name_that_no_option_can_hold_is_refused(tools: Registry[object], name: str) -> None:
-    with pytest.raises(ConfigError, match="no spaces, commas, colons or slashes"):
+    with pytest.raises(ConfigError, match="cannot have spaces, commas, colons or slashes"):
         tools.register(name, 1)
 
 
@@ -99,6 +99,12 @@ def test_plugins_are_listed_by_package_and_loaded_late(plugin: Registry[object])
     assert plugin["better"] == 8
     with pytest.raises(HardwareError, match="tool 'broken' of the package 'haq-tools' cannot be loaded: Module"):
         plugin["broken"]
+
+
+def test_problems_of_plugins_are_listed(plugin: Registry[object]) -> None:
+    hidden, broken = plugin.plugin_problems()
+    assert hidden == "tool 'loads' of the package 'haq-tools' is hidden by haq's own; it needs another name"
+    assert broken.startswith("tool 'broken' of the package 'haq-tools' cannot be loaded")
 
 
 def test_entry_points_have_the_documented_groups() -> None:

@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from haq.cli.options import examples
 from haq.config import PASSES, RankByOption
-from haq.constraints import METRICS
 from haq.errors import ConfigError, did_you_mean
+from haq.metrics import METRICS
 from haq.registry import AGENTS, EXPORTS, MODELS, SCHEMES
 
 __all__ = ["add_completions", "completion"]
@@ -97,7 +97,7 @@ _COMPLETED: dict[str, Completer] = {
     "--hardware": _one(_hardware),
     "--measure": _several("fisher", "kl", "loss", "sqnr", "hessian", "all"),
     "--model": _one(lambda: MODELS),
-    "--pareto": _several(*(name for name in METRICS if name != "ram")),
+    "--pareto": _several(*(name for name in METRICS if METRICS[name].combine != "peak")),
     "--ptq": _several(*PASSES, "auto", "none"),
     "--rank-by": _one(lambda: get_args(RankByOption)),
     "--scheme": _one(lambda: SCHEMES),

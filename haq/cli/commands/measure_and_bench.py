@@ -14,9 +14,9 @@ from haq.cli.output import Result, output_options
 from haq.cli.tables import columns, facts
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits
-from haq.constraints import format_cost
 from haq.errors import ConfigError, HardwareError
 from haq.io.prefixes import short_name
+from haq.metrics import format_cost
 from haq.runs.relocation import Named
 
 if TYPE_CHECKING:

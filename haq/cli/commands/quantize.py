@@ -12,10 +12,10 @@ from haq.cli.output import Result, output_options
 from haq.cli.tables import columns, facts
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits, parse_passes
-from haq.constraints import format_cost
 from haq.errors import ConfigError
 from haq.io.output_paths import check_file
 from haq.io.safe_yaml import parse_yaml
+from haq.metrics import format_cost
 from haq.policy import BitPolicy
 
 if TYPE_CHECKING:
