@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from haq.hwmodels.tables.table import CostTable
 from haq.io.files import write_text
 from haq.layers import trace
 from haq.policy import BitPolicy
+from haq.progress import Observer, Silent
 from haq.quant.evaluation import evaluate
 from haq.quant.run_network import open_quantized
 from haq.runs import RunFolder
@@ -28,9 +29,6 @@ __all__ = ["BenchedRun", "bench_run"]
 
 _CALIBRATION_IMAGES = 256
 _FLOAT32, _FAKE, _INT8, _OURS = "float32 (PyTorch)", "fake-quantized", "int8 (PyTorch)", "this network"
-
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,11 @@ class BenchedRun:
 
 
 def bench_run(
-    folder: RunFolder, table: Path | None, repeats: int, say: Say, progress: Progress, named: Named | None = None
+    folder: RunFolder,
+    table: Path | None,
+    repeats: int,
+    observer: Observer | None = None,
+    named: Named | None = None,
 ) -> BenchedRun:
     """Runs the network that a search found on this machine's kernels, and writes the folder's `bench.json`.
 
@@ -69,26 +71,25 @@ def bench_run(
         table: The table that predicts the latency. By default it is the run's own table if that was measured on this
             machine; otherwise the widths that the network uses are measured first.
         repeats: Measurements of each network.
-        say: Called with a line of text, such as a note.
-        progress: Called with the task, the work done, the total, and a note.
+        observer: Receives progress.
         named: Replacements for the model and data that the run names.
 
     Raises:
         ConfigError: The folder has no network that the kernels can run, or something that the run names has changed.
         HardwareError: The table is not for this network.
     """
-    policy = folder.read_best().policy
+    policy, observer = folder.read_best().policy, observer or Silent()
     if any(bits.a_bits is None or bits.w_bits is None or max(bits.a_bits, bits.w_bits) > 8 for bits in policy.values()):
         raise ConfigError(
             f"{folder.path}: the kernels run weights and activations of 1 to 8 bits; this network has others; search "
             "again with --bits 1-8 and without --weights-only"
         )
-    opened = open_quantized(folder, policy, lambda done, total: progress("train float", done, total, ""), named)
+    opened = open_quantized(folder, policy, observer, named)
     model, quantized, images = opened.model, opened.network, opened.data
     sample = images.test.batch([0])[0]
     deployed = deploy(quantized, sample)  # fails before anything is measured
-    costs = _costs(folder, table, policy, model, sample, say, progress)
-    say("running the network")
+    costs = _costs(folder, table, policy, model, sample, observer)
+    observer.say("running the network")
     x = images.test.batch([index % len(images.test) for index in range(costs.batch)])[0]
     shown = images.train.subset(range(min(_CALIBRATION_IMAGES, len(images.train))))
     int8 = int8_network(model, [batch for batch, _ in shown.batches(64)])
@@ -98,9 +99,9 @@ def bench_run(
         networks[_INT8] = int8
     top1 = {}
     for number, (name, network) in enumerate(networks.items()):
-        progress("test", number, len(networks), name)
+        observer.progress("test", number, len(networks), name)
         top1[name] = evaluate(network, images.test, "ptq").top1
-    progress("test", len(networks), len(networks), "")
+    observer.progress("test", len(networks), len(networks))
     found = BenchedRun(policy, costs, result, top1, describe_device())
     _write(folder, found)
     return found
@@ -112,8 +113,7 @@ def _costs(
     policy: BitPolicy,
     model: nn.Module,
     sample: Tensor,
-    say: Say,
-    progress: Progress,
+    observer: Observer,
 ) -> CostTable:
     """Returns the table that predicts: the given one, the run's own if measured here, or one that is measured now."""
     if table is not None:
@@ -122,12 +122,12 @@ def _costs(
     if folder.costs.is_file() and (own := CostTable.load(folder.costs)).origin == "measured":
         if own.hardware == describe_device()["device"]:
             return own
-        say(f"note: the run's own table was measured elsewhere, on {own.hardware}")
-    say("measuring the widths of this network first")
+        observer.say(f"note: the run's own table was measured elsewhere, on {own.hardware}")
+    observer.say("measuring the widths of this network first")
     w_bits, a_bits = (tuple(sorted({getattr(bits, name) for bits in policy.values()})) for name in ("w_bits", "a_bits"))
     plan = Plan(trace(model, sample), w_bits, a_bits)
     journal = folder.path / "bench.partial"
-    costs = measure(plan, model, sample, journal, lambda done, total: progress("measure", done, total, ""))
+    costs = measure(plan, model, sample, journal, lambda done, total: observer.progress("measure", done, total))
     journal.unlink(missing_ok=True)
     return costs
 

@@ -96,7 +96,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     batch = config.batch or hardware.batch
     config = replace(config, batch=batch)
     agent, scheme = _agent(config, named), _scheme(config, named, observer)
-    project = open_project(config, lambda done, total: observer.progress("train float", done, total), run, named)
+    project = open_project(config, observer, run, named)
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)

@@ -109,7 +109,7 @@ class Result(RunFolder):
         """
         from haq.quant.run_network import open_quantized
 
-        return open_quantized(self, self.best.policy, lambda done, total: None, named or self._named).network
+        return open_quantized(self, self.best.policy, None, named or self._named).network
 
 
 def _row(trial: Trial, front: set[int], chosen: BitPolicy | None) -> dict[str, Any]:

@@ -10,17 +10,15 @@ from haq.errors import ConfigError
 from haq.exports import text
 from haq.io.files import replacing
 from haq.policy import BitPolicy
+from haq.progress import Observer, Silent
 from haq.registry import EXPORTS
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
 
-__all__ = ["Format", "Progress", "export_run", "open_format", "run_policy"]
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+__all__ = ["Format", "export_run", "open_format", "run_policy"]
 
 Text = Callable[[RunFolder, BitPolicy], str]
-File = Callable[[RunFolder, BitPolicy, Progress, Named | None], bytes]
+File = Callable[[RunFolder, BitPolicy, Observer, Named | None], bytes]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Format:
     Attributes:
         summary: What it is, for `haq export --help`.
         text: Returns what is printed, or written with `-o`.
-        file: Returns the bytes of a file; it may open the network, and reports progress.
+        file: Returns the bytes of a file; it may open the network, and reports progress to an `Observer`.
         default: Name of the file in the run folder when no other is given.
     """
 
@@ -43,7 +41,7 @@ class Format:
         self,
         run: RunFolder,
         out: Path | None = None,
-        progress: Progress = lambda task, done, total: None,
+        observer: Observer | None = None,
         named: Named | None = None,
     ) -> str | Path:
         """Exports the result of a run.
@@ -51,7 +49,7 @@ class Format:
         Args:
             run: A run with a result.
             out: File to write; by default, text is returned and other formats have a name in the run folder.
-            progress: Called while the network is opened, where that takes long.
+            observer: Receives progress while the network is opened.
             named: What takes the place of the model and data that the run names, where a format opens them.
 
         Returns:
@@ -72,7 +70,7 @@ class Format:
         else:
             assert self.file is not None
             out = out or run.path / self.default
-            content = self.file(run, policy, progress, named)
+            content = self.file(run, policy, observer or Silent(), named)
         try:
             with replacing(out) as temporary:
                 temporary.write_bytes(content)
@@ -85,7 +83,7 @@ def export_run(
     run: RunFolder,
     format: str,
     out: Path | None = None,
-    progress: Progress = lambda task, done, total: None,
+    observer: Observer | None = None,
     named: Named | None = None,
 ) -> str | Path:
     """Exports the result of a run in a format of `haq.registry.EXPORTS`; see `Format.export`.
@@ -94,13 +92,13 @@ def export_run(
         run: A run with a result.
         format: Name of the format, or `file.py:NAME`, which is run.
         out: File to write.
-        progress: Called while the network is opened.
+        observer: Receives progress while the network is opened.
         named: What takes the place of the model and data that the run names.
 
     Raises:
         HaqError: The format is unknown, or as `Format.export` raises.
     """
-    return open_format(format).export(run, out, progress, named)
+    return open_format(format).export(run, out, observer, named)
 
 
 def open_format(format: str) -> Format:
@@ -124,36 +122,36 @@ def run_policy(run: RunFolder) -> BitPolicy:
     return run.read_best().policy.with_scheme(run.read_config().scheme)
 
 
-def _onnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
+def _onnx(run: RunFolder, policy: BitPolicy, observer: Observer, named: Named | None) -> bytes:
     from haq.exports.onnx import to_onnx
     from haq.exports.run_network import open_run
 
-    opened = open_run(run, policy, progress, named)
+    opened = open_run(run, policy, observer, named)
     return to_onnx(opened.network, opened.sample, policy.scheme)
 
 
-def _qonnx(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
+def _qonnx(run: RunFolder, policy: BitPolicy, observer: Observer, named: Named | None) -> bytes:
     from haq.exports.qonnx import to_qonnx
     from haq.exports.run_network import open_run
 
-    opened = open_run(run, policy, progress, named)
+    opened = open_run(run, policy, observer, named)
     return to_qonnx(opened.network, opened.sample, policy.scheme)
 
 
-def _packed(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
+def _packed(run: RunFolder, policy: BitPolicy, observer: Observer, named: Named | None) -> bytes:
     from haq.exports.packed import to_packed
     from haq.exports.run_network import open_run
 
-    opened = open_run(run, policy, progress, named)
+    opened = open_run(run, policy, observer, named)
     return to_packed(opened.network, policy, opened.sample, opened.folded)
 
 
-def _folded(run: RunFolder, policy: BitPolicy, progress: Progress, named: Named | None) -> bytes:
+def _folded(run: RunFolder, policy: BitPolicy, observer: Observer, named: Named | None) -> bytes:
     from haq.exports.folded import fold_norms
     from haq.exports.packed import to_packed
     from haq.exports.run_network import open_run
 
-    opened = open_run(run, policy, progress, named)
+    opened = open_run(run, policy, observer, named)
     return to_packed(fold_norms(opened.network, opened.sample), policy, opened.sample, folded=True)
 
 

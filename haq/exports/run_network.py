@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
+from haq.progress import Observer
 from haq.quant.run_network import open_quantized
 from haq.runs import RunFolder
 from haq.runs.relocation import Named
@@ -37,18 +38,16 @@ class Opened:
     folded: bool
 
 
-def open_run(
-    run: RunFolder, policy: BitPolicy, progress: Callable[[str, int, int], None], named: Named | None = None
-) -> Opened:
+def open_run(run: RunFolder, policy: BitPolicy, observer: Observer | None = None, named: Named | None = None) -> Opened:
     """Opens the network of a run that has ended; see `haq.quant.run_network.open_quantized`.
 
     Args:
         run: Its model and data are opened, which runs the code that they name.
         policy: Widths that the network must have.
-        progress: Called with the progress of training, if the built-in network has to be trained again.
+        observer: Receives progress if the built-in network has to be trained again.
         named: Replacements for the model and data that the run names.
     """
-    opened = open_quantized(run, policy, lambda done, total: progress("train float", done, total), named)
+    opened = open_quantized(run, policy, observer, named)
     return Opened(opened.network, opened.data.test.batch([0])[0], _norms(opened.network) < _norms(opened.model))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
 from haq.policy import BitPolicy, LayerBits
 from haq.process_state import random_states_restored
+from haq.progress import Observer, Silent
 from haq.quant.evaluation import evaluate
 from haq.quant.modules import Quantized
 from haq.quant.ptq import apply_passes, check_applicable
@@ -27,8 +28,6 @@ __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "
 _CALIBRATION_IMAGES = 1024
 _FLOAT_BYTES = 4
 _REPORTS = 20  # progress reports during fine-tuning
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def apply_policy(
     policy: BitPolicy,
     data: ImageData,
     recipe: Recipe,
-    progress: Progress = lambda task, done, total: None,
+    observer: Observer | None = None,
     lessons: Lessons | None = None,
 ) -> Result:
     """Quantizes `model` with the widths of `policy` and scores it on the test images.
@@ -106,21 +105,24 @@ def apply_policy(
         policy: Widths of its layers.
         data: Training images for calibration and fine-tuning, test images for the score.
         recipe: Scheme, passes and fine-tuning.
-        progress: Called with the name of the task, and its steps done and in total.
+        observer: Receives progress.
         lessons: Fine-tuning lessons to share between several networks; by default made from the recipe.
 
     Raises:
         ConfigError: The policy does not fit the model, or a pass is unknown.
         ModelError: A pass cannot handle the model, or a layer cannot be reached; see `haq.quant.reach`.
     """
+    observer = observer or Silent()
     model, layers = reached(model, data.train.batch([0])[0])
     check_applicable(recipe.passes, recipe.scheme, model)
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
-    progress("calibrate", 0, 1)
+    observer.progress("calibrate", 0, 1)
     passes, seed = list(recipe.passes), recipe.seed
-    quantized = apply_passes(model, policy, recipe.scheme, batches, passes, seed, lambda d, t: progress("round", d, t))
-    progress("calibrate", 1, 1)
+    quantized = apply_passes(
+        model, policy, recipe.scheme, batches, passes, seed, lambda d, t: observer.progress("round", d, t)
+    )
+    observer.progress("calibrate", 1, 1)
     top1 = {"calibrated": evaluate(quantized, data.test, "ptq").top1}
     if recipe.qat_steps:
         torch.manual_seed(recipe.seed)  # stochastic rounding
@@ -128,7 +130,7 @@ def apply_policy(
         finetuning = Finetuning(quantized, lessons, recipe.qat_steps)
         for part in range(1, _REPORTS + 1):
             finetuning.run(round(recipe.qat_steps * part / _REPORTS) - finetuning.done)
-            progress("fine-tune", finetuning.done, recipe.qat_steps)
+            observer.progress("fine-tune", finetuning.done, recipe.qat_steps)
         top1["fine-tuned"] = evaluate(quantized, data.test, "qat", recipe.qat_steps).top1
     return Result(quantized, stored_bytes(quantized, layers), top1)
 

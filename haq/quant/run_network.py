@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,6 +9,7 @@ from torch import nn
 from haq.data import ImageData
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
+from haq.progress import Observer
 from haq.quant.modules import Quantized
 from haq.quant.preparation import load_quantized
 from haq.quant.reach import reached
@@ -37,14 +37,14 @@ class RunNetwork:
 
 
 def open_quantized(
-    run: RunFolder, policy: BitPolicy, progress: Callable[[int, int], None], named: Named | None = None
+    run: RunFolder, policy: BitPolicy, observer: Observer | None = None, named: Named | None = None
 ) -> RunNetwork:
     """Opens the network of a finished run.
 
     Args:
         run: The run; its model and data are opened, which runs the user's code that they name.
         policy: Policy that the network must match.
-        progress: Called with the number of epochs done and in total if the built-in network must be trained again.
+        observer: Receives progress if the built-in network must be trained again.
         named: Model and data to use instead of those that the run names.
 
     Raises:
@@ -55,7 +55,7 @@ def open_quantized(
     file = run.network_file()
     config = config_of(run, named)
     resolve_scheme(config.scheme, named.object("scheme") if named else None)
-    project = open_project(config, progress, run, named)
+    project = open_project(config, observer, run, named)
     model, _ = reached(project.model, project.data.train.batch([0])[0])
     network = load_quantized(file, model)
     check_widths(run, policy, network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from haq.errors import DataError, HaqError, ModelError
 from haq.io.files import replacing
 from haq.io.user_code import is_reference
 from haq.models import open_model, open_untrained
+from haq.progress import Observer, Silent
 from haq.runs import Identity, RunFolder
 from haq.runs.fingerprints import data_fingerprint, same_numbers, sample_outputs, weights_fingerprint
 from haq.runs.identity import settings_of, short
@@ -26,9 +26,6 @@ from haq.threads import one_thread
 __all__ = ["Project", "keep_float", "open_network", "open_project"]
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-"""Called with the epochs done and their total while the built-in network is trained."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +49,7 @@ def open_network(
     data: Any,
     val_images: int,
     seed: int,
-    progress: Progress = lambda done, total: None,
+    observer: Observer | None = None,
     *,
     trained: bool = True,
 ) -> tuple[nn.Module, ImageData]:
@@ -64,7 +61,7 @@ def open_network(
         data: As in `haq.data.get_data`.
         val_images: Approximate number of training samples to hold out.
         seed: Determines which samples are held out.
-        progress: Called while the built-in network is trained.
+        observer: Receives progress while the built-in network is trained.
         trained: Whether weights matter; if not, a built-in network has random weights.
 
     Raises:
@@ -74,19 +71,20 @@ def open_network(
     with one_thread():  # a user's function may train its network; one thread gives the same weights on any machine
         images = get_data(data, val_images, seed, model)
         if trained or isinstance(model, nn.Module):
-            return open_model(model, weights, images, progress), images
+            watching = observer or Silent()
+            return open_model(model, weights, images, lambda *part: watching.progress("train float", *part)), images
         opened = open_untrained(model, weights, images)
     return opened, images
 
 
 def open_project(
-    config: SearchConfig, progress: Progress, run: RunFolder | None = None, named: Named | None = None
+    config: SearchConfig, observer: Observer | None = None, run: RunFolder | None = None, named: Named | None = None
 ) -> Project:
     """Opens the network and data of a search.
 
     Args:
         config: Options, with absolute paths.
-        progress: Called while the built-in network is trained.
+        observer: Receives progress while the built-in network is trained.
         run: A run that is resumed or used. Its fingerprints must match the network and data; a run from an older haq
             has none, and is not checked.
         named: Contains the model and data if they were given as objects.
@@ -111,13 +109,13 @@ def open_project(
         config.data if shown is None else shown,
         config.val_images,
         config.seed,
-        progress,
+        observer,
     )
     found = Identity(
         weights_fingerprint(model), sample_outputs(model, data), data_fingerprint(data), settings=settings_of(config)
     )
     if run is not None and known is not None and (error := _difference(config, known, found, run.path)) is not None:
-        if isinstance(error, ModelError) and _is_random(config, model, data, progress):
+        if isinstance(error, ModelError) and _is_random(config, model, data, observer):
             error = ModelError(
                 f"model {config.model!r} returns different weights at each call, so it cannot match a run; set a seed "
                 "in its function, or save the weights and give --weights FILE"
@@ -169,9 +167,9 @@ def _difference(config: SearchConfig, known: Identity, found: Identity, run: Pat
     return None
 
 
-def _is_random(config: SearchConfig, model: nn.Module, data: ImageData, progress: Progress) -> bool:
+def _is_random(config: SearchConfig, model: nn.Module, data: ImageData, observer: Observer | None) -> bool:
     """Whether the user's function returns different weights each time it is called."""
     if not is_reference(config.model) or config.weights is not None:
         return False
-    again, _ = open_network(config.model, None, data, config.val_images, config.seed, progress)
+    again, _ = open_network(config.model, None, data, config.val_images, config.seed, observer)
     return weights_fingerprint(again) != weights_fingerprint(model)

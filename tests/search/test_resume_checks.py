@@ -34,7 +34,7 @@ USES: dict[str, Use] = {
     "finetune": lambda folder, out, named: finetune(folder, 1, out, None, None, named),
     "network": lambda folder, out, named: Result(folder.path).network(named),
     "export": lambda folder, out, named: Result(folder.path).export("packed", out, named),
-    "bench": lambda folder, out, named: bench_run(folder, None, 1, lambda t: None, lambda *task: None, named),
+    "bench": lambda folder, out, named: bench_run(folder, None, 1, None, named),
 }
 
 _SPLIT = "return (x[:160]"

@@ -63,7 +63,7 @@ def test_search_report_and_export(kind: str, tmp_path: Path, request: pytest.Fix
         for trial in run.read_trials():
             assert trial.score is not None
             assert trial.objective == pytest.approx(math.exp(-trial.score.loss))
-    opened = open_quantized(run, best.policy, lambda done, total: None)  # with the tokenizer of the model
+    opened = open_quantized(run, best.policy)  # with the tokenizer of the model
     assert evaluate(opened.network, opened.data.test, "qat").top1 == pytest.approx(best.test_top1)
     assert CliRunner().invoke(cli, ["export", str(out), "--format", "packed"], catch_exceptions=False).exit_code == 0
     assert CliRunner().invoke(cli, ["report", str(out)], catch_exceptions=False).exit_code == 0

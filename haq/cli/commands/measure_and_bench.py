@@ -107,7 +107,7 @@ def bench(run: Path, table: Path | None, repeats: int, **named: str | None) -> R
     with TerminalObserver() as observer:
         from haq.search.bench import bench_run
 
-        found = bench_run(folder, table, repeats, observer.say, observer.progress, Named(**named))
+        found = bench_run(folder, table, repeats, observer, Named(**named))
     _print_layers(found)
     networks = _networks(found)
     console.print(networks)

@@ -174,7 +174,7 @@ def quantize(
         from haq.quant.evaluation import evaluate
 
         rows = [("float", evaluate(network, images.test, "float").top1, stored_bytes(network, layers))]
-        result = apply_policy(network, given, images, recipe, lambda t, d, n: observer.progress(t, d, n))
+        result = apply_policy(network, given, images, recipe, observer)
         rows += [(stage, top1, result.size_bytes) for stage, top1 in result.top1.items()]
         if integer:
             rows.append(("integer-only", integer_top1(result.model, images), result.size_bytes))
@@ -265,9 +265,7 @@ def _open(
 ) -> tuple[nn.Module, ImageData]:
     from haq.runs.project import open_network
 
-    return open_network(
-        model, weights, data, _VAL_IMAGES, seed, lambda done, total: observer.progress("train float", done, total)
-    )
+    return open_network(model, weights, data, _VAL_IMAGES, seed, observer)
 
 
 def _parsed(options: tuple[str, ...]) -> dict[str, Any]:

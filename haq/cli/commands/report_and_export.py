@@ -124,7 +124,7 @@ def export(run: Path, form: str, output: Path | None, **named: str | None) -> Re
     folder, chosen = RunFolder.open(run), open_format(form)
     if chosen.file is not None:
         with TerminalObserver() as observer:
-            written = chosen.export(folder, output, observer.progress, Named(**named))
+            written = chosen.export(folder, output, observer, Named(**named))
     else:
         written = chosen.export(folder, output)
     if isinstance(written, Path):

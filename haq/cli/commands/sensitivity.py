@@ -95,9 +95,7 @@ def sensitivity(
 
         chosen = get_scheme(scheme)
         _check_widths(chosen, widths)
-        network, split = open_network(
-            model, weights, data, images, seed, lambda done, total: observer.progress("train float", done, total)
-        )
+        network, split = open_network(model, weights, data, images, seed, observer)
         file = output if output is not None and output.suffix.lower() == ".json" else None
         measured = network_sensitivity(network, split, widths, measures, chosen, observer, images, seed, file)
     maps = [part for values in measured.values() for part in _maps(values)]

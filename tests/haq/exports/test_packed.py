@@ -232,7 +232,7 @@ def test_the_file_of_a_run_says_what_it_holds(searched: RunFolder, tmp_path: Pat
     expected = sum(-(-layer.params * (policy[layer.name].w_bits or 0) // 8) for layer in searched.read_layers())
     assert codes.nbytes == expected
 
-    opened = open_run(searched, policy, lambda task, done, total: None)
+    opened = open_run(searched, policy)
     model = call_named(searched.read_config().model, "model", ModelError)
     images = get_data("digits", 1000, 0).test.batch(range(64))[0]
     assert _same(opened.network, load_packed(out, model), images)
@@ -258,7 +258,7 @@ def test_the_documented_layout_gives_the_weights(searched: RunFolder, tmp_path: 
         zeros = take("zero_points", bits, shape[0])[:, None] if shifted else 0
         weights[name] = ((codes - zeros) * streams["scales"][: shape[0], None]).reshape(shape)
         streams["scales"] = streams["scales"][shape[0] :]
-    network = open_run(searched, run_policy(searched), lambda task, done, total: None).network
+    network = open_run(searched, run_policy(searched)).network
     for name, weight in weights.items():
         layer = network.get_submodule(name)
         with torch.no_grad():

@@ -38,7 +38,7 @@ def test_a_run_is_read_cleaned_and_executed(searched: RunFolder, tmp_path: Path)
     assert export_run(searched, "qonnx", path) == path
     x, _ = get_data("digits", 1000, 0).test.batch(range(4))
     with torch.no_grad():
-        expected = open_run(searched, run_policy(searched), lambda task, done, total: None).network(x).numpy()
+        expected = open_run(searched, run_policy(searched)).network(x).numpy()
     model = ModelWrapper(str(path))
     assert _run(model, x) == pytest.approx(expected, rel=1e-3, abs=1e-3)
     widths = {

@@ -115,16 +115,16 @@ def test_the_built_in_network_is_kept_in_the_run(tmp_path: Path, monkeypatch: py
     cached(0)
     run = RunFolder(tmp_path / "run")
     config = SearchConfig(("size=50%",))
-    project = open_project(config, lambda done, total: None)
+    project = open_project(config)
     run.write_config(config, {})
     run.write_identity(project.identity)
     keep_float(run, config, project.model)
     cached(1)
-    again = open_project(config_of(run), lambda done, total: None, run)
+    again = open_project(config_of(run), None, run)
     assert again.identity.weights == project.identity.weights
     run.float.unlink()
     with pytest.raises(HaqError, match="the weights of model 'digits-resnet' have changed"):
-        open_project(config_of(run), lambda done, total: None, run)
+        open_project(config_of(run), None, run)
 
 
 def test_what_is_named_is_text() -> None:
