@@ -180,7 +180,7 @@ class Registry(Mapping[str, T]):
             raise self._error(f"{self.kind} {name!r} ships with haq; register yours under another name")
         if not name or any(c.isspace() or c in ",:/\\" for c in name):
             raise self._error(
-                f"{self.kind} {name!r}: a name cannot have spaces, commas, colons or slashes; give another name"
+                f"{self.kind} {name!r}: a name must have no spaces, commas, colons or slashes; give another one"
             )
         if value is None:
             return lambda value: self.register(name, value)

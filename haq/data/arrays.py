@@ -39,7 +39,7 @@ def read_npz(spec: str) -> Splits:
 
 def read_function(spec: str) -> Splits:
     """Runs `file.py:function`, which returns `((x_train, y_train), (x_test, y_test))`."""
-    return taken(call_named(spec, "data", DataError), spec)
+    return _splits_of(call_named(spec, "data", DataError), spec, f"data function {spec!r} must return")
 
 
 def taken(data: Any, named: str = "data") -> Splits:
@@ -53,11 +53,16 @@ def taken(data: Any, named: str = "data") -> Splits:
     Raises:
         DataError: The data has another form, or its images or labels cannot be used.
     """
+    return _splits_of(data, named, f"{named} must be")
+
+
+def _splits_of(data: Any, named: str, wanted: str) -> Splits:
+    """Returns checked splits; `wanted` begins the message for data of another form."""
     try:
         (x_train, y_train), (x_test, y_test) = map(_stacked, data)
     except (TypeError, ValueError):
         raise DataError(
-            f"{named} must be ((x_train, y_train), (x_test, y_test)), or a pair of data sets of (x, label)"
+            f"{wanted} ((x_train, y_train), (x_test, y_test)), or a pair of data sets of (x, label)"
         ) from None
     return _splits(
         named,

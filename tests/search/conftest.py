@@ -19,7 +19,7 @@ SENSITIVITY = {"conv0": 0.3, "conv1": 0.05, "conv2": 0.15}
 
 
 def toy_objective(policy: BitPolicy) -> float:
-    """An accuracy that each halved width lowers, for some layers more than for others."""
+    """An accuracy that falls with narrower widths, for some layers more than for others."""
     lost = (SENSITIVITY[n] * (2.0**-b.w_bits + 2.0**-b.a_bits) for n, b in policy.items())  # type: ignore[operator]
     return 0.95 - sum(lost)
 
@@ -47,7 +47,7 @@ from torch import nn
 
 
 class Tiny(nn.Module):
-    """Three layers that tell the bright half of an image."""
+    """Three layers that recognise which half of an image is bright."""
 
     def __init__(self):
         super().__init__()
@@ -110,6 +110,6 @@ class Recorder(Silent):
 
 @pytest.fixture(scope="session")
 def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """A search that has ended, whose trials ran in turn; nobody may write into it."""
+    """A finished search whose trials ran one after the other; tests must not write into its folder."""
     with searching_in_turn():
         return run(**config_for(tiny).options(), out=tmp_path_factory.mktemp("runs") / "one")

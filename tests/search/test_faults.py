@@ -1,4 +1,4 @@
-"""Trials that raise, diverge, hang or die: the search goes on without them."""
+"""Trials that raise, diverge, hang or die: the search continues without them."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ from haq.search import resume, run
 from ..in_turn import searching_in_turn
 from .conftest import TINY, Recorder, config_for
 
-# What befalls a worker depends on the widths of a layer: never in the driver, which scores the baselines
+# A layer's widths decide which fault a worker has; the driver, which scores the baselines, has none
 FAULTY = (
     TINY.replace("class Tiny", "class Sound").replace("net, ((x, y), _) = Tiny()", "net, ((x, y), _) = Faulty()")
     + """
@@ -61,7 +61,7 @@ def faulty(tmp_path: Path) -> Path:
     return tmp_path / "faulty.py"
 
 
-def test_trials_that_fail_twice_are_recorded_and_the_search_goes_on(faulty: Path, tmp_path: Path) -> None:
+def test_trials_that_fail_twice_are_recorded_and_the_search_continues(faulty: Path, tmp_path: Path) -> None:
     faulty.write_text(FAULTY.replace("FAULT\n", EACH))
     config = config_for(faulty, agent="random", trials=8, bits=(2, 8), qat_steps=0, finetune_steps=0, seed=1)
     found = run(replace(config, constraints=("latency=99%",), trial_timeout=2.0), tmp_path / "run")
@@ -96,7 +96,7 @@ def command(tiny: Path, out: Path, trials: int) -> list[str]:
 
 
 def killed_after(trials: int, command: list[str], run: Path) -> int:
-    """Runs a search until it has so many trials, kills the driver, and returns how many were then finished."""
+    """Runs a search until it has this many trials, kills the driver, and returns how many had finished by then."""
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     )
@@ -111,7 +111,7 @@ def killed_after(trials: int, command: list[str], run: Path) -> int:
 def test_a_search_whose_driver_is_killed_proposes_what_an_uninterrupted_one_does(
     finished: RunFolder, tiny: Path, tmp_path: Path
 ) -> None:
-    """The chaos test in benchmarks/ does so 20 times over."""
+    """The chaos test in benchmarks/ does this 20 times."""
     folder = tmp_path / "run"
     before = killed_after(3, command(tiny, folder, 8), folder)
     assert 3 <= before < 8
@@ -149,7 +149,7 @@ def test_a_folder_in_use_is_refused(finished: RunFolder, tmp_path: Path, tiny: P
 
 
 class Filling(Recorder):
-    """Fills the disk after the first trial, as far as trials are concerned."""
+    """Simulates a full disk after the first trial, for writes of trials only."""
 
     def __init__(self, trials: Path) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Filling(Recorder):
             self.trials.symlink_to("/dev/full")
 
 
-def test_a_disk_that_is_full_ends_the_search_with_a_mend(tmp_path: Path, tiny: Path) -> None:
+def test_a_full_disk_ends_the_search_with_a_fix(tmp_path: Path, tiny: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     trials = tmp_path / "run" / "trials.jsonl"
@@ -171,8 +171,8 @@ def test_a_disk_that_is_full_ends_the_search_with_a_mend(tmp_path: Path, tiny: P
     assert resume(tmp_path / "run").finished, "with what the searcher's state kept"
 
 
-def test_widths_of_a_finalist_that_fails_are_left_out(faulty: Path, tmp_path: Path) -> None:
-    """Scored well by a search, then struck when it is fine-tuned to the end."""
+def test_a_finalist_that_fails_is_left_out(faulty: Path, tmp_path: Path) -> None:
+    """A policy scores well in the search, but fails in the final fine-tuning."""
     fault = "if bits[0] == 2 and self.training: raise KeyError('late')"
     faulty.write_text(FAULTY.replace("FAULT\n", fault + "\n"))
     recorder = Recorder()

@@ -52,11 +52,11 @@ def policies(workload: Workload) -> dict[str, BitPolicy]:
     return {f"{width} bits": BitPolicy.uniform(names, width) for width in (2, 3)}
 
 
-def test_rounded_together_they_are_as_rounded_alone(workload: Workload) -> None:
-    told: list[tuple[int, int]] = []
+def test_rounding_policies_together_equals_rounding_each_alone(workload: Workload) -> None:
+    reports: list[tuple[int, int]] = []
     chosen = policies(workload)
-    together = finals.finetune_all(workload, chosen, 0, lambda *part: told.append(part))
-    assert told[-1][0] == told[-1][1]
+    together = finals.finetune_all(workload, chosen, 0, lambda *part: reports.append(part))
+    assert reports[-1][0] == reports[-1][1]
     assert [*together] == [*chosen]
     for name, policy in chosen.items():
         alone, found = workload.reconstructed(policy), together[name].network(workload)
@@ -65,7 +65,7 @@ def test_rounded_together_they_are_as_rounded_alone(workload: Workload) -> None:
         assert together[name].score.kl < plain.kl
 
 
-def test_one_that_fails_is_left_out(workload: Workload) -> None:
+def test_a_policy_that_fails_is_left_out(workload: Workload) -> None:
     lost: dict[str, Exception] = {}
     chosen = policies(workload)
     names = [name for name, _ in quantizable_layers(workload.model)]
@@ -85,16 +85,16 @@ def test_without_passes_nothing_is_rounded_again(workload: Workload) -> None:
 
 
 def test_networks_are_tested_in_order(workload: Workload) -> None:
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     networks = {"float": workload.model, "8 bits": workload.quantized(next(iter(policies(workload).values())))}
-    top1 = finals.test_all(networks, workload.val, lambda *part: told.append(part))
+    top1 = finals.test_all(networks, workload.val, lambda *part: reports.append(part))
     assert [*top1] == ["float", "8 bits"]
-    assert told == [(1, 2), (2, 2)]
+    assert reports == [(1, 2), (2, 2)]
     assert top1["float"] == workload.score(workload.model, "float").top1
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_fine_tuning_that_harms_is_taken_back(workload: Workload, right: bool) -> None:
+def test_fine_tuning_that_makes_it_worse_is_undone(workload: Workload, right: bool) -> None:
     class Wrong(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y: torch.Tensor = workload.model(x).roll(1, dims=1)

@@ -1,4 +1,4 @@
-"""Training on: its result, its checkpoint, and its errors."""
+"""Fine-tuning the network of a run: its result, its checkpoint, and its errors."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from haq.search.scoring import reference_of
 
 
 class Killed(Exception):
-    """Stands for a machine that dies."""
+    """Simulates a machine that dies."""
 
 
 class Deadly(Silent):
@@ -42,7 +42,7 @@ def trained(finished: Result, tmp_path_factory: pytest.TempPathFactory) -> Resul
     return finetune(finished, 3, tmp_path_factory.mktemp("trained") / "run", batch=16, lr=1e-3)
 
 
-def test_it_is_a_run_like_any_other(finished: Result, trained: Result) -> None:
+def test_the_result_is_a_run_like_any_other(finished: Result, trained: Result) -> None:
     assert trained.finished
     assert trained.best.epochs == 3
     assert trained.best.policy == finished.best.policy
@@ -59,7 +59,7 @@ def test_the_reported_accuracy_is_reproduced_from_the_file(trained: Result) -> N
     assert (score.top1, score.loss) == pytest.approx((trained.best.top1, trained.best.loss))
 
 
-def test_it_is_never_worse_than_its_start_on_the_validation_samples(finished: Result, trained: Result) -> None:
+def test_the_result_is_never_worse_than_its_start_on_the_validation_samples(finished: Result, trained: Result) -> None:
     assert summarize(finished).ranked_by == "kl"
     problem = pose(trained.read_config(), Silent())
     reference = reference_of(problem.model, problem.data.val, Training.load(trained.training).seed)
@@ -67,17 +67,17 @@ def test_it_is_never_worse_than_its_start_on_the_validation_samples(finished: Re
     assert after <= before * (1 + 1e-6)
 
 
-def test_the_report_tells_that_training_was_unequal(trained: Result) -> None:
+def test_the_report_says_that_training_was_unequal(trained: Result) -> None:
     summary = summarize(trained)
     assert "trained on for 3 epochs" in comparison(summary).notes[0]
     assert summary.uniform_bits is None or "after 3 epochs against 4 steps of fine-tuning" in verdict(summary)
 
 
 @pytest.mark.parametrize("step", [4, 8, 18])
-def test_one_that_was_killed_ends_with_the_same_weights(
+def test_a_killed_fine_tuning_ends_with_the_same_weights(
     finished: Result, trained: Result, tmp_path: Path, step: int
 ) -> None:
-    """Eight steps an epoch: killed in the first before any checkpoint, at the end of one, amid another."""
+    """Eight steps per epoch: killed before the first checkpoint, at the end of an epoch, in the middle of another."""
     with pytest.raises(Killed):
         finetune(finished, 3, tmp_path / "run", None, Deadly(step), batch=16, lr=1e-3)
     assert not RunFolder.open(tmp_path / "run").finished
@@ -131,17 +131,17 @@ def test_wrong_options_are_refused(options: dict[str, float], message: str) -> N
         Training(**options)  # type: ignore[arg-type]
 
 
-def test_what_is_not_a_fine_tuning_cannot_be_gone_on_with(finished: Result) -> None:
+def test_a_run_that_is_not_a_fine_tuning_is_not_resumed_as_one(finished: Result) -> None:
     with pytest.raises(ConfigError, match="has no finetune.yaml, so it is not a fine-tuning"):
         resume_finetune(finished)
 
 
-def test_a_search_is_not_resumed_in_a_fine_tuning(trained: Result) -> None:
-    with pytest.raises(ConfigError, match="is a fine-tuning; go on with `haq finetune --resume"):
+def test_a_fine_tuning_is_not_resumed_as_a_search(trained: Result) -> None:
+    with pytest.raises(ConfigError, match="is a fine-tuning; resume it with `haq finetune --resume"):
         resume(trained)
 
 
-def test_a_damaged_checkpoint_is_told(finished: Result, trained: Result, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(finished: Result, trained: Result, tmp_path: Path) -> None:
     run = RunFolder.open(Path(shutil.copytree(trained.path, tmp_path / "run")))
     run.write_best(replace(run.read_best(), test_top1=None))
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-500])
@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_told(finished: Result, trained: Result, tmp_pat
         resume_finetune(run)
 
 
-def test_a_loss_that_is_no_number_is_told_with_a_mend(finished: Result, tmp_path: Path) -> None:
+def test_a_loss_that_is_nan_is_reported_with_a_fix(finished: Result, tmp_path: Path) -> None:
     broken = RunFolder.open(Path(shutil.copytree(finished.path, tmp_path / "broken")))
     content = torch.load(broken.model, weights_only=True)
     content["state_dict"]["linear.bias"][:] = torch.nan

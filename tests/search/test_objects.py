@@ -1,4 +1,4 @@
-"""Objects at the door: a search takes what it needs by name or as it is."""
+"""A search takes models, data, hardware, agents and schemes by name or as objects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def same(one: Result, other: Result) -> bool:
     return [trial.policy for trial in one.trials] == [trial.policy for trial in other.trials]
 
 
-def test_objects_do_what_names_do(network: nn.Module, arrays: object, tiny: Path, tmp_path: Path) -> None:
+def test_objects_give_the_same_result_as_names(network: nn.Module, arrays: object, tiny: Path, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     named = run(f"{tiny}:model", f"{tiny}:data", "edge", out=tmp_path / "named", **SMALL)
     given = run(network, arrays, get_hardware("edge"), out=tmp_path / "given", batch=16, **SMALL)
@@ -91,7 +91,7 @@ def test_data_may_be_data_sets_or_splits(arrays: object, network: nn.Module, tmp
     assert not (tmp_path / "no").exists()
 
 
-def test_a_table_and_a_cost_model_of_ones_own(network: nn.Module, arrays: object, tmp_path: Path) -> None:
+def test_a_users_own_table_and_cost_model(network: nn.Module, arrays: object, tmp_path: Path) -> None:
     first = run(network, arrays, out=tmp_path / "one", **SMALL)
     table = CostTable.load(first.costs)
     again = run(network, arrays, table, out=tmp_path / "two", **SMALL)
@@ -100,7 +100,7 @@ def test_a_table_and_a_cost_model_of_ones_own(network: nn.Module, arrays: object
         run(network, arrays, {"latency": 1}, out=tmp_path / "no", **SMALL)  # type: ignore[arg-type]
 
 
-def test_agents_of_ones_own(network: nn.Module, arrays: object, tmp_path: Path) -> None:
+def test_a_users_own_agents(network: nn.Module, arrays: object, tmp_path: Path) -> None:
     kind: AgentKind = AGENTS["random"]
     options = {**SMALL, "seed": 3}
     named = run(network, arrays, agent="random", out=tmp_path / "named", **options)
@@ -127,7 +127,7 @@ def test_an_unfinished_run_of_an_agent_object_asks_for_it(network: nn.Module, ar
     assert len(again.trials) == 3
 
 
-def test_a_scheme_of_ones_own_is_used_and_named(network: nn.Module, arrays: object, tmp_path: Path) -> None:
+def test_a_users_own_scheme_is_used_and_named(network: nn.Module, arrays: object, tmp_path: Path) -> None:
     scheme = get_scheme("linear", clip="minmax")
     found = run(network, arrays, scheme=scheme, out=tmp_path / "run", **SMALL)
     assert found.best.policy.scheme == "object:linear"

@@ -1,4 +1,4 @@
-"""Another point of an archive, taken without a search."""
+"""Picking another point of an archive without a search."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def test_the_source_is_left_alone(finished: Result, picked: Result) -> None:
     assert json.loads((finished.path / "best.json").read_text())["constraints"].keys() == {"latency_ms", "size_bytes"}
 
 
-def test_what_nothing_meets_is_refused_with_the_least(finished: Result, tmp_path: Path) -> None:
+def test_a_budget_that_nothing_meets_is_refused_with_the_least_cost(finished: Result, tmp_path: Path) -> None:
     least = min(trial.cost["size_bytes"] or 0.0 for trial in finished.trials)
     with pytest.raises(ConstraintError, match=r"no policy of .* meets size ≤ .*: the least is .*; raise the budget"):
         pick(finished, [f"size={least - 1}B"], tmp_path / "none")
@@ -78,7 +78,7 @@ def test_a_folder_that_exists_is_refused(finished: Result, tmp_path: Path) -> No
         pick(finished, ["latency=60%"], tmp_path)
 
 
-def test_one_that_was_interrupted_is_gone_on_with(picked: Result, tmp_path: Path) -> None:
+def test_an_interrupted_pick_is_resumed(picked: Result, tmp_path: Path) -> None:
     again = RunFolder.open(Path(shutil.copytree(picked.path, tmp_path / "again")))
     (again.path / "best.json").unlink()
     (again.path / "model.pt").unlink()

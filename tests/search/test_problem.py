@@ -1,4 +1,4 @@
-"""What the device holds is a limit of every search on it, whichever way its costs come."""
+"""The limits of a device apply to every search on it, wherever its costs come from."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ EDGE = Path(__file__).parents[2] / "configs" / "hardware" / "edge.yaml"
 
 
 def board(path: Path, **limits: float) -> str:
-    """A hardware file like that of `edge`, of a device that holds less."""
+    """A hardware file like that of `edge`, for a device with less memory."""
     units = {"size": "B", "ram": "B", "latency": "ms"}
     entries = {
         key: {"value": value, "unit": units[key], "source": "chosen: for tests"} for key, value in limits.items()

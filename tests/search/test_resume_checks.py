@@ -1,4 +1,4 @@
-"""A run belongs to its network, data, prices and settings: what changed is refused, and what moved is found."""
+"""A run belongs to its network, data, prices and settings: changes are refused, and moved files are found."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_edited_option_is_refused(copied: RunFolder, tmp_path: Path, use: str
     _refused(USES[use], copied, tmp_path / "out", Named(), message)
 
 
-def test_more_trials_and_another_machine_are_no_other_search(copied: RunFolder) -> None:
+def test_more_trials_and_another_machine_are_the_same_search(copied: RunFolder) -> None:
     for old, new in (
         ("trials: 8", "trials: 9"),
         ("workers: 1", "workers: 2"),
@@ -185,7 +185,7 @@ def test_quantizers_that_round_differently_are_refused(copied: RunFolder, tmp_pa
     _refused(USES["resume"], copied, tmp_path / "out", Named(), "the quantizers of --scheme linear no longer round")
 
 
-def test_a_run_of_before_opens_as_before(copied: RunFolder, tmp_path: Path) -> None:
+def test_a_run_from_an_older_version_opens(copied: RunFolder, tmp_path: Path) -> None:
     (copied.path / "fingerprints.json").unlink()
     content = yaml.safe_load((copied.path / "config.yaml").read_text())
     del content["folder"]
@@ -197,7 +197,7 @@ def test_a_run_of_before_opens_as_before(copied: RunFolder, tmp_path: Path) -> N
 
 
 def test_a_project_that_moved_is_found_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The whole folder gets another name, with the run in it, between a kill and the resume."""
+    """The whole folder, with the run in it, is renamed between a kill and the resume."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "tiny.py").write_text(TINY)
@@ -214,7 +214,7 @@ def test_a_project_that_moved_is_found_again(tmp_path: Path, caplog: pytest.LogC
     assert folder.read_place() == folder.path
 
 
-def test_what_is_named_anew_is_kept(copied: RunFolder, tmp_path: Path) -> None:
+def test_replacements_are_kept(copied: RunFolder, tmp_path: Path) -> None:
     other = tmp_path / "renamed.py"
     other.write_text(TINY)
     named = Named(model=f"{other}:model", data=f"{other}:data")
@@ -248,7 +248,7 @@ def test_a_fine_tuning_belongs_to_its_start(finished: Result, tmp_path: Path) ->
 
 
 def test_limits_of_the_hardware_are_those_of_the_start(tiny: Path, tmp_path: Path) -> None:
-    """Prices hold where the hardware's file has changed, and so does what it holds."""
+    """Prices and limits are kept, even if the hardware file has changed."""
     mcu = Path(__file__).parents[2] / "configs" / "hardware" / "mcu-m4.yaml"
     file = tmp_path / "mcu.yaml"
     file.write_text(mcu.read_text())

@@ -36,7 +36,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture(scope="module")
 def finished(one_ray: None, tiny: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A search that has ended, whose trials ran in Ray's workers; nobody may write into it."""
+    """A finished search whose trials ran in Ray's workers; tests must not write into its folder."""
     return run(**config_for(tiny).options(), out=tmp_path_factory.mktemp("runs") / "one", observer=recorder)
 
 
@@ -89,7 +89,7 @@ def test_the_reported_test_accuracy_is_reproduced_from_model_pt(finished: RunFol
 
 
 def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder, tiny: Path, tmp_path: Path) -> None:
-    """Four trials are there, the fifth line was cut short by a crash; four more are run, then nothing is left to do."""
+    """There are four trials, and a crash cut the fifth line short; four more are run, then nothing is left to do."""
     half = run(**config_for(tiny, trials=4).options(), out=tmp_path / "half")
     content = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(content.replace("trials: 4", "trials: 8"))
@@ -112,7 +112,7 @@ def test_a_resumed_search_loses_nothing_and_repeats_nothing(finished: RunFolder,
 
 
 def test_a_resumed_search_keeps_what_its_trials_were_ranked_by(tiny: Path, tmp_path: Path) -> None:
-    """An earlier release ranked by loss what is ranked by divergence now; the two do not compare."""
+    """An earlier release ranked by loss where divergence is used now; the two cannot be compared."""
     half = run(**config_for(tiny, trials=3).options(), out=tmp_path / "half")
     content = (half.path / "config.yaml").read_text()
     (half.path / "config.yaml").write_text(content.replace("trials: 3", "trials: 5"))

@@ -94,7 +94,7 @@ def test_sensitivity_of_a_language_model_is_a_mean_over_positions(llama: tuple[s
 
 
 def test_curvature_at_several_positions_adds_up() -> None:
-    """Of a linear model with an answer at every position: Tr(S ⊗ aaᵀ) summed over positions."""
+    """For a linear model with an output at every position: Tr(S ⊗ aaᵀ) summed over positions."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 3))
     x = torch.randn(2, 5, 4)
     p = model(x).softmax(-1).detach()

@@ -1,4 +1,4 @@
-"""Networks as users have them: half precision, shared, frozen or transposed weights, one layer, three hundred."""
+"""Unusual networks of users: half precision; shared, frozen or transposed weights; one layer or three hundred."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ def model():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_search_goes_through(name: str, tmp_path: Path) -> None:
+def test_a_search_finishes(name: str, tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text(TINY.replace("def model():", "def sound():") + NETS[name])
     layers = 300 if name == "300 layers" else 1 if name == "one layer" else 3

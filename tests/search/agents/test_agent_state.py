@@ -1,4 +1,4 @@
-"""An agent's state lies in a run folder: it runs no code, a damaged one is refused, and none is left elsewhere."""
+"""An agent's state in a run folder: it runs no code, damaged states are refused, and no other files are left."""
 
 import json
 import os
@@ -38,7 +38,7 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_state_that_is_none_is_refused_and_runs_nothing(
+def test_an_invalid_state_is_refused_and_runs_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -40,7 +40,7 @@ def test_the_buffer_keeps_128_transitions_for_each_layer_that_is_decided(env: Bi
     assert DDPGAgent(weights, 5, 0)._buffer.buffer_size == 2 * 128
 
 
-def test_the_oldest_episodes_make_way(env: BitAllocationEnv) -> None:
+def test_the_oldest_episodes_are_dropped(env: BitAllocationEnv) -> None:
     agent = DDPGAgent(env, warmup=100, seed=0)
     for number in range(65):
         agent.observe(episode(env), float(number))
@@ -72,7 +72,7 @@ def test_a_batch_holds_a_transition_once_if_there_are_enough(env: BitAllocationE
 
 
 def test_the_warm_up_is_one_episode_longer_than_its_number_and_learns_nothing(env: BitAllocationEnv) -> None:
-    """The public code takes random actions while `episode <= warmup`, with episodes from 0; then a batch a step."""
+    """The public code takes random actions while `episode <= warmup`, with episodes from 0; then one batch per step."""
     agent, updates = DDPGAgent(env, warmup=2, seed=0), []
     for _ in range(5):
         random = agent.warming_up
@@ -88,7 +88,7 @@ def test_the_warm_up_is_one_episode_longer_than_its_number_and_learns_nothing(en
         (600, 20, {20: 0.5, 21: 0.495, 59: 0.5 * 0.99**39, 599: 0.5 * 0.99**579}),
     ],
 )
-def test_sigma_falls_by_a_hundredth_an_episode_whatever_the_trials(
+def test_sigma_falls_by_a_hundredth_per_episode_for_any_number_of_trials(
     trials: int, warmup: int, sigmas: dict[int, float]
 ) -> None:
     walker, _ = AGENTS["haq"].agent_for(Toy(0, trials=trials).task)
@@ -100,7 +100,7 @@ def test_sigma_falls_by_a_hundredth_an_episode_whatever_the_trials(
         assert agent.sigma == pytest.approx(sigma)
 
 
-def test_what_is_learnt_from_a_step_knows_no_later_one(env: BitAllocationEnv) -> None:
+def test_a_step_is_learnt_before_later_ones_are_stored(env: BitAllocationEnv) -> None:
     """The public code learns from a batch after storing each step, not after the episode."""
     agent, sizes = DDPGAgent(env, warmup=0, seed=0), []
     train = agent._ddpg.train
@@ -143,7 +143,7 @@ def test_the_target_networks_start_as_their_sources(env: BitAllocationEnv) -> No
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_each_step_of_an_episode_has_its_reward_and_the_width_that_was_applied() -> None:
+def test_each_step_has_the_reward_of_its_episode_and_the_width_that_was_applied() -> None:
     toy = Toy(0)
     walker, _ = AGENTS["haq"].agent_for(toy.task)
     assert isinstance(walker, Walker)
@@ -167,7 +167,7 @@ def spoiled(path: Path, change: Any) -> None:
 
 
 def longer(content: dict[str, Any], rest: dict[str, Any]) -> None:
-    """As with twice the capacity."""
+    """Stores the buffer as if its capacity were larger."""
     content["buffer"] = {name: torch.cat([values] * 70) for name, values in content["buffer"].items()}
     rest["buffer"][0] *= 70
 

@@ -24,7 +24,7 @@ def budget(latency: float, size: float = 1.0, pinned: dict[str, LayerBits] | Non
 
 
 def penalties(budget: Budget, seed: int = 0) -> Penalties:
-    """Each layer loses what its width drops, at a rate of its own, for weights and activations."""
+    """Each layer has its own loss per width, for weights and activations."""
     rng = np.random.default_rng(seed)
     rates = {name: rng.uniform(0.1, 3.0, 2) for name in budget.table.layers}
     return {
@@ -94,7 +94,7 @@ def test_over_budget_the_cheapest_loss_goes_first() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.1, 1.0), st.floats(0.3, 1.0), st.booleans())
-def test_many_policies_are_fitted_as_each_alone(seed: int, latency: float, size: float, spend: bool) -> None:
+def test_fitting_many_policies_equals_fitting_each_alone(seed: int, latency: float, size: float, spend: bool) -> None:
     limits = budget(latency, size, layers=5)
     projection = Projection(limits, penalties(limits, seed))
     policies = projection.random(np.random.default_rng(seed), 6)
@@ -106,7 +106,7 @@ def test_many_policies_are_fitted_as_each_alone(seed: int, latency: float, size:
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.1, 1.0), st.floats(0.3, 1.0))
-@example(0, 1.0, 0.9999999999999999)  # sums in units of the limit do not see that the widest policy is over it
+@example(0, 1.0, 0.9999999999999999)  # sums in units of the limit round away that the widest policy exceeds it
 def test_random_steps_end_inside_the_budget_with_nothing_left_to_spend(seed: int, latency: float, size: float) -> None:
     limits = budget(latency, size, layers=4)
     lattice, rng = Lattice(limits), np.random.default_rng(seed)
@@ -126,7 +126,7 @@ def test_totals_are_costs_in_units_of_the_limits() -> None:
     assert lattice.totals(lattice.indices(policy)[None])[:, 0] == pytest.approx(expected)
 
 
-def test_the_programme_leaves_out_what_is_not_wanted() -> None:
+def test_the_programme_leaves_out_excluded_policies() -> None:
     limits = budget(0.5)
     of = penalties(limits)
     found: list[BitPolicy] = []

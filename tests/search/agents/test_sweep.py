@@ -9,6 +9,7 @@ from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.errors import ConfigError
 from haq.policy import BitPolicy
+from haq.registry import AGENTS
 from haq.runs.archive import pareto_front
 from haq.search import run
 from haq.search.agents.sweep import make_sweep, swept_budgets
@@ -30,7 +31,7 @@ def test_budgets_reach_from_the_widest_to_the_tightest() -> None:
 
 def test_agents_of_all_budgets_learn_from_every_evaluation(tmp_path: Path) -> None:
     toy = Toy(0)
-    sweep, first = make_sweep("predictor", toy.task, ["size"])
+    sweep, first = make_sweep(AGENTS["predictor"], toy.task, ["size"])
     seen: dict[BitPolicy, float] = {}
 
     def tell(policy: BitPolicy) -> None:
@@ -48,7 +49,7 @@ def test_agents_of_all_budgets_learn_from_every_evaluation(tmp_path: Path) -> No
     sizes = {round(toy.budget.table.cost(policy)["size_bytes"]) for policy in seen}
     assert len(sizes) > 5
     sweep.save(tmp_path / "sweep.json", {"kept": 1})
-    other, _ = make_sweep("predictor", toy.task, ["size"])
+    other, _ = make_sweep(AGENTS["predictor"], toy.task, ["size"])
     assert other.load(tmp_path / "sweep.json") == {"kept": 1}
     for policy, objective in seen.items():
         other.recall(policy, objective)

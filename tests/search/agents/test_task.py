@@ -1,4 +1,4 @@
-"""Who proposes: a battery that every agent passes, what the searching ones reach, and the options of a search."""
+"""Checks that every agent passes, what searching agents reach, and the option that chooses an agent."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As in a search: the agents' small networks only lose by more."""
+    """Uses one thread, as a search does: more threads only slow down the agents' small networks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -34,7 +34,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def course(name: str, toy: Toy, evaluations: int, enough: float = float("inf")) -> dict[BitPolicy, float]:
-    """Returns what the agent proposed, in order, with the outcomes that it was told; ends with one that is enough."""
+    """Returns the agent's proposals in order, with their outcomes; stops at an outcome of at least `enough`."""
     agent, first = AGENTS[name].agent_for(toy.task)
     seen: dict[BitPolicy, float] = {}
     while len(seen) < evaluations and max(seen.values(), default=0.0) < enough:
@@ -68,7 +68,7 @@ def test_proposals_are_new_and_fit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_several_proposals_may_be_out_at_once(name: str) -> None:
+def test_several_proposals_can_be_pending_at_once(name: str) -> None:
     toy = Toy(1)
     agent, first = AGENTS[name].agent_for(toy.task)
     seen = {policy: toy.objective(policy) for _, policy in first}
@@ -88,14 +88,14 @@ def test_several_proposals_may_be_out_at_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_restored_agent_goes_on_as_if_nothing_had_happened(name: str, tmp_path: Path) -> None:
+def test_a_restored_agent_proposes_the_same_as_the_original(name: str, tmp_path: Path) -> None:
     toy = Toy(2, trials=8)
     one, first = AGENTS[name].agent_for(toy.task)
     seen = {policy: toy.objective(policy) for _, policy in first}
     for policy, objective in seen.items():
         one.learn(policy, objective)
 
-    def go_on(agent, seen: dict[BitPolicy, float], steps: int) -> list[BitPolicy]:
+    def more(agent, seen: dict[BitPolicy, float], steps: int) -> list[BitPolicy]:
         proposed = []
         for _ in range(steps):
             proposal = agent.propose(seen)
@@ -106,13 +106,13 @@ def test_a_restored_agent_goes_on_as_if_nothing_had_happened(name: str, tmp_path
             agent.learn(proposal[1], seen[proposal[1]])
         return proposed
 
-    go_on(one, seen, 4)
+    more(one, seen, 4)
     one.save(tmp_path / "agent", {"kept": [1]})
     other, _ = AGENTS[name].agent_for(toy.task)
     assert other.load(tmp_path / "agent") == {"kept": [1]}
     for policy, objective in seen.items():
         other.recall(policy, objective)
-    assert go_on(other, dict(seen), 4) == go_on(one, dict(seen), 4)
+    assert more(other, dict(seen), 4) == more(one, dict(seen), 4)
 
 
 @pytest.mark.parametrize("name", ["predictor", "ddpg"])
@@ -131,7 +131,7 @@ def test_evolution_improves_on_its_first_generation() -> None:
     assert max(objectives) > max(objectives[:20])
 
 
-def test_the_uniform_agent_names_all_that_fit_the_widest_first() -> None:
+def test_the_uniform_agent_proposes_all_that_fit_widest_first() -> None:
     toy = Toy(0)
     proposed = list(course("uniform", toy, 10))
     assert [policy["conv0"].w_bits for policy in proposed] == [3, 2]

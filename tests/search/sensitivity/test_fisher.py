@@ -1,4 +1,4 @@
-"""The divergence to second order, against running the network with what was quantized."""
+"""The divergence to second order, compared with running the quantized network."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ class Residual(nn.Module):
 
 
 class Shared(nn.Module):
-    """Calls a layer twice; what it computes first is written over."""
+    """Calls a layer twice; the first result is overwritten."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def measured(model: nn.Module, samples: Images, widths: list[int], measures: lis
 
 @pytest.mark.parametrize("make", [Residual, Shared, Sequences])
 def test_small_changes_move_the_answers_as_predicted(make: Callable[[], nn.Module]) -> None:
-    """Signs are drawn for every image, so that some hundred images say the sum to some per cent."""
+    """Signs are drawn for every image, so that a few hundred images give the sum to within a few per cent."""
     model = network(make)
     found = measured(model, images(512), [5, 6], ["kl"])["kl"]
     drawn = [measured(model, images(512), [5, 6], ["fisher"], seed)["fisher"] for seed in range(4)]
@@ -96,7 +96,7 @@ def test_small_changes_move_the_answers_as_predicted(make: Callable[[], nn.Modul
         assert np.abs(np.log(estimate / exact)).max() < 0.4, "every layer and width"
 
 
-def test_it_is_the_same_for_a_seed_and_needs_no_labels() -> None:
+def test_results_depend_on_the_seed_but_not_on_labels() -> None:
     model, samples = network(Residual), images()
     one, again = (measured(model, samples, [3, 6], ["fisher"], seed=1)["fisher"] for _ in range(2))
     other = measured(model, samples, [3, 6], ["fisher"], seed=2)["fisher"]

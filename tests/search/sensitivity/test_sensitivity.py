@@ -35,7 +35,7 @@ OUTPUTS = ("kl", "loss", "sqnr")
 
 
 class Writing(nn.Module):
-    """Writes over tensors that are read again, as some networks do."""
+    """Overwrites tensors that are read again, as some networks do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Writing(nn.Module):
 
 
 class Viewing(nn.Module):
-    """Goes with the usual layout of tensors alone."""
+    """Works only with the usual memory layout of tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def test_recomputing_equals_running_everything(name: str, caplog: pytest.LogCapt
             for which, bits in (("weights", LayerBits(width, None)), ("activations", LayerBits(None, width))):
                 expected = naive(model, BitPolicy({layer: bits}), calibration, images)
                 values = [getattr(found[measure], which)[row, column] for measure in OUTPUTS]
-                # Sums in another order move a value across the border of two codes now and then
+                # Summing in another order occasionally moves a value from one code to the next
                 slack = 1 if which == "weights" else 50
                 errors = np.abs(np.subtract(values, expected)) / slack
                 assert errors[0] < 1e-3 * expected[0] + 1e-8, (layer, bits, values, expected)
@@ -209,13 +209,13 @@ def test_wide_layers_lose_little() -> None:
             assert costs is not None
             losses = np.abs(costs)
             assert (losses[:, 1] < 0.03 * losses[:, 0].max()).all()
-            # The loss also falls, by chance, and in proportion to a change, not to its square
+            # The loss can also fall by chance, in proportion to a change rather than to its square
             assert (losses[:, 2] < (1e-3 if measure == "loss" else 1e-4) * losses[:, 0].max()).all()
             assert measure == "loss" or (np.diff(costs[:, :2]) < 0).all()
     assert (found["sqnr"].weights[:, 1] > 30).all()
 
 
-def test_threads_and_order_of_layers_change_nothing() -> None:
+def test_the_number_of_threads_and_the_order_of_layers_change_nothing() -> None:
     model, images = make("mobile"), make_images(130)
     calibration, names, progress = calibrated(model, images), names_of(model), []
     one = measure_sensitivity(model, calibration, images, names, WIDTHS, workers=1)

@@ -1,4 +1,4 @@
-"""Ray of one's own, a cluster of two nodes, and what is missing there."""
+"""A local Ray, a cluster of two nodes, and errors for what they lack."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from haq.search import run
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Two nodes with a core each, and a GPU in name."""
+    """Two nodes, each with one core and a simulated GPU."""
     from ray.cluster_utils import Cluster
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
@@ -29,7 +29,7 @@ def cluster() -> Iterator[Any]:
     nodes.shutdown()
 
 
-def test_a_search_on_a_cluster_outlives_a_node(cluster: Any, tiny: Path, tmp_path: Path) -> None:
+def test_a_search_on_a_cluster_survives_the_loss_of_a_node(cluster: Any, tiny: Path, tmp_path: Path) -> None:
     options = {
         "--model": f"{tiny}:model", "--data": f"{tiny}:data", "--constraint": "latency=50%", "--bits": "2,4,8",
         "--trials": "30", "--qat-steps": "3", "--finetune-steps": "2", "--workers": "2", "--gpus-per-trial": "0.5",
@@ -82,7 +82,7 @@ def listening(pids: set[int]) -> set[str]:
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the kernel's tables of sockets")
 def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_has_no_dashboard() -> None:
-    """Who reaches Ray's ports can run code."""
+    """Anyone who can reach Ray's ports can run code."""
     program = (
         "from haq.search.tune.cluster import ray_workers\nwith ray_workers(1):\n    print('up', flush=True); input()"
     )
@@ -94,7 +94,7 @@ def test_a_ray_of_its_own_listens_on_the_loopback_address_alone_and_has_no_dashb
     addresses = listening(own)
     process.communicate(b"\n")
     assert any(b"raylet" in command for command in commands), "Ray's processes are among them"
-    # Ray counts its usage, which `RAY_USAGE_STATS_ENABLED` turns off, in a process of this name that has no pages
+    # Unless `RAY_USAGE_STATS_ENABLED` is 0, a process of this name without pages collects Ray's usage statistics
     dashboards = [command for command in commands if b"dashboard/dashboard.py" in command]
     assert all(b"--disable-frontend" in command for command in dashboards)
     assert addresses
@@ -136,7 +136,7 @@ def test_a_share_of_a_gpu_is_checked() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
 def test_folders_that_ray_cannot_write() -> None:
-    """Ray keeps a secret in the home, which haq then hands over otherwise; without temporary files it cannot start."""
+    """Ray stores a secret in the home folder; if it cannot, haq passes it in another way. It needs temporary files."""
     script = (
         "from haq.errors import ConfigError\nfrom haq.search.tune.cluster import ray_workers\n"
         "try:\n    with ray_workers(1):\n        print('started')\nexcept ConfigError as error:\n    print(error)"

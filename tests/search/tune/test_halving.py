@@ -1,4 +1,4 @@
-"""Successive halving goes on where it was interrupted."""
+"""Successive halving resumes where it was interrupted."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +32,7 @@ def decisions(scheduler: Halving, name: str, values: list[float]) -> list[str]:
     return found
 
 
-def test_trials_of_before_count_as_if_they_had_run_under_it() -> None:
+def test_earlier_trials_count_as_if_this_scheduler_had_run_them() -> None:
     uninterrupted = Halving()
     for number, values in enumerate(SEEN):
         decisions(uninterrupted, f"t{number}", values)

@@ -6,7 +6,7 @@ import pytest
 from haq.search.tune.interrupts import stopping
 
 
-def test_the_first_press_is_asked_for_and_the_second_stops_now() -> None:
+def test_the_first_press_is_a_request_and_the_second_stops_at_once() -> None:
     said: list[str] = []
     before = signal.getsignal(signal.SIGINT)
     with stopping(said.append) as asked:

@@ -5,7 +5,7 @@ import pytest
 from haq.search.tune.ray_progress import reporting
 
 
-def test_reports_come_as_they_are_made_then_the_result() -> None:
+def test_reports_come_first_then_the_result() -> None:
     went_on = threading.Event()
 
     def work(report):
@@ -23,7 +23,7 @@ def test_reports_come_as_they_are_made_then_the_result() -> None:
     assert ended.value.value == "done"
 
 
-def test_an_error_is_that_of_the_work() -> None:
+def test_an_error_in_the_work_is_raised() -> None:
     def work(report):
         report(7)
         raise ValueError("no")

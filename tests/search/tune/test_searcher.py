@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_policies(env: BitAllocationEnv) -> None:
     assert play(make(env), 15) != play(make(env, seed=1), 15)
 
 
-def test_saved_and_restored_it_goes_on_as_if_nothing_happened(env: BitAllocationEnv, tmp_path: Path) -> None:
+def test_a_restored_searcher_proposes_the_same_as_the_original(env: BitAllocationEnv, tmp_path: Path) -> None:
     uninterrupted = play(make(env), 20)
     first = make(env)
     before = play(first, 12)
@@ -109,7 +109,7 @@ def test_actions_are_in_range_and_noise_shrinks(env: BitAllocationEnv) -> None:
     assert late.std() < 0.1 < early.std()
 
 
-def test_a_search_whose_first_trials_all_fail_is_given_up(env: BitAllocationEnv, tmp_path: Path) -> None:
+def test_a_search_whose_first_trials_all_fail_is_stopped(env: BitAllocationEnv, tmp_path: Path) -> None:
     searcher = make(env)
     for number in range(HOPELESS):
         assert isinstance(searcher.suggest(f"t{number}"), dict)
@@ -130,7 +130,7 @@ def test_one_trial_that_is_scored_keeps_a_search_going(env: BitAllocationEnv) ->
     assert isinstance(searcher.suggest("more"), dict)
 
 
-def test_what_stops_it_is_asked_before_every_proposal(env: BitAllocationEnv) -> None:
+def test_the_stop_condition_is_checked_before_every_proposal(env: BitAllocationEnv) -> None:
     searcher = make(env)
     play(searcher, 2)
     searcher.stopped = lambda: True
