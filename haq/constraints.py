@@ -10,7 +10,7 @@ from haq.errors import ConstraintError, did_you_mean
 from haq.io.validation import check_fields
 from haq.metrics import METRICS, format_cost
 
-__all__ = ["METRICS", "Constraint", "constrained_metric", "format_cost", "parse_constraint"]
+__all__ = ["Constraint", "constrained_metric", "parse_constraint"]
 
 _SYNTAX = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:<=|=)\s*([0-9.eE+-]+)\s*(%|(?:[^\W\d_][\w/]*)?)\s*")
 

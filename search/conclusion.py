@@ -17,6 +17,8 @@ from haq.search.study import Study
 
 __all__ = ["FINALISTS", "conclude", "reported", "write_untested"]
 
+_ALWAYS = ("latency_ms", "energy_mj", "size_bytes")  # in every best.json, null where nothing is known
+
 FINALISTS = 2
 """Number of searched networks, and of uniform ones, that are fine-tuned to the end; with AdaRound, one of each."""
 
@@ -105,7 +107,8 @@ def write_untested(study: Study, trial: Trial) -> None:
 def reported(problem: Problem, cost: Cost) -> dict[str, float | None]:
     """Returns the costs that every result lists, and those that this search constrains."""
     headlines = (metric.field for metric in METRICS.values() if metric.headline)
-    fields = dict.fromkeys((*headlines, *_limits(problem)))
+    shown = (field for field in headlines if field in (*_ALWAYS, *problem.table.fields))
+    fields = dict.fromkeys((*shown, *_limits(problem)))
     return {field: cost.get(field) for field in fields}
 
 

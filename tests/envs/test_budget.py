@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haq.constraints import Constraint, format_cost
+from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.errors import ConstraintError
 from haq.hwmodels import CostTable
+from haq.metrics import format_cost
 from haq.policy import BitPolicy, LayerBits
 
 from .conftest import WIDTHS, make_layers, make_table

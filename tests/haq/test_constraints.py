@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from haq.constraints import METRICS, Constraint, format_cost, parse_constraint
+from haq.constraints import Constraint, parse_constraint
 from haq.errors import ConstraintError
+from haq.metrics import METRICS, format_cost
 
 
 @pytest.mark.parametrize(

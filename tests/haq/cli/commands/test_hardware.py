@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from haq.cli.main import cli
-from haq.constraints import format_cost
 from haq.errors import HaqError
 from haq.hwmodels import CostTable, describe_hardware, get_hardware, list_hardware
 from haq.hwmodels.tables.formats import read_csv
 from haq.layers import LayerSpec
+from haq.metrics import format_cost
 
 USER = """
 import numpy as np
