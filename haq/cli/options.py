@@ -66,11 +66,11 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _RENAMED = (
-    click.option("--model", metavar="MODEL", help="Where the run's model is now, if not where it was."),
-    click.option("--weights", metavar="FILE", help="Likewise its weights."),
-    click.option("--data", metavar="DATA", help="Likewise its data."),
+    click.option("--model", metavar="MODEL", help="Where the run's model is now, if it has moved."),
+    click.option("--weights", metavar="FILE", help="Where its weights are now, if they have moved."),
+    click.option("--data", metavar="DATA", help="Where its data is now, if it has moved."),
 )
-_HARDWARE = click.option("--hardware", metavar="NAME", help="Likewise its hardware.")
+_HARDWARE = click.option("--hardware", metavar="NAME", help="Where its hardware file is now, if it has moved.")
 
 
 def naming_options(*, hardware: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -90,7 +90,7 @@ def need(package: str, extra: str, asked: str, error: type[HaqError]) -> Any:
 
 
 @contextmanager
-def hugging_face(package: str, asked: str, name: str, error: type[HaqError], mend: str) -> Iterator[Any]:
+def hugging_face(package: str, asked: str, name: str, error: type[HaqError], fix: str) -> Iterator[Any]:
     """Yields `transformers` or `datasets`, and turns their exceptions inside the block into one line.
 
     Args:
@@ -98,7 +98,7 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
         asked: What needs it, for messages, such as `model 'hf:resnet'`.
         name: A folder, or a name on the hub.
         error: Raised for anything that goes wrong.
-        mend: The fix to suggest if the package and the network are not the problem.
+        fix: The fix to suggest if the package and the network are not the problem.
     """
     online = os.path.isdir(name) or _reachable()
     with nullcontext() if online else _cache_only():
@@ -111,13 +111,13 @@ def hugging_face(package: str, asked: str, name: str, error: type[HaqError], men
         except Exception as failure:  # they pass on the exceptions of their dependencies
             reason = one_line(failure)
             if "trust_remote_code" in str(failure):
-                reason, mend = "it contains code, which haq does not run", "load it in a file.py:function"
+                reason, fix = "it contains code, which haq does not run", "load it in a file.py:function"
             elif isinstance(failure, OSError) and not writable(cache := _hub_cache()):
-                reason, mend = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a writable folder"
+                reason, fix = f"its cache, {str(cache)!r}, cannot be written", "set HF_HOME to a writable folder"
             elif not online:
                 reason = f"{name!r} is neither a folder nor in the cache, and {_HUB} cannot be reached"
-                mend = "give a folder, or go online once to fill the cache"
-            raise error(f"cannot load {asked}: {reason}; {mend}") from None
+                fix = "give a folder, or go online once to fill the cache"
+            raise error(f"cannot load {asked}: {reason}; {fix}") from None
 
 
 _silenced: dict[str, tuple[Any, int, bool]] = {}

@@ -42,7 +42,7 @@ def completion(context: click.Context, /, shell: str) -> None:
 
 
 def add_completions(group: click.Group) -> None:
-    """Gives every option and argument of the commands, told by its name, the names that it takes."""
+    """Lets every option and argument whose name is known complete the names that it takes."""
     for command in group.commands.values():
         for parameter in command.params:
             key = parameter.opts[-1] if isinstance(parameter, click.Option) else f"{command.name} {parameter.name}"

@@ -16,7 +16,7 @@ __all__ = ["doctor"]
 @click.command(epilog=examples("haq doctor", "haq doctor --quiet", "haq doctor --json > machine.json"))
 @output_options
 def doctor() -> Result:
-    """Look at this machine: packages, cores, memory, GPU, folders; each problem comes with its mend.
+    """Look at this machine: packages, cores, memory, GPU, folders; with a fix for each problem.
 
     With --quiet only problems are printed. The exit code is 1 when haq cannot be used, and otherwise 0.
     """
@@ -24,10 +24,10 @@ def doctor() -> Result:
 
     found = list(examine())
     problems = [finding for finding in found if finding.problem]
-    told = tuple(f"! {finding.name}: {finding.problem}" for finding in problems)
+    lines = tuple(f"! {finding.name}: {finding.problem}" for finding in problems)
     console.print(facts({finding.name: finding.text for finding in found}))
-    for line in told or ("No problems.",):
-        console.print(Text(line, style="yellow" if told else ""))
+    for line in lines or ("No problems.",):
+        console.print(Text(line, style="yellow" if lines else ""))
     usable = not any(finding.fatal for finding in found)
     return Result(
         lambda: {
@@ -37,6 +37,6 @@ def doctor() -> Result:
             ],
             **{finding.name.lower().replace(" ", "_"): finding.data for finding in found},
         },
-        tuple(map(Text, told)),
+        tuple(map(Text, lines)),
         exit_code=0 if usable else 1,
     )
