@@ -89,7 +89,7 @@ def conclude(study: Study, ranked: Sequence[Trial]) -> None:
 
 
 def write_untested(study: Study, trial: Trial) -> None:
-    """Writes the best trial of an interrupted search, without further fine-tuning and without using the test images."""
+    """Writes the best trial of an interrupted search; it is not fine-tuned to the end, nor are test images used."""
     assert trial.score is not None
     study.folder.write_best(
         Best(

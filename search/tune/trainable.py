@@ -49,8 +49,8 @@ def scores_of(workload: Workload, policy: BitPolicy, qat_steps: int) -> Iterator
 class QuantizationTrial(tune.Trainable):
     """One trial; a process runs many of them, and reads the workload once from the object store.
 
-    Every result has `objective`, all `scores` so far, and `error`, which is `None` unless the trial failed. A step that
-    fails is retried once, because memory may have been short.
+    Every result has `objective`, all `scores` so far, and `error`, which is `None` unless the trial failed. A trial
+    that fails is retried once from the beginning, because memory may have been short.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments

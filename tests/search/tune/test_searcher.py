@@ -77,7 +77,7 @@ def test_a_running_trial_is_proposed_again_after_a_restore(env: BitAllocationEnv
 def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
     seen: list[object] = []
     agent = DDPGAgent(env, 5, 0)
-    searcher = BitSearcher(Walker(env, agent), finished=lambda proposal, result: seen.append(result))
+    searcher = BitSearcher(Walker(env, agent), finished=lambda _, proposal, result: seen.append(result))
     searcher.suggest("a")
     searcher.on_trial_complete("a", None, error=True)
     assert seen == [None]
@@ -118,7 +118,7 @@ def test_a_search_whose_first_trials_all_fail_is_stopped(env: BitAllocationEnv, 
     searcher.save(str(tmp_path / "state.pt"))
     restored = make(env)
     restored.restore(str(tmp_path / "state.pt"))
-    assert isinstance(restored.suggest("more"), dict), "who resumes has mended something"
+    assert isinstance(restored.suggest("more"), dict), "a resumed search starts counting failures again"
 
 
 def test_one_trial_that_is_scored_keeps_a_search_going(env: BitAllocationEnv) -> None:
@@ -133,7 +133,7 @@ def test_one_trial_that_is_scored_keeps_a_search_going(env: BitAllocationEnv) ->
 def test_the_stop_condition_is_checked_before_every_proposal(env: BitAllocationEnv) -> None:
     searcher = make(env)
     play(searcher, 2)
-    searcher.stopped = lambda: True
+    searcher._stopped = lambda: True
     assert searcher.suggest("more") == Searcher.FINISHED
 
 
@@ -142,5 +142,5 @@ def test_the_last_outcome_comes_back_with_the_state(env: BitAllocationEnv, tmp_p
     (policy,) = play(searcher, 1)
     last = trial(1, policy)
     searcher.save(str(tmp_path / "state.pt"), last)
-    assert make(env).restore(str(tmp_path / "state.pt"), []) == [last], "where its line was lost"
+    assert make(env).restore(str(tmp_path / "state.pt"), []) == [last], "its line in trials.jsonl was lost"
     assert make(env).restore(str(tmp_path / "state.pt"), [last]) == []
