@@ -161,14 +161,14 @@ class SearchConfig:
             raise ConfigError("no constraint: give at least one, such as --constraint latency=10ms")
         for name in ("model", "weights", "data", "hardware", "address", "agent", "scheme"):
             if "\0" in (getattr(self, name) or ""):
-                raise ConfigError(f"--{name} {getattr(self, name)!r}: no name has a NUL character; remove it")
+                raise ConfigError(f"--{name} {getattr(self, name)!r}: a name cannot have a NUL character; remove it")
         if self._metrics_known:
             self.check_metrics()
         else:  # a cost model of the user's own may bring more, once it is opened
             for text in self.constraints:
                 constrained_metric(text)
         if self.weights_only and self.a_bits is not None:
-            raise ConfigError("--a-bits with --weights-only: activations stay in floating point; give one of the two")
+            raise ConfigError("--a-bits with --weights-only: activations stay in floating point; give only one of them")
         for name, least in {
             "batch": 1, "trials": 1, "qat_steps": 0, "finetune_steps": 0, "val_images": 1, "workers": 1, "seed": 0
         }.items():  # fmt: skip

@@ -60,10 +60,10 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
     Args:
         path: The run folder.
         observer: Receives progress.
-        named: What takes the place of the model, data and hardware that the run names; the run folder keeps it.
+        named: The model, data and hardware to use instead of those that the run names; the run folder keeps their names.
 
     Raises:
-        HaqError: `path` is not a run folder, or what it names is no longer there or has changed.
+        HaqError: `path` is not a run folder, or what it names has disappeared or changed.
     """
     folder, observer = RunFolder.open(path), observer or Silent()
     if folder.training.is_file():
@@ -78,7 +78,7 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
         problem = pose(config, observer, folder, named)
         check_same_run(folder, problem)
         with folder.locked(), ray_workers(config.workers, config.address, config.gpus_per_trial):
-            if problem.config != folder.read_config():  # the project was moved, or named anew
+            if problem.config != folder.read_config():  # the project has moved, or got other names
                 folder.write_config(problem.config, folder.read_environment())
             finish(problem, folder, observer)
     return folder

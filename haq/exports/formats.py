@@ -50,7 +50,7 @@ class Format:
             run: A run with a result.
             out: File to write; by default, text is returned and other formats have a name in the run folder.
             observer: Receives progress while the network is opened.
-            named: What takes the place of the model and data that the run names, where a format opens them.
+            named: The model and data to use instead of those that the run names, if the format opens them.
 
         Returns:
             The text, or the file when one was written.
@@ -93,7 +93,7 @@ def export_run(
         format: Name of the format, or `file.py:NAME`, which is run.
         out: File to write.
         observer: Receives progress while the network is opened.
-        named: What takes the place of the model and data that the run names.
+        named: The model and data to use instead of those that the run names.
 
     Raises:
         HaqError: The format is unknown, or as `Format.export` raises.

@@ -127,9 +127,12 @@ def test_the_built_in_network_is_kept_in_the_run(tmp_path: Path, monkeypatch: py
         open_project(config_of(run), None, run)
 
 
-def test_what_is_named_is_text() -> None:
-    with pytest.raises(HaqError, match="data=3: must be text or null"):
-        Named(data=3)  # type: ignore[arg-type]
+def test_what_is_named_is_text_or_an_object() -> None:
+    with pytest.raises(HaqError, match="weights=3: must be text or null"):
+        Named(weights=3)  # type: ignore[arg-type]
+    with pytest.raises(HaqError, match=r"model=int: must be text or a torch.nn.Module"):
+        Named(model=3)
+    assert Named(data=(1, 2), model="resnet20").texts() == {"data": "object:tuple", "model": "resnet20"}
 
 
 @pytest.mark.parametrize(
