@@ -1,4 +1,4 @@
-"""How long work tells its caller what it is doing."""
+"""How work that takes long reports to its caller."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ __all__ = ["Observer", "Silent"]
 
 
 class Observer(Protocol):
-    """Receives progress; the command line draws it, a script may ignore it."""
+    """Receives progress. `haq.progress_bars.ProgressBars` draws it; a script may write its own."""
 
     def say(self, text: str) -> None:
-        """Takes one line about something that was found out."""
+        """Receives one line for the user."""
 
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
-        """Takes the state of a task that lasts; `done == total` ends it."""
+        """Receives the state of a task.
+
+        Args:
+            task: Short name of the task, such as `search`.
+            done: How much is done; the task ends when this is `total`.
+            total: How much there is.
+            note: A few words on the state.
+        """
 
 
 class Silent:

@@ -60,7 +60,7 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
     Args:
         path: The run folder.
         observer: Receives progress.
-        named: The model, data and hardware to use instead of those that the run names; the run folder keeps their names.
+        named: The model, data and hardware to use instead of those that the run names; the run keeps their names.
 
     Raises:
         HaqError: `path` is not a run folder, or what it names has disappeared or changed.

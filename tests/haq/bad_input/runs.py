@@ -44,7 +44,9 @@ CASES = [
     _config(link("nowhere"), "run"),
     _config(edited("trials: 2", "trials: two"), "run/config.yaml: trials='two': must be a whole number"),
     _config(edited("trials: 2", "trials: 2.0"), "run/config.yaml: trials=2.0: must be a whole number"),
-    _config(edited("model: user.py:net", 'model: "a\\0b"'), r"run/config.yaml: --model 'a\x00b': no name has a NUL"),
+    _config(
+        edited("model: user.py:net", 'model: "a\\0b"'), r"run/config.yaml: --model 'a\x00b': a name cannot have a NUL"
+    ),
     _config(edited("trials: 2", "trials: 0"), "run/config.yaml: --trials 0: must be at least 1"),
     _config(edited("trials: 2", "trails: 2"), "run/config.yaml: unknown option 'trails' (did you mean 'trials'?)"),
     _config(edited("trials: 2", "trials: 2\n  trials: 3"), "the key 'trials' occurs twice; keep one"),
