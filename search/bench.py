@@ -14,7 +14,8 @@ from haq.hwmodels.kernels.deployment import deploy
 from haq.hwmodels.measuring import Plan, measure
 from haq.hwmodels.measuring.bench import Bench, bench, int8_network
 from haq.hwmodels.measuring.device import describe_device
-from haq.hwmodels.pricing import open_hardware
+from haq.hwmodels.pricing import Pricing
+from haq.hwmodels.tables.formats import load_table
 from haq.hwmodels.tables.table import CostTable
 from haq.io.files import write_text
 from haq.layers import trace
@@ -117,8 +118,8 @@ def _costs(
 ) -> CostTable:
     """Returns the table that predicts: the given one, the run's own if measured here, or one that is measured now."""
     if table is not None:
-        pricing = open_hardware(table)
-        return pricing.price(trace(model, sample), (), pricing.batch)
+        found = load_table(table)
+        return Pricing(str(table), found, found.batch).price(trace(model, sample), (), found.batch)
     if folder.costs.is_file() and (own := CostTable.load(folder.costs)).origin == "measured":
         if own.hardware == describe_device()["device"]:
             return own

@@ -149,18 +149,21 @@ def _listed(bits: tuple[int, ...]) -> str:
 
 
 def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pricing:
-    """Returns what prices the layers; for a run, that is the table that it started with."""
+    """Returns what prices the layers: of a run, the table that it began with."""
     given = named.object("hardware")
-    if run is None:
+
+    def opened() -> Pricing:
         return open_hardware(config.hardware if given is None else given)
-    if is_reference(config.hardware):
-        open_hardware(config.hardware)  # its file may register metrics, which the run's table holds
+
+    if run is None:
+        return opened()
+    if config.batch is None or is_reference(config.hardware):
+        opened()  # a wrong name is refused; and a user's file may register metrics, which the run's table holds
     kept = open_hardware(run.costs)
     assert isinstance(kept.source, CostTable)
-    if kept.source.limits is not None:
-        return kept
-    limits = open_hardware(config.hardware if given is None else given).limits  # runs from before tables had limits
-    return replace(kept, source=replace(kept.source, limits=limits))
+    if kept.source.limits is None:  # runs from before tables had limits
+        return replace(kept, source=replace(kept.source, limits=opened().limits))
+    return kept
 
 
 def _agent(config: SearchConfig, named: Named) -> AgentKind:

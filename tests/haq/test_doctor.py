@@ -87,7 +87,7 @@ def test_a_missing_package_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_installed", lambda name: {"ray": None, "torch": "1.0"}.get(name, installed(name)))
     code, shown = run("--quiet")
     assert code == 1
-    assert " ".join(shown.split()).startswith("! packages: required: ray; torch 1.0, not >=2.6; run `pip install")
+    assert " ".join(shown.split()).startswith("! packages: required: ray; torch 1.0, not <2.14,>=2.6; run")
     assert json.loads(run("--json")[1])["usable"] is False
 
 

@@ -33,6 +33,8 @@ def test_a_decorated_function_may_seed() -> None:
 
 
 def test_a_command_that_fails_leaves_the_process_as_it_was() -> None:
+    with process_state_restored():
+        pass  # packages that other tests silenced print again
     before = process_state()
 
     @process_state_restored()

@@ -146,7 +146,7 @@ def test_the_payload_would_run(home: Path) -> None:
 def test_nothing_is_unpickled_anywhere() -> None:
     """Ways to read a pickle, and the arguments that switch them off."""
     for path in [path for folder in ("haq", "hwmodels", "envs", "search") for path in (ROOT / folder).rglob("*.py")]:
-        if path.name == "testing.py":  # a conformance suite: it pickles what it was given itself
+        if path.parts[-2:] == ("testing", "schemes.py"):  # a conformance suite: it pickles what it was given itself
             continue
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):

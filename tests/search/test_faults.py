@@ -64,7 +64,7 @@ def faulty(tmp_path: Path) -> Path:
 def test_trials_that_fail_twice_are_recorded_and_the_search_continues(faulty: Path, tmp_path: Path) -> None:
     faulty.write_text(FAULTY.replace("FAULT\n", EACH))
     config = config_for(faulty, agent="random", trials=8, bits=(2, 8), qat_steps=0, finetune_steps=0, seed=1)
-    found = run(replace(config, constraints=("latency=99%",), trial_timeout=2.0), tmp_path / "run")
+    found = run(**replace(config, constraints=("latency=99%",), trial_timeout=2.0).options(), out=tmp_path / "run")
     reasons = set()
     for trial in found.trials:
         widths = tuple(bits.w_bits for bits in trial.policy.values())
@@ -177,6 +177,6 @@ def test_a_finalist_that_fails_is_left_out(faulty: Path, tmp_path: Path) -> None
     faulty.write_text(FAULTY.replace("FAULT\n", fault + "\n"))
     recorder = Recorder()
     config = config_for(faulty, agent="random", trials=6, bits=(2, 8), qat_steps=0, finetune_steps=3)
-    found = run(replace(config, constraints=("latency=90%",)), tmp_path / "run", recorder)
+    found = run(**replace(config, constraints=("latency=90%",)).options(), out=tmp_path / "run", observer=recorder)
     assert found.finished
     assert next(iter(found.best.policy.values())) != LayerBits(2, 2)

@@ -35,9 +35,9 @@ def failing():
 
 @pytest.mark.usefixtures("in_turn")
 def test_a_search_changes_nothing_of_its_process(tiny: Path, tmp_path: Path) -> None:
-    run(config_for(tiny, trials=1, agent="uniform", qat_steps=0, finetune_steps=0), tmp_path / "imports")
+    run(**config_for(tiny, trials=1, agent="uniform", qat_steps=0, finetune_steps=0).options(), out=tmp_path / "a")
     before = process_state()
-    run(config_for(tiny, trials=6, agent="ddpg"), tmp_path / "run")
+    run(**config_for(tiny, trials=6, agent="ddpg").options(), out=tmp_path / "run")
     assert not changed(before, process_state())
     resume(tmp_path / "run")
     pick(tmp_path / "run", "latency=60%", tmp_path / "picked")
@@ -48,8 +48,9 @@ def test_a_search_changes_nothing_of_its_process(tiny: Path, tmp_path: Path) -> 
 def test_a_search_that_fails_changes_nothing_either(tiny: Path, tmp_path: Path) -> None:
     (tiny.parent / "losing.py").write_text(LOSING)
     before = process_state()
+    losing = config_for(tiny, model=f"{tiny.parent}/losing.py:failing", trials=3, agent="haq")
     with pytest.raises(HaqError, match="out of order"):
-        run(config_for(tiny, model=f"{tiny.parent}/losing.py:failing", trials=3, agent="haq"), tmp_path / "run")
+        run(**losing.options(), out=tmp_path / "run")
     with pytest.raises(HaqError, match="no function"):
-        run(config_for(tiny, model=f"{tiny}:none"), tmp_path / "none")
+        run(**config_for(tiny, model=f"{tiny}:none").options(), out=tmp_path / "none")
     assert not changed(before, process_state())

@@ -12,7 +12,7 @@ def _file(path: Path) -> None:
 
 
 CASES = [
-    Case("export run --format ymal", "unknown format 'ymal' (did you mean 'yaml'?); known: json, yaml"),
+    Case("export run --format ymal", "unknown format 'ymal' (did you mean 'yaml'?); use one of json, yaml"),
     Case("export run --format ''", "unknown format ''"),
     Case("export run -o data", "cannot write 'data': Is a directory"),
     Case("export run -o user.py/bits.json", "cannot write 'user.py/bits.json'"),

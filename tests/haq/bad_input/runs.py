@@ -55,7 +55,7 @@ CASES = [
     _config(edited("weights: null", "weights: [1]"), "run/config.yaml: weights=[1]: must be text or null"),
     _config(edited("- latency=80%", "- 80"), "run/config.yaml: constraints=[80]: must be a list, each text"),
     _config(edited("- latency=80%", "- latency=80parsecs"), "run/config.yaml: unknown unit 'parsecs'"),
-    _config(edited("agent: predictor", "agent: dpg"), "run/config.yaml: agent='dpg': must be 'predictor' or"),
+    _config(edited("agent: predictor", "agent: dpg"), "run/config.yaml: --agent dpg (did you mean 'ddpg'?)"),
     _config(edited("weights_only: false", "weights_only: 0"), "run/config.yaml: weights_only=0: must be true or false"),
     _config(edited("  - 2\n", "  - 2.5\n"), "run/config.yaml: bits=[2.5"),
     _config("search: !!python/object/apply:os.system ['touch marker']", "could not determine a constructor"),
