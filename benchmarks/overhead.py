@@ -100,7 +100,11 @@ def main() -> None:
         waited: list[float] = []
 
         def finished(
-            proposal: Any, result: dict[str, Any] | None, slept: list[float] = slept, waited: list[float] = waited
+            searcher: BitSearcher,
+            proposal: Any,
+            result: dict[str, Any] | None,
+            slept: list[float] = slept,
+            waited: list[float] = waited,
         ) -> None:
             slept.append(options.seconds * len((result or {}).get("scores", [])))
             waited.append((result or {}).get("waited", 0.0))
