@@ -42,7 +42,7 @@ def main() -> None:
     held_out = "2,000 other test images"
     sets[held_out] = test.subset(range(2000))
     references = {name: Reference(samples, logits_of(model, samples)) for name, samples in sets.items()}
-    calibration = calibrated(problem, problem.table.w_bits, problem.config.scheme)
+    calibration = calibrated(problem, problem.table.w_bits)
     found: dict[str, list[float]] = {name: [] for name in sets}
     trials = [trial for trial in folder.read_trials() if trial.origin != "uniform"][: options.policies]
     for trial in trials:
