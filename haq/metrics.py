@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from haq.errors import ConfigError, ConstraintError
+from haq.io.validation import restored
 from haq.registry import Registry
 
 __all__ = ["METRICS", "Combine", "Metric", "Metrics", "format_cost", "layer_fields", "metric_of"]
@@ -78,6 +79,19 @@ class Metric:
             object.__setattr__(self, "scales", tuple(sorted(sizes.items(), reverse=True)))
         if not self.title:
             object.__setattr__(self, "title", self.name[:1].upper() + self.name[1:])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON types."""
+        return {**asdict(self), "units": dict(self.units)}
+
+    @classmethod
+    def from_dict(cls, data: object) -> Metric:
+        """Restores what `to_dict` gave.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value is wrong.
+        """
+        return restored(cls, data)
 
     @property
     def kept_unit(self) -> str:

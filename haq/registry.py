@@ -75,6 +75,11 @@ class Registry(Mapping[str, T]):
         return sum(1 for _ in self)
 
     @property
+    def beyond(self) -> tuple[str, ...]:
+        """Names that do not ship with haq."""
+        return tuple(name for name in self if name not in self._builtin)
+
+    @property
     def plugins(self) -> dict[str, str]:
         """Name → the installed package that provides it."""
         return {name: _package(point) for name, point in self._plugins.items()}

@@ -16,7 +16,6 @@ from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
-from haq.io.user_code import is_reference
 from haq.layers import LayerSpec, ends
 from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
@@ -157,8 +156,8 @@ def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pric
 
     if run is None:
         return opened()
-    if config.batch is None or is_reference(config.hardware):
-        opened()  # a wrong name is refused; and a user's file may register metrics, which the run's table holds
+    if config.batch is None:
+        opened()  # a wrong name is refused
     kept = open_hardware(run.costs)
     assert isinstance(kept.source, CostTable)
     if kept.source.limits is None:  # runs from before tables had limits

@@ -9,6 +9,7 @@ from haq.config import SearchConfig
 from haq.errors import ConfigError, HaqError
 from haq.io.files import making
 from haq.io.output_paths import check_folder
+from haq.metrics import METRICS
 from haq.progress import Observer, Silent
 from haq.runs import RunFolder, Trial
 from haq.runs.archive import best_first, best_of, pareto_front
@@ -121,6 +122,7 @@ def _made(problem: Problem, out: Path) -> RunFolder:
         made = RunFolder(path)
         made.write_config(problem.config, describe_environment(), out)
         made.write_layers(problem.layers)
+        made.write_metrics([METRICS[name] for name in METRICS.beyond if METRICS[name].field in problem.table.fields])
         problem.table.save(made.costs)
         made.write_identity(problem.identity)
         keep_float(made, problem.config, problem.model)

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from haq.errors import ConfigError, HaqError
 from haq.io.files import write_text
 from haq.io.safe_yaml import read_yaml
 from haq.layers import LayerSpec
+from haq.metrics import METRICS, Metric
 from haq.runs.identity import Identity, file_fingerprint
 from haq.runs.outcome import Baseline, BaselineName, Best
 from haq.runs.trial import Trial
@@ -48,6 +49,7 @@ class RunFolder:
         )
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
+        self._metrics = path / "metrics.json"
         self._known: tuple[tuple[int, int] | None, list[Trial]] = (None, [])
 
     @classmethod
@@ -66,7 +68,9 @@ class RunFolder:
                 raise ConfigError(
                     f"{str(file)!r} is a link that leads out of the run folder; put the file itself there"
                 )
-        return cls(path)
+        run = cls(path)
+        run.register_metrics()
+        return run
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -95,7 +99,7 @@ class RunFolder:
         copy = RunFolder(path)
         kept = (
             self._config, self._layers, self.costs, self.float, self.sensitivity, self._baselines, self._trials,
-            self._pareto,
+            self._pareto, self._metrics,
         )  # fmt: skip
         for file in kept:
             if file.is_file():
@@ -179,6 +183,25 @@ class RunFolder:
         if not isinstance(content, dict) or not isinstance(content.get("search"), dict):
             raise ConfigError(f"{self._config} has no 'search' section; it was not written by `haq search`")
         return content
+
+    def write_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Writes `metrics.json`: the metrics of the run that do not ship with haq; no file if there are none."""
+        if metrics:
+            self._write(self._metrics, [metric.to_dict() for metric in metrics])
+
+    def register_metrics(self) -> None:
+        """Registers the metrics of `metrics.json`, so that the run can be read without the code that brought them.
+
+        Raises:
+            ConfigError: The file is damaged, or this process knows another metric of that name or field.
+        """
+        if not self._metrics.is_file():
+            return
+        for metric in self._read(self._metrics, lambda content: [Metric.from_dict(data) for data in content]):
+            try:
+                METRICS.register(metric.name, metric)
+            except HaqError as error:
+                raise ConfigError(f"{self._metrics}: {error}") from None
 
     def write_layers(self, layers: list[LayerSpec]) -> None:
         """Writes `layers.json`."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from haq.config import SearchConfig
 from haq.constraints import Constraint, parse_constraint
 from haq.envs import Budget
-from haq.errors import ConstraintError, HardwareError
+from haq.errors import ConfigError, ConstraintError, HardwareError
 from haq.hwmodels import CostTable, LayerCost
 from haq.hwmodels.roofline import roofline
 from haq.hwmodels.tables.formats import load_table, write_csv
@@ -181,3 +181,32 @@ def test_a_run_is_read_where_nobody_registered_it(make_run: MakeRun) -> None:
     looks = payload(summarize(run), detail(run))["looks"]
     assert (looks["area_mm2"]["title"], format_cost("area_mm2", 3.14159)) == ("Area_mm2", "3.14")
     assert SearchConfig(("latency=1ms",)).cost_fields == tuple(metric.field for metric in METRICS.values())
+
+
+def test_a_run_brings_its_metrics_along(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = with_area(make_run())
+    run.write_metrics([AREA, PEAK])
+    monkeypatch.setattr(METRICS, "_added", {})
+    opened = RunFolder.open(run.path)
+    assert (METRICS["area"], METRICS["power"]) == (AREA, PEAK)
+    assert summarize(opened).fields
+    assert "mm2" in METRICS["area"].format(2.0)
+    RunFolder.open(run.path)  # again: nothing changes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", r"metrics\.json"),
+        ('[{"name": "area"}]', r"metrics\.json .*'field' is missing"),
+        ('[{"name": "a b", "field": "x", "units": {"": 1}}]', r"metrics\.json .*must be letters"),
+        ('[{"name": "area", "field": "other", "units": {"": 1}}]', r"metrics\.json: metric 'area' .*known already"),
+        ('[{"name": "latency", "field": "l", "units": {"": 1}}]', r"metrics\.json: metric 'latency' .*known already"),
+    ],
+)
+def test_metrics_of_a_run_that_are_wrong_are_refused(make_run: MakeRun, text: str, message: str) -> None:
+    run = make_run()
+    (run.path / "metrics.json").write_text(text)
+    with pytest.raises(ConfigError, match=message) as found:
+        RunFolder.open(run.path)
+    assert "\n" not in str(found.value)
