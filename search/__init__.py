@@ -1,7 +1,7 @@
 """The search: agent, Ray Tune searcher and trainable, archive, and the run from options to run folder.
 
 from haq.search import run
-result = run(["latency=10ms"])
+result = run("resnet20", "npz:cifar10", "edge", ["latency=60%"], weights="resnet20.pt")
 """
 
 from haq.progress import Observer, Silent

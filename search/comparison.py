@@ -21,7 +21,7 @@ from haq.progress import Observer
 from haq.quant.evaluation import evaluate
 from haq.registry import AGENTS
 from haq.scores import RankBy, Score
-from haq.search.agents.protocol import AgentKind
+from haq.search.agents.protocol import AgentKind, CheckedAgent
 from haq.search.agents.task import Task
 from haq.search.finals import test_all
 from haq.search.problem import pose
@@ -238,7 +238,8 @@ def _course(
     layers, budget, measured, float_score, evaluations = setting
     deciding = -time.perf_counter()
     task = Task(layers, budget, measured, float_score, workload.rank_by, evaluations, seed)
-    proposer, first = kind.agent_for(task)
+    agent_made, first = kind.agent_for(task)
+    proposer = CheckedAgent(agent_made, budget)
     waiting = list(first)
     seen: dict[BitPolicy, float] = {}
     origins: list[str] = []

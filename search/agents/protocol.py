@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from haq.errors import ConfigError
+from haq.errors import ConfigError, HaqError
 from haq.policy import BitPolicy
 
 if TYPE_CHECKING:
+    from haq.envs import Budget
     from haq.search.agents.task import Task
 
-__all__ = ["Agent", "AgentKind", "First"]
+__all__ = ["Agent", "AgentKind", "CheckedAgent", "First"]
+
+Result = TypeVar("Result")
 
 First = Sequence[tuple[str, BitPolicy]]
 """Policies to score before the agent is asked, each with its origin."""
@@ -104,7 +107,7 @@ class AgentKind:
         Raises:
             ConfigError: `make` did not return an agent.
         """
-        made = self.make(task)
+        made = _called("make", lambda: self.make(task))
         agent, first = made if isinstance(made, tuple) else (made, ())
         if not isinstance(agent, Agent):
             raise ConfigError(
@@ -112,3 +115,61 @@ class AgentKind:
                 "load; see haq.search.agents.Agent"
             )
         return agent, first
+
+
+class CheckedAgent:
+    """Passes calls on to an agent of anyone's, and turns what it does wrong into one line.
+
+    Args:
+        agent: The agent.
+        budget: What proposals must keep.
+    """
+
+    def __init__(self, agent: Agent, budget: Budget) -> None:
+        self._agent, self._budget = agent, budget
+
+    def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
+        """See `Agent`; refuses what is no proposal, of other layers, or outside the budget."""
+        found: object = _called("propose", lambda: self._agent.propose(seen))
+        if found is None:
+            return None
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], BitPolicy):
+            raise ConfigError(f"the agent's propose returned {found!r:.100}; return (origin, BitPolicy) or None")
+        origin, policy = found
+        if odd := sorted(set(policy) ^ set(self._budget.table.layers)):
+            raise ConfigError(f"the agent proposed a policy of other layers, such as {odd[0]!r}; {_BATTERY}")
+        if not self._budget.allows(policy):
+            raise ConfigError(f"the agent ({origin}) proposed a policy outside the budget; {_BATTERY}")
+        if policy in seen:
+            raise ConfigError(f"the agent ({origin}) proposed a policy that was scored before; {_BATTERY}")
+        return str(origin), policy
+
+    def learn(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        _called("learn", lambda: self._agent.learn(policy, objective))
+
+    def recall(self, policy: BitPolicy, objective: float) -> None:
+        """See `Agent`."""
+        _called("recall", lambda: self._agent.recall(policy, objective))
+
+    def save(self, path: Path, extra: dict[str, Any]) -> None:
+        """See `Agent`; a full disk is not the agent's fault."""
+        self._agent.save(path, extra)
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """See `Agent`."""
+        return self._agent.load(path)
+
+
+_BATTERY = "haq.testing.check_agent finds such mistakes"
+
+
+def _called(method: str, call: Callable[[], Result]) -> Result:
+    """Calls an agent's method; what it raises becomes one line."""
+    try:
+        return call()
+    except HaqError:
+        raise
+    except Exception as failure:  # of the user's code
+        reason = " ".join(str(failure).split())[:300]
+        raise ConfigError(f"the agent's {method} raised {type(failure).__name__}: {reason}") from failure

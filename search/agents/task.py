@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from haq.envs import Budget
+from haq.errors import ConfigError
 from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.scores import RankBy, Score
@@ -45,7 +46,8 @@ class Task:
     @cached_property
     def penalties(self) -> Penalties:
         """The loss of quality for each layer and pair of widths, according to the measured sensitivities."""
-        assert self.sensitivity is not None, "the kind of agent is not marked as informed"
+        if self.sensitivity is None:
+            raise ConfigError("the agent reads task.penalties; make its kind with AgentKind(..., informed=True)")
         return penalties_of(self.sensitivity, self.budget)
 
     @property

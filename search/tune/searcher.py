@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from haq.errors import HaqError
 from haq.policy import BitPolicy
 from haq.runs import Trial
 from haq.scores import RankBy, Score
@@ -51,6 +52,10 @@ class BitSearcher(Searcher):
             died).
         rank_by: What objectives are made of.
         stopped: Called before every proposal. Once it returns true, no more trials start; running ones end normally.
+
+    Attributes:
+        failure: Why the agent could not learn, which also ends the search. Tune would swallow an exception, and the
+            trial would be lost.
     """
 
     def __init__(
@@ -67,12 +72,13 @@ class BitSearcher(Searcher):
         self._running: dict[str, Proposal] = {}
         self._failures, self._successes = 0, 0
         self._stopped = stopped
+        self.failure: HaqError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
         """Returns `{"policy": JSON}` for the next trial, or `FINISHED` if the search should end or nothing is left."""
         hopeless = self._failures >= HOPELESS and not self._successes
         number = 1 + max(self._seen.values(), default=0)
-        proposal = None if self._stopped() or hopeless else self._propose(number)
+        proposal = None if self._stopped() or self.failure or hopeless else self._propose(number)
         if proposal is None:
             return str(Searcher.FINISHED)
         self._seen[proposal.policy] = proposal.number
@@ -89,14 +95,19 @@ class BitSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Rewards the agent; a failed trial counts as an objective of 0."""
-        proposal = self._running.pop(trial_id)
+        proposal = self._running.pop(trial_id, None)
+        if proposal is None:  # Tune ends a trial again where this has raised
+            return
         result = None if error else result
         scores = [Score.from_dict(score) for score in (result or {}).get("scores") or []]
         if any(score.finite for score in scores):
             self._successes += 1
         else:
             self._failures += 1
-        self.learn(proposal.number, proposal.policy, scores)
+        try:
+            self.learn(proposal.number, proposal.policy, scores)
+        except HaqError as error:
+            self.failure = error
         if self._finished:
             self._finished(self, proposal, result)
 

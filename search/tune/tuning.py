@@ -12,7 +12,7 @@ from haq.errors import ConfigError
 from haq.progress import Observer
 from haq.runs import RunFolder, Trial
 from haq.scores import Score
-from haq.search.agents.protocol import Agent, AgentKind, First
+from haq.search.agents.protocol import Agent, AgentKind, CheckedAgent, First
 from haq.search.agents.sweep import make_sweep
 from haq.search.agents.task import Task
 from haq.search.problem import Problem
@@ -71,10 +71,12 @@ def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]]
         log.restore(searcher)
         trainable = _trainable(study)
         before = -1
-        while before < len(log.trials) < config.trials and not asked() and log.failure is None:
+        while before < len(log.trials) < config.trials and not (asked() or log.failure or searcher.failure):
             before, count = len(log.trials), min(config.trials - len(log.trials), _AT_ONCE)
             run_trials(trainable, searcher, count, folder, config.workers, config.gpus_per_trial, log.trials)
         interrupted = asked()
+    if searcher.failure is not None:
+        raise searcher.failure
     if log.failure is not None:
         raise ConfigError(
             f"cannot write into {folder.path}: {log.failure.strerror}; fix that, and resume with `haq search --resume "
@@ -99,7 +101,8 @@ def _agent(study: Study, kind: AgentKind) -> tuple[Agent, First]:
         start=problem.start,
     )
     agent, first = make_sweep(kind, task, config.pareto) if config.pareto else kind.agent_for(task)
-    return agent, first if task.start is None else [("start", task.start), *first]
+    checked = CheckedAgent(agent, problem.budget)
+    return checked, first if task.start is None else [("start", task.start), *first]
 
 
 def _trainable(study: Study) -> Any:

@@ -77,31 +77,31 @@ def _one(names: Callable[[], Iterable[str]]) -> Completer:
     return complete
 
 
-def _several(*names: str) -> Completer:
+def _several(names: Callable[[], Iterable[str]]) -> Completer:
     """Completes the last of names with commas between them, with one that is not there yet."""
 
     def complete(incomplete: str) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",")
         given = before.split(",")
-        return [CompletionItem(before + comma + n) for n in names if n.startswith(last) and n not in given]
+        return [CompletionItem(before + comma + n) for n in names() if n.startswith(last) and n not in given]
 
     return complete
 
 
 _COMPLETED: dict[str, Completer] = {
     "--agent": _one(lambda: AGENTS),
-    "--agents": _several(*AGENTS),
+    "--agents": _several(lambda: AGENTS),
     "--data": _one(lambda: ("digits",)),
     "--device": _one(lambda: ("cpu", "cuda")),
     "--format": _one(lambda: EXPORTS),
     "--hardware": _one(_hardware),
-    "--measure": _several("fisher", "kl", "loss", "sqnr", "hessian", "all"),
+    "--measure": _several(lambda: ("fisher", "kl", "loss", "sqnr", "hessian", "all")),
     "--model": _one(lambda: MODELS),
-    "--pareto": _several(*(name for name in METRICS if METRICS[name].combine != "peak")),
-    "--ptq": _several(*PASSES, "auto", "none"),
+    "--pareto": _several(lambda: [name for name in METRICS if METRICS[name].combine != "peak"]),
+    "--ptq": _several(lambda: (*PASSES, "auto", "none")),
     "--rank-by": _one(lambda: get_args(RankByOption)),
     "--scheme": _one(lambda: SCHEMES),
-    "--schemes": _several(*SCHEMES, "all"),
+    "--schemes": _several(lambda: (*SCHEMES, "all")),
     "--weights": _one(lambda: ()),
     "completion shell": _one(lambda: _SHELLS),
     "hardware name": _one(_hardware),
