@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from haq.errors import HardwareError
+from haq.io.user_code import guarded
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["Bound", "Hardware", "LayerCost", "check_pair", "listed_pairs"]
+__all__ = ["Bound", "Hardware", "LayerCost", "check_pair", "listed_pairs", "price_layer"]
 
 Bound = Literal["compute", "memory"]
 
@@ -83,6 +84,24 @@ class Hardware(Protocol):
             HardwareError: The hardware cannot run the layer at these widths.
         """
         ...
+
+
+def price_layer(hardware: Hardware, layer: LayerSpec, bits: LayerBits, batch: int) -> LayerCost:
+    """Returns what a layer costs, by a cost model of anyone's.
+
+    Args:
+        hardware: The cost model.
+        layer: The layer.
+        bits: Its widths.
+        batch: Samples at once.
+
+    Raises:
+        HardwareError: The hardware does not run the layer at these widths, or its code fails.
+    """
+    cost: object = guarded(f"hardware {hardware.name!r}", HardwareError, lambda: hardware.cost(layer, bits, batch))
+    if not isinstance(cost, LayerCost):
+        raise HardwareError(f"hardware {hardware.name!r} returned {type(cost).__name__}; return a LayerCost from cost")
+    return cost
 
 
 def check_pair(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> tuple[int, int]:

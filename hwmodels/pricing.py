@@ -14,7 +14,8 @@ from haq.hwmodels.accelerators.footprint import footprint
 from haq.hwmodels.hardware import Hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.hwmodels.tables.table import CostTable
-from haq.io.user_code import is_reference, load_named
+from haq.io.prefixes import refuse_object
+from haq.io.user_code import guarded, is_reference, load_named
 from haq.layers import LayerSpec
 from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
@@ -98,19 +99,11 @@ def open_hardware(named: str | Path | Hardware | CostTable) -> Pricing:
     if not isinstance(named, str | Path):
         return _own(named, type(named).__name__)
     name = str(named)
-    if name.startswith("object:"):
-        raise HardwareError(
-            f"hardware {name.removeprefix('object:')} was given as an object; give it again with "
-            "named=Named(hardware=...), or name a file with --hardware"
-        )
+    refuse_object("hardware", name, HardwareError)
     if is_reference(name):
         found = load_named(name, "hardware", HardwareError)
         if isinstance(found, type) or (callable(found) and not hasattr(found, "cost")):
-            try:
-                found = found()
-            except Exception as failure:  # the user's code may raise anything
-                reason = " ".join(str(failure).split())[:300]
-                raise HardwareError(f"hardware {name!r} raised {type(failure).__name__}: {reason}") from failure
+            found = guarded(f"hardware {name!r}", HardwareError, found)
         return _own(found, name)
     if not is_table(name):
         return Pricing(name, get_hardware(name), describe_hardware(name).batch)

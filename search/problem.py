@@ -16,6 +16,7 @@ from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
+from haq.io.prefixes import refuse_object
 from haq.layers import LayerSpec, ends
 from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
@@ -168,11 +169,8 @@ def _hardware(config: SearchConfig, named: Named, run: RunFolder | None) -> Pric
 def _agent(config: SearchConfig, named: Named) -> AgentKind:
     """Returns the agent by its name, from a user's file, or as given."""
     given = named.object("agent")
-    if given is None and config.agent.startswith("object:"):
-        raise ConfigError(
-            f"agent {config.agent.removeprefix('object:')!r} was given as an object; give it again with "
-            "named=Named(agent=...)"
-        )
+    if given is None:
+        refuse_object("agent", config.agent, ConfigError)
     return AgentKind.of(AGENTS.resolve(config.agent) if given is None else given, config.agent)
 
 

@@ -11,7 +11,7 @@ from haq.data.samples import ImageData
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
 from haq.data.text import read_text
 from haq.errors import DataError, did_you_mean
-from haq.io.prefixes import source_of
+from haq.io.prefixes import refuse_object, source_of
 from haq.io.user_code import is_reference
 
 __all__ = ["get_data"]
@@ -52,6 +52,7 @@ def get_data(spec: Any, val_images: int, seed: int, model: Any = None) -> ImageD
 def _splits(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
     if spec == "digits":
         return read_digits()
+    refuse_object("data", spec, DataError)
     source, _ = source_of(spec)
     if source == "npz":
         return read_npz(spec)
@@ -61,11 +62,6 @@ def _splits(spec: str, val_images: int, seed: int, model: str | None) -> Splits:
         return read_pictures(spec, val_images, seed, model)
     if not source and is_reference(spec):
         return read_function(spec)
-    if source == "object":
-        raise DataError(
-            "the data of this run was given as an object; give it again with named=Named(data=...), or name a function "
-            "that returns it with --data file.py:function"
-        )
     raise DataError(
         f"unknown data {spec!r}{did_you_mean(spec, ['digits'])}; use digits, npz:FOLDER, imagefolder:DIR, "
         "hf:NAME_OR_FOLDER, text:FILE or file.py:function"

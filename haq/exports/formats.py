@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from haq.errors import ConfigError
 from haq.exports import text
 from haq.io.files import replacing
+from haq.io.user_code import guarded
 from haq.policy import BitPolicy
 from haq.progress import Observer, Silent
 from haq.registry import EXPORTS
@@ -18,6 +20,7 @@ from haq.runs.relocation import Named
 __all__ = ["Format", "export_run", "open_format", "run_policy"]
 
 Text = Callable[[RunFolder, BitPolicy], str]
+Content = TypeVar("Content")
 File = Callable[[RunFolder, BitPolicy, Observer, Named | None], bytes]
 
 
@@ -36,6 +39,10 @@ class Format:
     text: Text | None = None
     file: File | None = None
     default: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.file is None) or (self.file is not None and not self.default):
+            raise ConfigError(f"format {self.summary!r}: give either text, or file and the default name of that file")
 
     def export(
         self,
@@ -63,20 +70,29 @@ class Format:
         """
         policy = run_policy(run)
         if self.text is not None:
-            written = self.text(run, policy)
+            write = self.text
+            written = self._checked(guarded("the format", ConfigError, lambda: write(run, policy)), str)
             if out is None:
                 return written
             content = written.encode()
         else:
-            assert self.file is not None
-            out = out or run.path / self.default
-            content = self.file(run, policy, observer or Silent(), named)
+            file, out = self.file, out or run.path / self.default
+            assert file is not None, "it is checked when a format is made"
+            watching = observer or Silent()
+            content = self._checked(
+                guarded("the format", ConfigError, lambda: file(run, policy, watching, named)), bytes
+            )
         try:
             with replacing(out) as temporary:
                 temporary.write_bytes(content)
         except OSError as error:
             raise ConfigError(f"cannot write {str(out)!r}: {error.strerror}") from None
         return out
+
+    def _checked(self, content: object, kind: type[Content]) -> Content:
+        if not isinstance(content, kind):
+            raise ConfigError(f"the format returned {type(content).__name__}; return {kind.__name__}")
+        return content
 
 
 def export_run(

@@ -20,6 +20,7 @@ __all__ = [
     "hugging_face",
     "need",
     "one_line",
+    "refuse_object",
     "short_name",
     "source_of",
     "split_path",
@@ -45,6 +46,22 @@ def source_of(spec: str) -> tuple[str, str]:
     prefix, colon, name = spec.partition(":")
     known = colon and prefix in (*MODEL_SOURCES, "imagefolder", "npz", "object", "text")
     return (prefix, os.path.expanduser(name)) if known else ("", spec)
+
+
+def refuse_object(option: str, text: str, error: type[HaqError]) -> None:
+    """Refuses `object:NAME`, which stands for an object that only a script can give again.
+
+    Args:
+        option: The option, such as `model`.
+        text: What a run or a user names.
+        error: Raised for an object.
+    """
+    source, name = source_of(text)
+    if source == "object":
+        raise error(
+            f"{option} {name!r} was given as an object; give it again with named=Named({option}=...), or name it with "
+            f"--{option}"
+        )
 
 
 def split_path(text: str) -> tuple[str, str, str]:

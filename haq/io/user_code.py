@@ -6,15 +6,17 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from haq.errors import HaqError, did_you_mean
 
-__all__ = ["call_named", "is_reference", "load_named"]
+__all__ = ["call_named", "guarded", "is_reference", "load_named"]
+
+Result = TypeVar("Result")
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)")
 
@@ -22,6 +24,22 @@ _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-
 def is_reference(text: str) -> bool:
     """Whether `text` has the form `file.py:function` or `package.module:function`."""
     return _REFERENCE.fullmatch(text) is not None and not text.startswith("object:")  # what was given as an object
+
+
+def guarded(what: str, error: type[HaqError], call: Callable[[], Result]) -> Result:
+    """Calls code of a user's; what it raises becomes one line.
+
+    Args:
+        what: The code, for the message.
+        error: Raised for anything but a `HaqError`.
+        call: The call.
+    """
+    try:
+        return call()
+    except HaqError:
+        raise
+    except (Exception, SystemExit) as failure:  # the user's code may raise anything
+        raise error(f"{what} raised {type(failure).__name__}: {_line(failure)}") from failure
 
 
 def call_named(text: str, what: str, error: type[HaqError]) -> Any:
@@ -34,10 +52,7 @@ def call_named(text: str, what: str, error: type[HaqError]) -> Any:
     """
     with _importable(_folder(text)):
         function = _attribute(text, what, error, function=True)
-        try:
-            return function()
-        except (Exception, SystemExit) as failure:  # the user's code may raise anything
-            raise error(f"{what} function {text!r} raised {type(failure).__name__}: {_line(failure)}") from failure
+        return guarded(f"{what} function {text!r}", error, function)
 
 
 def load_named(text: str, what: str, error: type[HaqError]) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from haq.errors import ModelError, did_you_mean, first_names
-from haq.io.prefixes import MODEL_SOURCES, one_line, source_of
+from haq.io.prefixes import MODEL_SOURCES, one_line, refuse_object, source_of
 from haq.io.tensors import read_tensors
 from haq.io.user_code import call_named, is_reference
 from haq.layers import copied
@@ -67,14 +67,10 @@ def load_model(spec: str | nn.Module, weights: str | None, num_classes: int, in_
     """
     if isinstance(spec, nn.Module):
         return _ready(copied(spec), type(spec).__name__, weights)
+    refuse_object("model", spec, ModelError)
     source, name = source_of(spec)
     if source in _SOURCES:
         model = _SOURCES[source](name)
-    elif source == "object":
-        raise ModelError(
-            f"the network {name} was given as an object; give it again with named=Named(model=...), or name a function "
-            "that returns it with --model file.py:function"
-        )
     elif is_reference(spec):
         model = call_named(spec, "model", ModelError)
         if not isinstance(model, nn.Module):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from haq import __version__
 from haq.errors import HardwareError, did_you_mean
 from haq.hwmodels.accelerators.footprint import footprint
-from haq.hwmodels.hardware import Hardware, LayerCost, listed_pairs
+from haq.hwmodels.hardware import Hardware, LayerCost, listed_pairs, price_layer
 from haq.hwmodels.tables.checks import Origin, check_axes, check_costs, check_limits, legal_pairs, listed
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.layers import LayerSpec
@@ -128,7 +128,7 @@ class CostTable:
         w_axis, a_axis = sorted({pair.w_bits or 0 for pair in pairs}), sorted({pair.a_bits or 0 for pair in pairs})
         w_index = [w_axis.index(pair.w_bits or 0) for pair in pairs]
         a_index = [a_axis.index(pair.a_bits or 0) for pair in pairs]
-        priced = [[hardware.cost(layer, pair, batch) for pair in pairs] for layer in layers]
+        priced = [[price_layer(hardware, layer, pair, batch) for pair in pairs] for layer in layers]
 
         def cube(values: npt.ArrayLike, outside: float = np.inf) -> Costs:
             filled = np.full((len(layers), len(w_axis), len(a_axis)), outside)

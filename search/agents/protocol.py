@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from haq.errors import ConfigError, HaqError
+from haq.errors import ConfigError
+from haq.io.user_code import guarded
 from haq.policy import BitPolicy
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from haq.search.agents.task import Task
 
 __all__ = ["Agent", "AgentKind", "CheckedAgent", "First"]
-
-Result = TypeVar("Result")
 
 First = Sequence[tuple[str, BitPolicy]]
 """Policies to score before the agent is asked, each with its origin."""
@@ -107,7 +106,7 @@ class AgentKind:
         Raises:
             ConfigError: `make` did not return an agent.
         """
-        made = _called("make", lambda: self.make(task))
+        made = guarded("the agent's make", ConfigError, lambda: self.make(task))
         agent, first = made if isinstance(made, tuple) else (made, ())
         if not isinstance(agent, Agent):
             raise ConfigError(
@@ -130,7 +129,7 @@ class CheckedAgent:
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
         """See `Agent`; refuses what is no proposal, of other layers, or outside the budget."""
-        found: object = _called("propose", lambda: self._agent.propose(seen))
+        found: object = guarded("the agent's propose", ConfigError, lambda: self._agent.propose(seen))
         if found is None:
             return None
         if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], BitPolicy):
@@ -146,11 +145,11 @@ class CheckedAgent:
 
     def learn(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""
-        _called("learn", lambda: self._agent.learn(policy, objective))
+        guarded("the agent's learn", ConfigError, lambda: self._agent.learn(policy, objective))
 
     def recall(self, policy: BitPolicy, objective: float) -> None:
         """See `Agent`."""
-        _called("recall", lambda: self._agent.recall(policy, objective))
+        guarded("the agent's recall", ConfigError, lambda: self._agent.recall(policy, objective))
 
     def save(self, path: Path, extra: dict[str, Any]) -> None:
         """See `Agent`; a full disk is not the agent's fault."""
@@ -162,14 +161,3 @@ class CheckedAgent:
 
 
 _BATTERY = "haq.testing.check_agent finds such mistakes"
-
-
-def _called(method: str, call: Callable[[], Result]) -> Result:
-    """Calls an agent's method; what it raises becomes one line."""
-    try:
-        return call()
-    except HaqError:
-        raise
-    except Exception as failure:  # of the user's code
-        reason = " ".join(str(failure).split())[:300]
-        raise ConfigError(f"the agent's {method} raised {type(failure).__name__}: {reason}") from failure

@@ -114,3 +114,16 @@ def test_a_table_of_another_network_is_refused(table, layers, make_layer, tmp_pa
             open_hardware(file).price(others, (8,), batch=batch)
         assert str(error.value).startswith(f"{file}: ")
         assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (lambda *_: 1 / 0, "hardware 'npu' raised ZeroDivisionError: division by zero"),
+        (lambda *_: 3.0, "hardware 'npu' returned float; return a LayerCost from cost"),
+    ],
+)
+def test_a_cost_model_that_fails_is_named(layers, monkeypatch, cost, message):
+    monkeypatch.setattr(Npu, "cost", cost)
+    with pytest.raises(HardwareError, match=message):
+        open_hardware(Npu()).price(layers, (4, 8), 1)

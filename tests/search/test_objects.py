@@ -64,9 +64,9 @@ def test_objects_give_the_same_result_as_names(network: nn.Module, arrays: objec
 def test_a_run_of_objects_is_opened_with_them(network: nn.Module, arrays: object, tiny: Path, tmp_path: Path) -> None:
     run(network, arrays, out=tmp_path / "run", **SMALL)
     later = Result(tmp_path / "run")
-    with pytest.raises(DataError, match=r"the data of this run was given as an object; .*Named\(data=...\)"):
+    with pytest.raises(DataError, match=r"data 'tuple' was given as an object; .*Named\(data=...\)"):
         later.export("packed")
-    with pytest.raises(ModelError, match=r"the network Tiny was given as an object; give it again .*file.py:fun"):
+    with pytest.raises(ModelError, match=r"model 'Tiny' was given as an object; give it again .*--model"):
         later.export("packed", named=Named(data=arrays))
     assert later.export("packed", named=Named(model=network, data=arrays)) == later.path / "model.safetensors"
     assert later.export("packed", named=Named(model=f"{tiny}:model", data=f"{tiny}:data"))

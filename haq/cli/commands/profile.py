@@ -64,6 +64,7 @@ def profile(
     With --quiet, only the tables are printed.
     """
     from haq.hwmodels import CostTable
+    from haq.hwmodels.hardware import price_layer
     from haq.hwmodels.liveness import plan_or_none
     from haq.hwmodels.pricing import excess, open_hardware
     from haq.hwmodels.roofline import check_png, draw, roofline, write_png
@@ -80,7 +81,7 @@ def profile(
     pairs, left_out = _legal(_parsed_pairs(bits), chosen)
     network, sample = open_untrained_network(model, weights, data)
     network, layers = reached(network, sample)
-    priced = {pair: [chosen.cost(layer, pair, batch) for layer in layers] for pair in pairs}
+    priced = {pair: [price_layer(chosen, layer, pair, batch) for layer in layers] for pair in pairs}
     rooflines = [roofline(chosen, layers, costs, pair, batch) for pair, costs in priced.items()]
     title = f"{model} on {chosen.name}, batch {batch}"
     if output is not None:

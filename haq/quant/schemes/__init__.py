@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from haq.errors import ConfigError
+from haq.io.prefixes import refuse_object
 from haq.quant.schemes.base import Scheme
 from haq.registry import SCHEMES
 
@@ -44,11 +45,7 @@ def resolve_scheme(text: str, given: object = None) -> Scheme:
     if given is not None:
         SCHEMES.remember(text, _checked(text, given))
         return get_scheme(text)
-    if text.startswith("object:"):
-        raise ConfigError(
-            f"scheme {text.removeprefix('object:')!r} was given as an object; give it again with "
-            "named=Named(scheme=...)"
-        )
+    refuse_object("scheme", text, ConfigError)
     return _checked(text, SCHEMES.resolve(text))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from haq.errors import ConfigError, did_you_mean
+from haq.io.user_code import guarded
 from haq.io.validation import conforms, described
 from haq.policy import check_width
 from haq.quant.quantizers.base import Quantizer
@@ -17,6 +18,7 @@ from haq.quant.quantizers.uniform import uniform
 
 __all__ = ["ALL_WIDTHS", "Factory", "Scheme", "linear_inputs"]
 
+Made = TypeVar("Made")
 Factory = Callable[..., Quantizer]
 """`(values, bits, *, granularity, **options) -> Quantizer`, which sets up a quantizer for values like these."""
 
@@ -121,7 +123,7 @@ class Scheme:
             options.setdefault("signed", True)
         if "reads" in known:
             options["reads"] = reads
-        return self.weights(weight, bits, **options)
+        return self._made(lambda: self.weights(weight, bits, **options), Quantizer)
 
     def input_quantizer(self, values: Tensor, bits: int) -> nn.Module:
         """Returns a quantizer for a layer's inputs, given samples of the inputs, `(samples, n)`."""
@@ -129,7 +131,14 @@ class Scheme:
             return nn.Identity()
         if bits not in self.input_widths:
             return linear_inputs(values, bits)
-        return self.inputs(values, bits, **{**self._of(self.inputs), "granularity": "tensor"})
+        factory, options = self.inputs, {**self._of(self.inputs), "granularity": "tensor"}
+        return self._made(lambda: factory(values, bits, **options), nn.Module)
+
+    def _made(self, call: Callable[[], object], kind: type[Made]) -> Made:
+        made = guarded(f"scheme {self.name!r}", ConfigError, call)
+        if not isinstance(made, kind):
+            raise ConfigError(f"scheme {self.name!r} made {type(made).__name__}, not a {kind.__name__}")
+        return made
 
     def _of(self, factory: Factory) -> dict[str, Any]:
         known = _options(factory)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from haq.cli.main import cli
 from haq.errors import ConfigError
-from haq.exports import export_run
+from haq.exports import Format, export_run
 from haq.policy import BitPolicy, LayerBits
 from haq.registry import EXPORTS
 from haq.runs import RunFolder
@@ -120,3 +120,26 @@ def test_quantize_applies_what_was_exported(searched: RunFolder, tmp_path: Path)
     result = CliRunner().invoke(cli, ["quantize", "--model", model, "--policy", str(bits)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "calibrated" in result.output
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (Format("x", text=lambda run, policy: str(1 / 0)), "the format raised ZeroDivisionError"),
+        (Format("x", text=lambda run, policy: 7), "the format returned int; return str"),  # type: ignore[arg-type]
+        (
+            Format("x", file=lambda run, policy, observer, named: "text", default="a"),  # type: ignore[arg-type]
+            "the format returned str; return bytes",
+        ),
+    ],
+)
+def test_a_format_that_fails_is_one_line(make_run: MakeRun, tmp_path: Path, form: Format, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        form.export(make_run(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_format_has_text_or_a_file() -> None:
+    for parts in ({}, {"file": lambda *_: b""}, {"text": lambda *_: "", "file": lambda *_: b"", "default": "a"}):
+        with pytest.raises(ConfigError, match="give either text, or file and the default name"):
+            Format("x", **parts)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from haq.errors import ConfigError, ModelError
 from haq.models import get_model
-from haq.quant.schemes import get_scheme, list_schemes
+from haq.quant.schemes import Scheme, get_scheme, list_schemes
 from haq.quant.schemes.wrpn import widen
 from haq.testing import check_quantizer, check_scheme
 
@@ -66,3 +66,19 @@ def test_a_network_that_counts_its_channels_is_not_widened() -> None:
 
     with pytest.raises(ModelError, match="Counting cannot be widened"):
         widen(Counting().eval(), 2, torch.ones(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: 1 / 0, "scheme 'mine' raised ZeroDivisionError"),
+        (lambda: 7, "scheme 'mine' made int, not a Quantizer"),
+    ],
+)
+def test_a_scheme_that_fails_is_named(made, message):
+    def factory(values, bits, *, granularity: str = "tensor"):
+        return made()
+
+    scheme = Scheme("mine", "a test", None, "none", factory)
+    with pytest.raises(ConfigError, match=message):
+        scheme.weight_quantizer(torch.ones(2, 3), 4)
