@@ -1,6 +1,7 @@
 """Everything that has a name is found the same way, whoever brings it."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -109,3 +110,39 @@ def test_problems_of_plugins_are_listed(plugin: Registry[object]) -> None:
 
 def test_entry_points_have_the_documented_groups() -> None:
     assert [registry.group for registry in (AGENTS, SCHEMES, EXPORTS)] == ["haq.agents", "haq.schemes", "haq.exports"]
+
+
+PLUGIN = """
+[haq.agents]
+greedy = haq_plugin:GREEDY
+[haq.exports]
+header = haq_plugin:HEADER
+[haq.metrics]
+broken = haq_no_such_module:X
+"""
+
+
+def test_an_installed_plugin_is_listed_and_a_broken_one_is_a_problem(tmp_path: Path) -> None:
+    """With a real distribution on the path: help and completion load none of it, the doctor says what is wrong."""
+    info = tmp_path / "haqplugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: haqplugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(PLUGIN)
+    (tmp_path / "haq_plugin.py").write_text(
+        "from haq.exports import Format\nGREEDY = 1\nHEADER = Format('x', text=str)\n"
+    )
+
+    def haq(*words: str) -> str:
+        path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-m", "haq", *words],
+            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "300"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return " ".join((done.stdout + done.stderr).split())
+
+    assert "greedy (of haqplugin)" in haq("search", "--help")
+    assert "header: of haqplugin" in haq("export", "--help")
+    shown = haq("doctor")
+    assert "greedy (haqplugin), header (haqplugin), broken (haqplugin)" in shown
+    assert "metric 'broken' of the package 'haqplugin' cannot be loaded: ModuleNotFoundError" in shown
