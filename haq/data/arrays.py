@@ -75,7 +75,7 @@ def _stacked(split: Any) -> tuple[Any, Any]:
     """Returns images and labels of one split, `(N, ...)` and `(N,)`."""
     if isinstance(split, Dataset):
         items = [split[index] for index in range(len(split))]  # type: ignore[arg-type]  # TypeError for a stream
-        return np.stack([np.asarray(x) for x, _ in items]), np.array([int(y) for _, y in items])
+        return np.stack([np.asarray(x) for x, _ in items]), np.array([np.asarray(y).item() for _, y in items])
     x, y = split
     return x, y
 
