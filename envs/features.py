@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from haq.layers import LayerSpec
 
 __all__ = ["layer_features"]
+
+_MATRICES = ("linear", "embedding")
+"""Kinds whose weight is a matrix, without a kernel."""
 
 
 def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
@@ -42,15 +46,15 @@ def layer_features(layers: Sequence[LayerSpec]) -> NDArray[np.float32]:
 
 
 def _stride(layer: LayerSpec) -> int:
-    return 0 if layer.kind == "linear" else layer.stride[0]
+    return 0 if layer.kind in _MATRICES else layer.stride[0]
 
 
 def _input_size(layer: LayerSpec) -> int:
     """Returns width times height; for a linear layer, the size of the second axis: its channels or its tokens."""
-    height, width = layer.in_size
-    return layer.in_channels if layer.kind == "linear" and height == 1 else height * width
+    whole = math.prod(layer.in_size)
+    return layer.in_channels if layer.kind in _MATRICES and layer.in_size[0] == 1 else whole
 
 
 def _is_depthwise(layer: LayerSpec) -> bool:
     """Whether there are as many groups as input channels; also true of a convolution with one input channel."""
-    return layer.kind != "linear" and layer.groups == layer.in_channels
+    return layer.kind not in _MATRICES and layer.groups == layer.in_channels

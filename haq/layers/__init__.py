@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from haq.layers.spec import LayerKind, LayerSpec, ends
+from haq.layers.spec import LayerSpec, ends
 
 if TYPE_CHECKING:
     from haq.layers.copying import copied, replace_module, replace_modules
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from haq.layers.tracing import trace
 
 __all__ = [
-    "LayerKind",
     "LayerSpec",
     "copied",
     "ends",

@@ -11,7 +11,7 @@ from haq.errors import ModelError
 from haq.layers.own_forward import window_of
 from haq.layers.reaching import reachable
 from haq.layers.running import Sample, quantizable_layers, run_sample, watched
-from haq.layers.spec import LayerKind, LayerSpec, Pair
+from haq.layers.spec import LayerSpec
 
 __all__ = ["trace"]
 
@@ -69,12 +69,12 @@ def _spec(name: str, module: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor) -> Lay
     )  # fmt: skip
 
 
-def _kind(module: nn.Conv2d) -> LayerKind:
+def _kind(module: nn.Conv2d) -> str:
     if module.groups == 1:
         return "conv"
     return "depthwise" if module.groups == module.in_channels else "grouped"
 
 
-def _pair(values: tuple[int, ...] | Size) -> Pair:
+def _pair(values: tuple[int, ...] | Size) -> tuple[int, int]:
     height, width = values
     return int(height), int(width)

@@ -142,6 +142,8 @@ def _proposed(agent: Agent, toy: Toy, seen: dict[BitPolicy, float], steps: int) 
             break
         origin, policy = proposal
         assert isinstance(origin, str), f"the origin of a proposal must be text, not {origin!r}"
+        odd = set(policy.values()) - set(toy.budget.pairs)
+        assert not odd, f"a proposal has widths that are no candidates: {odd}"
         assert toy.budget.allows(policy), f"a proposal is outside the budget: {policy.widths()}"
         assert policy not in seen, f"a policy that was scored before is proposed again: {policy.widths()}"
         seen[policy] = toy.objective(policy)

@@ -7,7 +7,7 @@ import math
 from haq.errors import HardwareError
 from haq.hwmodels import Hardware, bops, size_bytes
 from haq.hwmodels.tables.table import CostTable
-from haq.layers import LayerKind, LayerSpec
+from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
 __all__ = ["check_hardware"]
@@ -67,7 +67,7 @@ def _check_refusal(hardware: Hardware, bits: LayerBits) -> None:
     )
 
 
-def _conv(name: str, kind: LayerKind, groups: int) -> LayerSpec:
+def _conv(name: str, kind: str, groups: int) -> LayerSpec:
     params = 32 * (32 // groups) * 9
     return LayerSpec(
         name, kind, 32, 32, (3, 3), (1, 1), (1, 1), (1, 1), groups, (14, 14), (14, 14), params * 196, params, 32

@@ -45,18 +45,10 @@ def ceil_div(amount: int, unit: int) -> int:
 
 
 def input_values(layer: LayerSpec, batch: int) -> int:
-    """Returns how many activations a batch of the layer's calls reads, each counted once.
-
-    A module that is called several times is assumed to read as much each time as the first. Of a strided layer with a
-    small kernel, only the values under its kernel count.
-    """
-    out_height, out_width = layer.out_size
-    in_height, in_width = layer.in_size
-    calls = max(1, layer.positions // (out_height * out_width))
-    whole = layer.in_channels * in_height * in_width * calls
-    return batch * min(whole, layer.groups * layer.reduction * layer.positions)
+    """Returns how many activations a batch of the layer's calls reads; see `LayerSpec.values_read`."""
+    return batch * layer.values_read
 
 
 def output_values(layer: LayerSpec, batch: int) -> int:
     """Returns how many results a batch of the layer's calls writes."""
-    return batch * layer.out_channels * layer.positions
+    return batch * layer.values_written

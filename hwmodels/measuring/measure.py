@@ -190,20 +190,14 @@ def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCoun
 
 
 def _shape(layer: LayerSpec) -> LayerSpec:
-    calls = _calls(layer)
-    return replace(layer, name="layer", macs=layer.macs // calls, biases=0)
-
-
-def _calls(layer: LayerSpec) -> int:
-    """Returns how often the layer is called in one forward pass."""
-    return max(layer.macs // (layer.out_size[0] * layer.out_size[1] * layer.params), 1)
+    return replace(layer, name="layer", macs=layer.macs // layer.calls, biases=0)
 
 
 def _table(plan: Plan, done: Journal, device: dict[str, str], runtime: Runtime, with_energy: bool) -> CostTable:
     shape = (len(plan.w_bits), len(plan.a_bits))
     passes = [np.concatenate([done[f"{turn}:{index}"] for index in range(len(plan.groups))]) for turn in range(_PASSES)]
     taken = np.concatenate(passes, axis=2)  # (pairs, layers + 1, repeats)
-    calls = np.array([_calls(layer) for layer in plan.layers])
+    calls = np.array([layer.calls for layer in plan.layers])
     measured: dict[LayerSpec, dict[str, Floats]] = {}
     for index, spec in enumerate(plan.shapes):
         alike = [row for row, layer in enumerate(plan.layers) if _shape(layer) == spec]

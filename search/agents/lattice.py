@@ -125,10 +125,17 @@ class Lattice:
                 tried[0, row] = self.steps[1, field, current[0, row]]
                 if tried[0, row] != current[0, row] and not self.over(tried).any():
                     current, raised = tried, True
-        policy = self.settled(current[0])
-        return self.budget.spend(policy) if spend else policy  # settling may have freed much
+        return self.settled(current[0], spend)
 
-    def settled(self, indices: Indices) -> BitPolicy:
-        """Returns the policy; HAQ's sequential decrease fits it to limits that are no sums over layers."""
+    def settled(self, indices: Indices, spend: bool = False) -> BitPolicy:
+        """Returns the policy; HAQ's sequential decrease fits it to limits that are no sums over layers.
+
+        Args:
+            indices: Of the candidates, `(F,)`.
+            spend: Whether what the decrease leaves of the budget is spent.
+        """
         policy = self.policy(indices)
-        return policy if self.budget.allows(policy) else self.budget.decrease(policy)
+        if self.budget.allows(policy):
+            return policy
+        policy = self.budget.decrease(policy)
+        return self.budget.spend(policy) if spend else policy

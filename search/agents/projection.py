@@ -36,7 +36,7 @@ class Projection(Lattice):
 
     def fit(self, indices: Indices, spend: bool = True) -> BitPolicy:
         """Returns a policy near the given one, `(F,)`, that meets every limit; see `fit_all`."""
-        return self.settled(self.fit_all(indices[None], spend)[0])
+        return self.settled(self.fit_all(indices[None], spend)[0], spend)
 
     def fit_all(self, indices: Indices, spend: bool = True) -> Indices:
         """Returns policies that meet every limit that is a sum over layers, with as little penalty as possible.

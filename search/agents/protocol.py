@@ -137,6 +137,13 @@ class CheckedAgent:
         origin, policy = found
         if odd := sorted(set(policy) ^ set(self._budget.table.layers)):
             raise ConfigError(f"the agent proposed a policy of other layers, such as {odd[0]!r}; {_BATTERY}")
+        for name, bits in policy.items():
+            if bits != self._budget.pinned.get(name) and (
+                name in self._budget.pinned or bits not in self._budget.pairs
+            ):
+                raise ConfigError(
+                    f"the agent ({origin}) proposed {bits} for layer {name!r}, which is no candidate; {_BATTERY}"
+                )
         if not self._budget.allows(policy):
             raise ConfigError(f"the agent ({origin}) proposed a policy outside the budget; {_BATTERY}")
         if policy in seen:

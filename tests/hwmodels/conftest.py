@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from haq.hwmodels import CostTable, get_hardware
-from haq.layers import LayerKind, LayerSpec
+from haq.layers import LayerSpec
 
 MakeLayer = Callable[..., LayerSpec]
 Reference = Callable[..., NDArray[np.int64]]
@@ -15,7 +15,7 @@ Weights = Callable[..., NDArray[np.int64]]
 def _layer(
     name: str = "conv", c_in: int = 64, c_out: int = 32, kernel: int = 3, size: int = 8, groups: int = 1
 ) -> LayerSpec:
-    kind: LayerKind = "conv" if groups == 1 else "depthwise" if groups == c_in else "grouped"
+    kind = "conv" if groups == 1 else "depthwise" if groups == c_in else "grouped"
     params = c_out * (c_in // groups) * kernel**2
     return LayerSpec(
         name, kind, c_in, c_out, (kernel, kernel), (1, 1), (kernel // 2, kernel // 2), (1, 1), groups,

@@ -61,6 +61,7 @@ def test_the_programme_is_optimal(latency: float, size: float, seed: int, pin: b
     st.floats(0.3, 1.0),
     st.integers(0, 5),
 )
+@example([LayerBits(2, 2)] * 3, 1.0, 0.9999999999999999, 0)  # as below
 def test_projected_policies_fit_and_leave_nothing_to_spend(
     pairs: list[LayerBits], latency: float, size: float, seed: int
 ) -> None:

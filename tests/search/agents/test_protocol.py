@@ -32,6 +32,11 @@ def proposing(what: Callable[[Any, Any], object]) -> type[Fits]:
     return type("Proposing", (Fits,), {"propose": lambda self, seen: what(self.budget, seen)})
 
 
+def uniform(budget: Any) -> BitPolicy:
+    least: BitPolicy = budget.uniform(2)
+    return least
+
+
 class Unlearning(Fits):
     def learn(self, policy: BitPolicy, objective: float) -> None:
         raise ValueError("two\nlines")
@@ -50,6 +55,10 @@ class Uninformed(Fits):
         (proposing(lambda budget, seen: 1 / 0), "the agent's propose raised ZeroDivisionError: division by zero"),
         (proposing(lambda budget, seen: budget.uniform(2)), r"the agent's propose returned BitPolicy.*return \(origin"),
         (proposing(lambda budget, seen: ("x", BitPolicy({"no": LayerBits(4, 4)}))), "of other layers, such as"),
+        (
+            proposing(lambda budget, seen: ("x", BitPolicy({**uniform(budget), "conv1": LayerBits(4, 3)}))),
+            "no candidate",
+        ),
         (proposing(lambda budget, seen: ("x", budget.decrease(budget.uniform(8)))), "that was scored before"),
         (Unlearning, "the agent's learn raised ValueError: two lines"),
         (Uninformed, r"the agent reads task.penalties; make its kind with AgentKind\(..., informed=True\)"),
