@@ -24,7 +24,7 @@ from typing import Any, TypeVar, overload
 from haq.errors import ConfigError, HaqError, HardwareError, ModelError, did_you_mean
 from haq.io.user_code import is_reference, load_named
 
-__all__ = ["ACCELERATORS", "AGENTS", "EXPORTS", "MODELS", "REGISTRIES", "REPORTS", "SCHEMES", "Registry"]
+__all__ = ["ACCELERATORS", "AGENTS", "EXPORTS", "LAYERS", "MODELS", "REGISTRIES", "REPORTS", "SCHEMES", "Registry"]
 
 T = TypeVar("T")
 
@@ -53,6 +53,8 @@ class Registry(Mapping[str, T]):
         self._builtin = dict(builtin)
         self._added: dict[str, T] = {}
         self._opened: dict[str, T] = {}
+        self.changes = 0
+        """Grows with everything that is registered, so that answers that depend on it can be renewed."""
 
     @cached_property
     def _found(self) -> dict[str, EntryPoint]:
@@ -190,6 +192,7 @@ class Registry(Mapping[str, T]):
         if value is None:
             return lambda value: self.register(name, value)
         self._added[name] = value
+        self.changes += 1
         return value
 
 
@@ -279,6 +282,20 @@ EXPORTS: Registry[Any] = Registry(
 )
 """Export formats of a result, `haq.exports.Format`."""
 
+_KINDS = "haq.layers.kinds"
+LAYERS: Registry[Any] = Registry(
+    "kind of layer",
+    "haq.layers",
+    {
+        "convolution": f"{_KINDS}.convolution:CONVOLUTION",
+        "transposed": f"{_KINDS}.transposed:TRANSPOSED",
+        "linear": f"{_KINDS}.linear:LINEAR",
+        "embedding": f"{_KINDS}.embedding:EMBEDDING",
+    },
+    ModelError,
+)
+"""Kinds of layers that can be quantized, `haq.layers.kinds.LayerKind`; of two that match, the last one counts."""
+
 MODELS: Registry[Any] = Registry(
     "model",
     "",
@@ -297,5 +314,5 @@ MODELS: Registry[Any] = Registry(
 REPORTS: Registry[Any] = Registry("report", "", {"html": "haq.report:write_page"})
 """Functions that write the page of a run; `haq.search.results.Result.report` uses them."""
 
-REGISTRIES = (AGENTS, ACCELERATORS, SCHEMES, EXPORTS)
+REGISTRIES = (AGENTS, ACCELERATORS, SCHEMES, EXPORTS, LAYERS)
 """The registries that plugins can add to."""

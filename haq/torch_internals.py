@@ -12,6 +12,7 @@ internal that an update breaks. Why each is needed:
 - `WeightNorm`, `SpectralNorm` and `_tensor_name` of pruning: the older ways of computing a weight are hooks, whose
   classes are not documented.
 - `_conv_forward`, `_reversed_padding_repeated_twice`: a convolution with another weight, and its padding on each side.
+- `_output_padding`: what a transposed convolution adds to reach the size that its caller asks for.
 - `_load_from_state_dict`: `haq.quant.quantizers.uniform` overrides it, to take the shape of what is stored.
 - `_version` of a tensor: counts writes in place.
 - `_int_mm`: the only product of 8-bit integers.
@@ -110,15 +111,24 @@ def pruned_name(hook: prune.BasePruningMethod) -> str:
 # Convolutions and tensors
 
 
-def convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolved(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Returns the convolution of a layer with another weight and bias."""
     y: Tensor = layer._conv_forward(x, weight, bias)
     return y
 
 
-def padding_of(layer: nn.Conv2d) -> list[int]:
+def padding_of(layer: Any) -> list[int]:
     """Returns the padding as `F.pad` takes it, `[left, right, top, bottom]`, also of `'same'` and `'valid'`."""
     return list(layer._reversed_padding_repeated_twice)
+
+
+def output_padding_of(layer: Any, x: Tensor, output_size: list[int] | None = None) -> list[int]:
+    """Returns what a transposed convolution adds to the end of its output, which may be asked for by size."""
+    rank = len(layer.kernel_size)
+    added: list[int] = layer._output_padding(
+        x, output_size, layer.stride, layer.padding, layer.kernel_size, rank, layer.dilation
+    )
+    return added
 
 
 def writes(values: Tensor) -> int:

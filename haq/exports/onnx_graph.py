@@ -22,6 +22,7 @@ from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.packing import coded_layers
 from haq.exports.run_network import quiet, require
 from haq.layers import copied, replace_modules
+from haq.layers.kinds import bias_of, kind_of
 from haq.layers.own_forward import Substituted
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.quantizers.tensor import QuantizedTensor
@@ -48,10 +49,10 @@ class _AddBias(nn.Module):
 
     def __init__(self, layer: Quantized, bias: Tensor) -> None:
         super().__init__()
-        self.bias = bias.reshape(-1, *(1,) * (layer.weight.dim() - 2))
+        self._kind, self.bias = kind_of(layer), bias
 
     def forward(self, y: Tensor) -> Tensor:
-        return y + self.bias
+        return y + self._kind.along_channels(self.bias, y)
 
 
 class Nodes:
@@ -169,8 +170,9 @@ class Writer(ABC):
             if grid is not None:
                 inputs[a_key] = grid
             new = quantized_like(layer, w_mark, a_mark)
-            if self.bias_apart and layer.bias is not None and w_key in weights and not isinstance(layer, Substituted):
-                new.bias, new.gradient_quantizer = None, _AddBias(layer, layer.bias.detach())
+            bias = bias_of(layer)
+            if self.bias_apart and bias is not None and w_key in weights and not isinstance(layer, Substituted):
+                new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
             places[layer] = new
         marked = replace_modules(marked, places)
         graph = self._traced(marked, sample)

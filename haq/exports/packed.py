@@ -27,6 +27,7 @@ from haq.exports.packing import (
     unpack,
 )
 from haq.layers import copied, quantizable_layers, replace_modules
+from haq.layers.kinds import kind_of
 from haq.policy import BitPolicy
 from haq.quant.modules import quantized_like
 from haq.quant.preparation import reopened
@@ -98,7 +99,7 @@ def to_packed(network: nn.Module, policy: BitPolicy, sample: Tensor, folded: boo
             steps.append(torch.tensor([grid.scale]))
             if (grid.low, grid.zero) != (0, 0):
                 entry["input"] = [grid.low, grid.high, grid.zero]
-        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+        if kind_of(layer).gains_bias and layer.bias is not None:
             entry["bias"] = True  # compensated rounding may have added it
         widths = [w_bits, grid.bits if grid else None]
         layers[name] = [*widths, list(layer.weight.shape), *([entry] if entry else [])]

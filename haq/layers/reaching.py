@@ -15,9 +15,10 @@ from haq.errors import ModelError
 from haq.layers.attention import call_layers, has_fast_path
 from haq.layers.computed import bake, has_computed_weights
 from haq.layers.copying import copied, replace_module
-from haq.layers.own_forward import OwnForward, Substituted, has_own_forward, settle
+from haq.layers.kinds import known_kind
 from haq.layers.reads import CallsRead, Reads, find_reads
 from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
+from haq.layers.settling import is_settled, settle
 from haq.layers.variants import Variant, become
 from haq.torch_internals import inside_name, is_compiled, tree_leaves, uncompile
 
@@ -95,18 +96,17 @@ def _made_plain(model: nn.Module) -> nn.Module:
                 bake(module)
             if has_fast_path(module):
                 call_layers(module)
-            if isinstance(module, nn.Conv2d | nn.Linear) and _unsettled(module):
+            if _unsettled(module):
                 settle(name, module)
     return network
 
 
 def _hides(module: nn.Module) -> bool:
-    layer = isinstance(module, nn.Conv2d | nn.Linear) and _unsettled(module)
-    return layer or _is_wrapped(module) or has_computed_weights(module) or has_fast_path(module)
+    return _unsettled(module) or _is_wrapped(module) or has_computed_weights(module) or has_fast_path(module)
 
 
-def _unsettled(layer: nn.Conv2d | nn.Linear) -> bool:
-    return not isinstance(layer, OwnForward | Substituted) and has_own_forward(layer)
+def _unsettled(module: nn.Module) -> bool:
+    return known_kind(module) is not None and not is_settled(module)
 
 
 def _is_wrapped(module: nn.Module) -> bool:

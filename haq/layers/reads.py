@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 
 from haq.errors import ModelError
 from haq.layers.attention import CallsProjection
-from haq.layers.own_forward import PRODUCTS, arguments, usual
+from haq.layers.kinds import kind_of
+from haq.layers.own_forward import PRODUCTS, arguments
 from haq.layers.running import Sample, put_in_place, quantizable_layers, run_sample
 from haq.layers.variants import Variant
 from haq.torch_internals import parameters_of, tree_leaves
@@ -87,7 +88,7 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
 class _Watch(TorchFunctionMode):
     """Records every function that computes with the weight of a layer outside of that layer."""
 
-    def __init__(self, layers: dict[str, nn.Conv2d | nn.Linear], projections: set[nn.Module]) -> None:
+    def __init__(self, layers: dict[str, Any], projections: set[nn.Module]) -> None:
         super().__init__()
         self._layers, self._projections = layers, projections  # attention passes their weight on, and calls the layer
         self._names = {_storage(layer.weight): name for name, layer in layers.items()}
@@ -141,7 +142,7 @@ class _Watch(TorchFunctionMode):
             return
         if func in PRODUCTS and name not in self.called:
             own, (_, weight, bias, *rest) = parameters_of(layer), arguments(func, args, kwargs)
-            if weight is own["weight"] and bias is own["bias"] and rest == usual(layer):
+            if weight is own["weight"] and bias is own["bias"] and rest == kind_of(layer).usual(layer):
                 self.products.add(name)
                 return
         self.other.setdefault(name, called)

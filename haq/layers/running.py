@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
+from haq.layers.kinds import kind_of, known_kind
 from haq.layers.own_forward import OwnForward
 from haq.process_state import random_states_restored
 from haq.torch_internals import tree_map
@@ -34,19 +35,19 @@ Before = Callable[[Any, Tensor], Tensor | None]
 After = Callable[[Any, Tensor, Any], Any]
 
 
-def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Yields `(name, module)` for every distinct 2-d convolution and linear layer, in registration order.
+def quantizable_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yields `(name, module)` for every distinct layer of a kind in `haq.registry.LAYERS`, in registration order.
 
     This need not be the order of calls, and a layer may never be called; `trace` lists the calls.
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if known_kind(module) is not None:
             yield name, module
 
 
 def groups_of(layer: nn.Module) -> int:
     """Returns the number of groups of a convolution; 1 for other layers."""
-    return layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return kind_of(layer).groups(layer)
 
 
 def tied_layers(model: nn.Module) -> set[nn.Module]:
@@ -145,7 +146,7 @@ def watched(modules: Iterable[nn.Module], before: Before | None = None, after: A
 
 
 @contextmanager
-def put_in_place(module: nn.Module, name: str, method: Callable[..., Any]) -> Iterator[None]:
+def put_in_place(module: nn.Module, name: str, method: Any) -> Iterator[None]:
     """Replaces a method or attribute of one module inside the block.
 
     Args:
@@ -169,12 +170,13 @@ def _changed(
 ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor]:
     """Returns the arguments of a call with its input changed, and the new input.
 
-    The input is the positional argument number `first`, or else the first keyword argument that is a tensor.
+    The input is the first tensor among the positional arguments from number `first` on, or else among the others.
     """
-    if len(args) > first:
-        new = change(args[first])
-        x = args[first] if new is None else new
-        return (*args[:first], x, *args[first + 1 :]), dict(kwargs), x
+    place = next((place for place, value in enumerate(args) if place >= first and isinstance(value, Tensor)), None)
+    if place is not None:
+        new = change(args[place])
+        x = args[place] if new is None else new
+        return (*args[:place], x, *args[place + 1 :]), dict(kwargs), x
     key = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
     new = change(kwargs[key])
     x = kwargs[key] if new is None else new

@@ -87,6 +87,8 @@ class LayerSpec:
     @property
     def calls(self) -> int:
         """How often the module is called for one sample; 1 for an embedding."""
+        if self.is_lookup:
+            return 1
         return max(1, self.positions // math.prod(self.in_size if self.kind == "transposed" else self.out_size))
 
     @property

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
+from haq.layers.kinds import kind_of
 from haq.layers.running import tied_layers
 from haq.quant.compensation import Moments, Reads, Rounded, round_layer
-from haq.quant.compensation.moments import moments_bytes
+from haq.quant.compensation.moments import is_product, moments_bytes
+from haq.quant.modules import Lookups
 from haq.quant.schemes import Scheme, get_scheme
 from haq.threads import in_threads
 
@@ -19,8 +21,6 @@ __all__ = ["Calibration", "LayerQuantizers", "Samples", "calibrate", "input_samp
 
 _MOMENTS_BYTES = 2**30  # for the moments that are held at once
 _VALUES_PER_LAYER = 32_768  # enough that the best clip of a layer's inputs varies by under 1 % between draws
-
-Layer = nn.Conv2d | nn.Linear
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def calibrate(
 
     Args:
         model: The float network.
-        batches: Inputs, each `(N, C, H, W)`.
+        batches: Inputs, each `(N, …)`.
         bits: Widths to set up.
         scheme: Scheme for weights and activations.
         compensated: Whether weights compensate for each other's errors; otherwise each is rounded to the nearest level.
@@ -75,8 +75,7 @@ def calibrate(
         weights = {width: chosen.weight_quantizer(layer.weight.detach(), width, read.reads) for width in widths}
         own = compensated and layer not in tied  # other modules need a shared weight unchanged
         rounded = round_layer(layer, weights, read.moments if own else None)
-        made = LayerQuantizers(rounded, {width: chosen.input_quantizer(read.values, width) for width in widths})
-        return name, made
+        return name, LayerQuantizers(rounded, {width: _inputs(layer, chosen, read, width) for width in widths})
 
     found: dict[str, LayerQuantizers] = {}
     for names in _portions(layers):
@@ -84,7 +83,11 @@ def calibrate(
     return {name: found[name] for name in layers if name in found}
 
 
-def _portions(layers: Mapping[str, Layer]) -> Iterator[list[str]]:
+def _inputs(layer: nn.Module, scheme: Scheme, read: Samples, width: int) -> nn.Module:
+    return scheme.input_quantizer(read.values, width) if kind_of(layer).reads_values else Lookups(width)
+
+
+def _portions(layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
     """Yields names of layers whose moments are held in memory at once; the network runs once for each portion."""
     names: list[str] = []
     held = 0
@@ -103,14 +106,16 @@ class Samples:
     """Samples of a layer's inputs.
 
     Attributes:
-        values: Some values of every sample, with its smallest and its largest, `(samples, n)`.
-        reads: Columns that the layer's weight, as a matrix, is multiplied by, `(groups, n, columns)`.
+        values: Some values of every sample, with its smallest and its largest, `(samples, n)`; none if inputs are
+            indices.
+        reads: Columns that the layer's weight, as a matrix, is multiplied by, `(groups, n, columns)`; `None` if it is
+            no product.
         moments: Moments of all such columns; `None` if the layer is not a product with its weight, or an input is not
             finite.
     """
 
     values: Tensor
-    reads: Tensor
+    reads: Tensor | None
     moments: Moments | None
 
 
@@ -121,7 +126,7 @@ def input_samples(
 
     Args:
         model: The float network.
-        batches: Inputs of the network, each `(N, C, H, W)`.
+        batches: Inputs of the network, each `(N, …)`.
         layers: Names of the layers; by default all.
     """
     inputs = list(batches)
@@ -129,16 +134,20 @@ def input_samples(
     values: dict[nn.Module, list[Tensor]] = {}
     reads: dict[nn.Module, Reads] = {}
 
-    def keep(module: Layer, x: Tensor) -> None:
+    def keep(module: nn.Module, x: Tensor) -> None:
+        values.setdefault(module, [])
+        if not kind_of(module).reads_values:
+            return
         x = x.detach().float()
         flat = x.flatten(1)
         # An odd stride visits all channels and positions, because their counts are mostly powers of two
         stride = max(1, flat.shape[1] // per_sample) | 1
         low, high = flat.aminmax(dim=1, keepdim=True)
-        values.setdefault(module, []).append(torch.cat([flat[:, ::stride], low, high], 1))
-        if module not in reads:
-            reads[module] = Reads(module, len(inputs))
-        reads[module].add(x)
+        values[module].append(torch.cat([flat[:, ::stride], low, high], 1))
+        if is_product(module):
+            if module not in reads:
+                reads[module] = Reads(module, len(inputs))
+            reads[module].add(x)
 
     names: dict[nn.Module, str] = {
         module: name for name, module in quantizable_layers(model) if layers is None or name in layers
@@ -146,7 +155,9 @@ def input_samples(
     with watched(names, before=keep):
         for batch in inputs:
             run_sample(model, batch)
-    return {
-        names[module]: Samples(torch.cat(parts), reads[module].shown, reads[module].moments())
-        for module, parts in values.items()
-    }
+
+    def samples(module: nn.Module) -> Samples:
+        given, read = torch.cat(values[module]) if values[module] else torch.empty(0), reads.get(module)
+        return Samples(given, read.shown, read.moments()) if read else Samples(given, None, None)
+
+    return {names[module]: samples(module) for module in values}

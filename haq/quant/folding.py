@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from haq.layers import copied, quantizable_layers, reachable, replace_modules, run_sample, watched
+from haq.layers.kinds import kind_of
 from haq.torch_internals import BatchNorm
 
 __all__ = ["batch_norms_after", "fold_batch_norm"]
@@ -26,7 +26,7 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
 
     Args:
         model: Any module.
-        sample: One input, `(1, C, H, W)` for an image.
+        sample: One input, `(1, …)`.
     """
     model = reachable(model, sample)
     folded = copied(model).eval()
@@ -36,7 +36,7 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     expected = run_sample(folded, sample)
     with torch.no_grad():
         for layer, norm in pairs:
-            _fold(layer, norm)
+            kind_of(layer).fold_norm(layer, norm)
     folded = replace_modules(folded, {norm: nn.Identity() for _, norm in pairs})
     result = run_sample(folded, sample)
     if torch.allclose(expected, result, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
@@ -45,7 +45,7 @@ def fold_batch_norm(model: nn.Module, sample: Tensor) -> nn.Module:
     return copied(model).eval()
 
 
-def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d | nn.Linear, BatchNorm]]:
+def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[Any, BatchNorm]]:
     """Finds all `(layer, batch norm)` that run once and feed each other, by running the sample."""
     outputs: list[tuple[nn.Module, Tensor]] = []  # keeps tensors alive, so that identity means the same tensor
     inputs: list[tuple[BatchNorm, Tensor]] = []
@@ -57,7 +57,7 @@ def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d 
         inputs.append((module, x))
 
     norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
-    layers = [layer for _, layer in quantizable_layers(model)]
+    layers = [layer for _, layer in quantizable_layers(model) if kind_of(layer).folds_norm]
     with watched(layers, after=layer_ran), watched(norms, before=norm_ran):
         run_sample(model, sample)
 
@@ -68,14 +68,5 @@ def batch_norms_after(model: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d 
         (layer, norm)
         for norm, x in inputs
         for layer, y in outputs
-        if x is y and once(norm, inputs) and once(layer, outputs) and isinstance(layer, nn.Conv2d | nn.Linear)
+        if x is y and once(norm, inputs) and once(layer, outputs)
     ]
-
-
-def _fold(layer: nn.Conv2d | nn.Linear, norm: BatchNorm) -> None:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    fuse = fuse_conv_bn_weights if isinstance(layer, nn.Conv2d) else fuse_linear_bn_weights
-    layer.weight, layer.bias = fuse(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )

@@ -1,4 +1,4 @@
-"""Layers whose weights and input activations are fake-quantized."""
+"""Layers whose weights and inputs are fake-quantized."""
 
 from __future__ import annotations
 
@@ -6,43 +6,51 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from haq.layers.kinds import kind_of
+from haq.layers.kinds.transposed import OutputFirst
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.layers.running import put_in_place
-from haq.layers.variants import variant
-from haq.torch_internals import convolved, registries_for
+from haq.layers.variants import Variant, variant
+from haq.torch_internals import registries_for
 
-__all__ = ["QuantConv2d", "QuantLinear", "Quantized", "quantized_like"]
-
-
-class QuantConv2d(nn.Conv2d):
-    """A convolution with quantizers; `nn.Identity` means floating point."""
-
-    weight_quantizer: nn.Module
-    input_quantizer: nn.Module
-    gradient_quantizer: nn.Module
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolves the quantized input with the quantized weights, `(N, C, H, W)` → `(N, M, H', W')`."""
-        y = convolved(self, self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
-        return cast(Tensor, self.gradient_quantizer(y))
+__all__ = ["Lookups", "Quantized", "quantized_like"]
 
 
-class QuantLinear(nn.Linear):
-    """A linear layer with quantizers; `nn.Identity` means floating point."""
+class Quantized(Variant):
+    """Mixed into the class of a layer of any kind: quantizes its input and its weight.
+
+    Attributes:
+        weight_quantizer: Of the weight; `nn.Identity` means floating point.
+        input_quantizer: Of the input; `Lookups` where the input is indices.
+        gradient_quantizer: Of the gradient of the output.
+        weight: Output channels first, or rows of a table.
+        bias: `(M,)`; `None` for none. Tables of embeddings do not have the attribute.
+    """
 
     weight_quantizer: nn.Module
     input_quantizer: nn.Module
     gradient_quantizer: nn.Module
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Multiplies the quantized input by the quantized weights, `(..., in)` → `(..., out)`."""
-        y = F.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
-        return cast(Tensor, self.gradient_quantizer(y))
+    def forward(self, *args: Any, **named: Any) -> Any:
+        """Runs the layer with its quantized input, the first argument or `input`, and its quantized weight."""
+        given, *rest = args or (named.pop("input"),)
+        x, weight = self.input_quantizer(given), self.weight_quantizer(self.weight)
+        return cast(Tensor, self.gradient_quantizer(kind_of(self).run(self, x, weight, *rest, **named)))
 
 
-Quantized = QuantConv2d | QuantLinear
+class Lookups(nn.Identity):
+    """Stands for the quantizer of an input of indices: it keeps the width that the policy names, and does nothing.
+
+    Args:
+        bits: The width.
+    """
+
+    def __init__(self, bits: int | None) -> None:
+        super().__init__()
+        self.bits = bits
 
 
 class _QuantizedProduct(OwnForward):
@@ -72,25 +80,30 @@ class _QuantizedWeight(Substituted):
 
 
 def quantized_like(
-    layer: nn.Conv2d | nn.Linear, weights: nn.Module, inputs: nn.Module, gradients: nn.Module | None = None
+    layer: nn.Module, weights: nn.Module, inputs: nn.Module, gradients: nn.Module | None = None
 ) -> Quantized:
     """Returns a layer with the same parameters and hooks as `layer`, and the given quantizers.
 
     Args:
-        layer: A convolution or linear layer; it is not changed.
+        layer: A layer of any kind; it is not changed.
         weights: Quantizer of the weight.
-        inputs: Quantizer of the input.
+        inputs: Quantizer of the input; only its width is kept where the input is indices.
         gradients: Quantizer of the output's gradient; by default gradients stay in floating point.
     """
-    kind: type[nn.Module] = QuantConv2d if isinstance(layer, nn.Conv2d) else QuantLinear
+    added: tuple[type[nn.Module], ...] = (Quantized,)
     if isinstance(layer, OwnForward):
-        kind = variant(own_class(layer), _QuantizedProduct, kind)
+        added = (_QuantizedProduct, Quantized)
     elif isinstance(layer, Substituted):
-        kind = variant(own_class(layer), _QuantizedWeight, kind)
+        added = (_QuantizedWeight, Quantized)
+    elif isinstance(layer, OutputFirst):
+        added = (Quantized, OutputFirst)
+    kind = variant(own_class(layer), *added)
     quantized = cast(Quantized, kind.__new__(kind))
     # All attributes are taken over unchanged, which covers every form of convolution; the two registries are copied,
     # because quantizers are added to one of them.
     quantized.__dict__.update(layer.__dict__, **registries_for(layer))
+    if not kind_of(layer).reads_values:
+        inputs = Lookups(getattr(inputs, "bits", None))
     quantized.weight_quantizer, quantized.input_quantizer = weights, inputs
     quantized.gradient_quantizer = gradients or nn.Identity()
     return quantized

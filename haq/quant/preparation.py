@@ -15,11 +15,12 @@ from haq.io.files import replacing
 from haq.io.prefixes import one_line
 from haq.io.tensors import read_tensors
 from haq.layers import copied, quantizable_layers, reachable, replace_modules
+from haq.layers.kinds import kind_of
 from haq.policy import BitPolicy
 from haq.quant.calibration import Calibration
 from haq.quant.compensation import Rounded
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import Quantized, quantized_like
+from haq.quant.modules import Lookups, Quantized, quantized_like
 from haq.quant.schemes import Scheme, get_scheme
 from haq.quant.schemes.dorefa import GradientQuantizer
 
@@ -71,7 +72,7 @@ def prepare(
             inputs = (
                 _ready("inputs", ready.inputs, bits.a_bits)
                 if ready is not None
-                else chosen.input_quantizer(_unit_ramp(), bits.a_bits)
+                else _uncalibrated(layer, chosen, bits.a_bits)
             )
         gradients = GradientQuantizer(gradient_bits) if gradient_bits else None
         places[layer] = quantized_like(layer, copy.deepcopy(weights.quantizer), copy.deepcopy(inputs), gradients)
@@ -85,8 +86,11 @@ def _ready(which: str, known: Mapping[int, Known], bits: int) -> Known:
     return known[bits]
 
 
-def _unit_ramp() -> Tensor:
-    return torch.linspace(0, 1, 64)[None]
+def _uncalibrated(layer: nn.Module, scheme: Scheme, bits: int) -> nn.Module:
+    """Returns a quantizer for values between 0 and 1."""
+    if not kind_of(layer).reads_values:
+        return Lookups(bits)
+    return scheme.input_quantizer(torch.linspace(0, 1, 64)[None], bits)
 
 
 def reopened(model: nn.Module, shape: Sequence[int], dtype: str | None, folded: bool) -> nn.Module:
@@ -164,6 +168,6 @@ def load_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Loads the state of a prepared network; adds biases to convolutions that got one from compensated rounding."""
     for name, layer in quantizable_layers(model):
         bias = state.get(f"{name}.bias")
-        if layer.bias is None and isinstance(layer, nn.Conv2d) and bias is not None:
+        if bias is not None and kind_of(layer).gains_bias and layer.bias is None:
             layer.bias = nn.Parameter(torch.zeros_like(bias))
     model.load_state_dict(dict(state))

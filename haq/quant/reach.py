@@ -55,7 +55,7 @@ def reached(model: nn.Module, sample: Sample) -> tuple[nn.Module, list[LayerSpec
     calls = Counter(name for name, _ in seen)
     for name, pair in probes.items():
         for what, probe in zip(("weight", "input"), pair, strict=True):
-            if probe.calls != calls[name]:
+            if isinstance(probe, _Probe) and probe.calls != calls[name]:
                 raise ModelError(
                     f"layer {name!r} is called {calls[name]} times, but the quantizer of its {what} {probe.calls} "
                     f"times: {type(model).__name__} has another reference to the layer; call it as an attribute of its "
@@ -85,7 +85,7 @@ def _difference(probed: nn.Module, sample: Sample, seen: list[tuple[str, Any]]) 
         if not _equal(y, other):
             return (
                 f"layer {name!r} gives different outputs with quantizers that change nothing, so its own forward pass "
-                "is lost; make it a plain Conv2d or Linear"
+                "is lost; make it a plain layer of PyTorch"
             )
     return (
         "the network gives different outputs with quantizers that change nothing, but its layers do not; does its "
@@ -93,11 +93,10 @@ def _difference(probed: nn.Module, sample: Sample, seen: list[tuple[str, Any]]) 
     )
 
 
-def _probed(network: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, tuple[_Probe, _Probe]]]:
+def _probed(network: nn.Module, names: list[str]) -> tuple[nn.Module, dict[str, tuple[nn.Module, nn.Module]]]:
+    """Returns a copy with probes, and the probes of each layer's weight and input; indices have none."""
     probed = copied(network)
     layers = dict(quantizable_layers(probed))
-    probes = {name: (_Probe(), _Probe()) for name in names}
-    places: dict[nn.Module, nn.Module] = {
-        layers[name]: quantized_like(layers[name], *pair) for name, pair in probes.items()
-    }
+    places = {layers[name]: quantized_like(layers[name], _Probe(), _Probe()) for name in names}
+    probes = {name: (places[layers[name]].weight_quantizer, places[layers[name]].input_quantizer) for name in names}
     return replace_modules(probed, places), probes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from haq.hwmodels.kernels.bit_planes import PlaneLayer
 from haq.hwmodels.kernels.runtime import Kernel, Runtime
 from haq.hwmodels.kernels.stopwatch import get_stopwatch
 from haq.layers import LayerSpec, copied, quantizable_layers, replace_modules, run_sample, watched
-from haq.layers.own_forward import OwnForward, Substituted
+from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
 from haq.quant.integer.arithmetic import Grid
 from haq.quant.integer.graph import grid_of
 from haq.quant.integer.parts import linear_parts
-from haq.quant.modules import Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
 from haq.torch_internals import BatchNorm, padding_of
@@ -108,8 +108,10 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
     places: dict[nn.Module, nn.Module] = {}
     for name, layer in layers:
         norm = norms.get(layer)
-        module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, QuantLinear), device)
-        for constant in set(layer.__constants__) & set(vars(layer)):  # a forward pass may read `out_channels`
+        module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, nn.Linear), device)
+        for constant in set(cast("list[str]", layer.__constants__)) & set(
+            vars(layer)
+        ):  # a forward pass may read `out_channels`
             setattr(module, constant, getattr(layer, constant))
         places[layer] = module
         if norm is not None:
@@ -135,11 +137,15 @@ def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, BatchN
     return {}
 
 
-def _kernel(name: str, layer: Quantized, norm: BatchNorm | None, runtime: Runtime) -> Kernel:
+def _kernel(name: str, layer: Any, norm: BatchNorm | None, runtime: Runtime) -> Kernel:
     if isinstance(layer, OwnForward | Substituted):
         raise HardwareError(
             f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which bit-serial kernels do not "
             "run; make it a plain Conv2d or Linear"
+        )
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise HardwareError(
+            f"layer {name!r} ({own_class(layer).__name__}) has no bit-serial kernel; they run Conv2d and Linear"
         )
     grid = _input_grid(name, layer)
     with torch.no_grad():
@@ -162,7 +168,7 @@ def _kernel(name: str, layer: Quantized, norm: BatchNorm | None, runtime: Runtim
         w_zero_points=None if zeros is None else zeros.numpy(),
         name=name,
     )
-    if isinstance(layer, QuantLinear):
+    if isinstance(layer, nn.Linear):
         return build()
     left, right, top, bottom = padding_of(layer)  # also of 'same' and 'valid'
     if layer.padding_mode != "zeros" or left != right or top != bottom:

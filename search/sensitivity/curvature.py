@@ -61,6 +61,9 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
 
     def shift(module: nn.Module, x: Tensor) -> Tensor:
         """Adds zeros that only this layer reads, so that their derivatives are those of its input."""
+        if not x.is_floating_point():  # indices
+            read[names[module]].append(x)
+            return x
         zeros = torch.zeros_like(x, requires_grad=True)
         shifts.append((names[module], zeros))
         read[names[module]].append(x.detach().clone())

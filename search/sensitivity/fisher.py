@@ -6,23 +6,27 @@ A = (I − p 1ᵀ) diag(√p), and random signs v, E[(vᵀAᵀ Δz)²] is the sa
 layer computes, where g is the gradient of vᵀAᵀ z. No labels are needed. Drawing answers instead of signs has the same
 mean, but then rare answers of a confident network count for much. Unlike the diagonal of F, this includes what the
 errors of several weights do together.
+
+Of a layer that is no product of matrices, such as a table of embeddings, only the gradient for the whole batch is
+taken. The signs of two samples are independent, so the square of the sum over samples has the same mean.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from haq.layers import fresh, quantizable_layers, watched
-from haq.layers.own_forward import window_of
-from haq.quant.compensation.moments import padded
+from haq.layers.kinds import kind_of
+from haq.layers.running import put_in_place
+from haq.quant.compensation.moments import is_product
 from haq.quant.evaluation import outputs_of
 
 __all__ = ["Change", "squared_effects"]
@@ -51,12 +55,17 @@ def squared_effects(
         rng: Draws the signs.
     """
     layers = dict(quantizable_layers(model))
-    names: dict[nn.Module, str] = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
+    names: dict[Any, str] = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
     calls: list[tuple[nn.Module, Tensor, Tensor]] = []
     read: list[Tensor] = []
 
+    whole = {layer: layer.weight.detach().requires_grad_() for layer in names if not is_product(layer)}
+
     # Copies, because other operations may write over a layer's input and output
     def before(layer: Any, given: Tensor) -> Tensor:
+        if not given.is_floating_point():
+            read.append(given)
+            return given
         read.append(given.detach().requires_grad_() if not given.requires_grad else given.clone())
         return read[-1]
 
@@ -64,24 +73,34 @@ def squared_effects(
         calls.append((layer, read[-1], y))
         return y.clone()
 
-    with torch.enable_grad(), watched(names, before=before, after=after):
+    with ExitStack() as stack:
+        for layer, weight in whole.items():
+            stack.enter_context(put_in_place(layer, "weight", weight))
+        stack.enter_context(watched(names, before=before, after=after))
+        stack.enter_context(torch.enable_grad())
         logits = outputs_of(model, fresh(x)).flatten(0, -2)
         p = logits.detach().softmax(1)
         signed = p.sqrt() * (2.0 * torch.randint(2, p.shape, generator=rng) - 1)
         weights_of_z = signed - p * signed.sum(1, keepdim=True)
-        wanted = [tensor for _, given, y in calls for tensor in (given, y)]
+        wanted = [given for _, given, _ in calls if given.requires_grad]
+        wanted += [y for _, _, y in calls] + list(whole.values())
         gradients = torch.autograd.grad((weights_of_z * logits).sum(), wanted, allow_unused=True)
+    found = dict(zip(map(id, wanted), gradients, strict=True))
     effects: dict[Change, Tensor] = defaultdict(lambda: torch.zeros(len(x)))
     with torch.no_grad():
-        for number, (layer, given, _) in enumerate(calls):
-            by_input, by_output = gradients[2 * number : 2 * number + 2]
+        for layer, weight in whole.items():
+            for change, (added, _) in weights.items():
+                if change[0] == names[layer] and (gradient := found[id(weight)]) is not None:
+                    effects[change][0] += (gradient * added).sum()
+        for layer, given, y in calls:
+            by_input, by_output = found.get(id(given)), found[id(y)]
             name = names[layer]
             for change, quantizer in quantizers.items():
                 if change[0] == name and by_input is not None:
                     moved = (quantizer(given) - given) * by_input
                     effects[change] += moved.reshape(len(x), -1).sum(1)
             mine = {change: added for change, added in weights.items() if change[0] == name}
-            if mine and by_output is not None:
+            if mine and by_output is not None and layer not in whole:
                 dots = _weight_effects(layer, given.detach(), by_output, list(mine.values()), len(x))
                 for change, dot in zip(mine, dots, strict=True):
                     effects[change] += dot
@@ -108,7 +127,7 @@ def gradient_and_columns(layer: nn.Module, x: Tensor, gradient: Tensor, samples:
     """Returns a layer's gradient and input as the operands of its product.
 
     Args:
-        layer: A convolution or a linear layer.
+        layer: A layer that is a product.
         x: What it read.
         gradient: Of its output.
         samples: N; `x` may hold several windows of each sample.
@@ -116,13 +135,8 @@ def gradient_and_columns(layer: nn.Module, x: Tensor, gradient: Tensor, samples:
     Returns:
         The output's gradient, `(N, groups, M, P)`, and the input's columns, `(N, groups, K, P)`.
     """
-    if not isinstance(layer, nn.Conv2d):
-        rows = gradient.reshape(samples, -1, gradient.shape[-1]).transpose(1, 2)[:, None]
-        return rows, x.reshape(samples, -1, x.shape[-1]).transpose(1, 2)[:, None]
-    stride, _, dilation = window_of(layer)
-    columns = F.unfold(padded(layer, x), layer.kernel_size, dilation, 0, stride)  # (N', C·kernel, P)
-    columns = columns.reshape(len(x), layer.groups, columns.shape[1] // layer.groups, -1)
-    rows = gradient.reshape(len(x), layer.groups, gradient.shape[1] // layer.groups, -1)
+    kind = kind_of(layer)
+    rows, columns = kind.results(layer, gradient), kind.windows(layer, x)
     if len(x) == samples:
         return rows, columns
 

@@ -20,6 +20,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from haq.data import Samples
 from haq.errors import ConfigError, ModelError, did_you_mean
 from haq.layers import evaluating, quantizable_layers, run_sample, watched
 from haq.layers.copying import sharing
+from haq.layers.kinds import bias_of
 from haq.quant.calibration import Calibration
 from haq.quant.compensation import Rounded
 from haq.search.sensitivity.batch_threads import Percent, Progress, spread
@@ -43,7 +45,6 @@ __all__ = ["measure_sensitivity"]
 
 Array = NDArray[np.float64]
 Quantizers = Mapping[Change, nn.Module]
-Layer = nn.Conv2d | nn.Linear
 
 _BATCH = 64
 _BATCH_BYTES = 2**28  # of all layers' inputs that a batch keeps
@@ -149,7 +150,7 @@ class _Task:
         """Returns `(layers, 2, widths, *last)`."""
         return np.zeros((len(self.layers), 2, len(self.widths), *last))
 
-    def quantized_weights(self) -> Iterator[tuple[Change, Layer, Tensor, Tensor | None]]:
+    def quantized_weights(self) -> Iterator[tuple[Change, Any, Tensor, Tensor | None]]:
         """Yields the change, the layer, and its quantized weight and bias."""
         modules = dict(quantizable_layers(self.model))
         for change in self.changes:
@@ -204,7 +205,7 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
 def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Percent) -> Array:
     """Returns `fisher`, `(layers, 2, widths)`."""
     added = {
-        change: (weight - layer.weight.detach(), _difference(bias, layer.bias))
+        change: (weight - layer.weight.detach(), _difference(bias, bias_of(layer)))
         for change, layer, weight, bias in task.quantized_weights()
     }
     inputs = {change: task.quantizers[change] for change in task.changes if change[1] == 1}

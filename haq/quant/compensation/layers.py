@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from haq.layers.kinds import bias_of
 from haq.quant.compensation.fitting import fit_grids
 from haq.quant.compensation.moments import Moments, takes_shift
 from haq.quant.compensation.rounding import Grid, as_columns, as_weight, damped, descend, diffuse
@@ -41,14 +43,15 @@ class Rounded:
             return exact
         return replace(self.codes, codes=self.codes.codes.to(torch.int32)).dequantize()
 
-    def bias(self, layer: nn.Conv2d | nn.Linear) -> Tensor | None:
+    def bias(self, layer: nn.Module) -> Tensor | None:
         """Returns the bias that goes with this weight, given the layer with its float bias."""
-        own = None if layer.bias is None else layer.bias.detach()
+        bias = bias_of(layer)
+        own = None if bias is None else bias.detach()
         if self.shift is None:
             return own
         return -self.shift if own is None else own - self.shift
 
-    def put_in(self, layer: nn.Conv2d | nn.Linear) -> None:
+    def put_in(self, layer: Any) -> None:
         """Puts this weight into the layer, and subtracts the mean error from its bias."""
         if self.codes is None:
             return
@@ -59,7 +62,7 @@ class Rounded:
 
 
 def round_layer(
-    layer: nn.Conv2d | nn.Linear, quantizers: Mapping[int, Quantizer], moments: Moments | None, choose: bool = True
+    layer: Any, quantizers: Mapping[int, Quantizer], moments: Moments | None, choose: bool = True
 ) -> dict[int, Rounded]:
     """Rounds a layer's weight for every width, so that the layer's outputs stay close to the float network's.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from haq.layers.own_forward import OwnForward, Substituted, window_of
+from haq.layers.kinds import bias_of, kind_of
+from haq.layers.own_forward import Substituted
 from haq.layers.running import groups_of
 
 __all__ = ["Moments", "Reads", "columns", "is_product", "positions"]
@@ -45,13 +46,13 @@ class Reads:
     that is more. The moments take 4·K² bytes for each group and matrix, and one batch's windows at most 256 MiB.
 
     Args:
-        layer: A convolution or linear layer.
+        layer: A layer that is a product.
         batches: Number of batches that will be added.
         seed: Seed for the choice of windows.
         samples: Number of windows over all batches, in place of 8,192; more than that only if they fit into 128 MiB.
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.Linear, batches: int, seed: int = 0, samples: int = _SAMPLES) -> None:
+    def __init__(self, layer: Any, batches: int, seed: int = 0, samples: int = _SAMPLES) -> None:
         self._layer, self._rng = layer, torch.Generator().manual_seed(seed)
         size, groups = layer.weight[0].numel(), groups_of(layer)
         if samples > _SAMPLES:
@@ -69,7 +70,7 @@ class Reads:
         """Adds a batch.
 
         Args:
-            x: Input of the layer, `(N, C, H, W)` or `(..., in)`.
+            x: Input of the layer.
             exact: Its input in the float network; by default `x`.
         """
         self.add_columns(*self.taken(x) if exact is None else self.taken(x, exact))
@@ -141,38 +142,36 @@ def _moved(a: Tensor, by: Tensor, b: Tensor, along: Tensor, count: int) -> Tenso
     return a @ along.transpose(1, 2) + by @ b.transpose(1, 2) + count * by @ along.transpose(1, 2)
 
 
-def moments_bytes(layer: nn.Conv2d | nn.Linear) -> int:
+def moments_bytes(layer: nn.Module) -> int:
     """Returns the memory that a layer's second moments take, in bytes."""
-    return 4 * groups_of(layer) * layer.weight[0].numel() ** 2
+    if not is_product(layer):
+        return 0
+    return 4 * groups_of(layer) * cast(Tensor, layer.weight)[0].numel() ** 2
 
 
 def takes_shift(layer: nn.Module) -> bool:
     """Whether the layer's bias absorbs mean errors; a convolution without bias gets one, as in batch-norm folding."""
-    return isinstance(layer, nn.Conv2d) or layer.bias is not None
+    return kind_of(layer).gains_bias or bias_of(layer) is not None
 
 
 def is_product(layer: nn.Module) -> bool:
     """Whether the layer is one product of its weight and its input, which `Substituted` layers are not."""
-    return not isinstance(layer, Substituted)
+    return not isinstance(layer, Substituted) and kind_of(layer).is_product(layer)
 
 
 def positions(layer: nn.Module, x: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """Chooses windows of a batch for a convolution, or rows of a linear layer's input.
+    """Chooses columns of a batch: windows for a convolution, rows of a linear layer's input.
 
     Args:
-        layer: A convolution or linear layer.
-        x: Its input, `(N, C, H, W)` or `(..., in)`.
+        layer: A layer that is a product.
+        x: Its input.
         count: Number of positions; all are returned if there are no more.
         rng: Generator for the choice, with replacement.
 
     Returns:
         Indices, `(count,)` or fewer.
     """
-    if isinstance(layer, nn.Conv2d):
-        tall, wide = _places(layer, padded(layer, x))
-        total = len(x) * tall * wide
-    else:
-        total = x.numel() // x.shape[-1]
+    total = kind_of(layer).count(layer, x)
     return torch.arange(total) if total <= count else torch.randint(total, (count,), generator=rng)
 
 
@@ -180,37 +179,11 @@ def columns(layer: nn.Module, x: Tensor, chosen: Tensor) -> Tensor:
     """Returns the columns that the weight, as a matrix, is multiplied by at some positions.
 
     Args:
-        layer: A convolution or linear layer.
-        x: Its input, `(N, C, H, W)` or `(..., in)`.
+        layer: A layer that is a product.
+        x: Its input.
         chosen: Positions from `positions`, `(count,)`.
 
     Returns:
         Columns in float32, `(groups, K, count)`.
     """
-    x = x.detach().float()
-    if not isinstance(layer, nn.Conv2d):
-        return x.reshape(-1, x.shape[-1])[chosen].t()[None]
-    stride, _, dilation = window_of(layer)
-    x = padded(layer, x)
-    tall, wide = _places(layer, x)
-    image, place = chosen // (tall * wide), chosen % (tall * wide)
-    rows = (place // wide * stride[0])[:, None] + dilation[0] * torch.arange(layer.kernel_size[0])
-    across = (place % wide * stride[1])[:, None] + dilation[1] * torch.arange(layer.kernel_size[1])
-    pixels = (image[:, None] * x.shape[2] + rows)[:, :, None] * x.shape[3] + across[:, None]  # (count, kh, kw)
-    # Channels last, so that a whole pixel is copied at once
-    taken = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])[pixels.flatten(1)]  # (count, kh·kw, C)
-    return taken.permute(2, 1, 0).reshape(layer.groups, -1, len(chosen))
-
-
-def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Returns the input of a convolution with its padding."""
-    mode = "constant" if layer.padding_mode == "zeros" or isinstance(layer, OwnForward) else layer.padding_mode
-    return F.pad(x, window_of(layer)[1], mode=mode)
-
-
-def _places(layer: nn.Conv2d, x: Tensor) -> tuple[int, int]:
-    """Returns the number of windows in a padded input, vertically and horizontally."""
-    stride, _, dilation = window_of(layer)
-    spans = ((kernel - 1) * step + 1 for kernel, step in zip(layer.kernel_size, dilation, strict=True))
-    tall, wide = ((size - span) // step + 1 for size, span, step in zip(x.shape[2:], spans, stride, strict=True))
-    return tall, wide
+    return kind_of(layer).columns(layer, x.detach().float(), chosen)

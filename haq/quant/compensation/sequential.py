@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
 from haq.layers.copying import sharing
-from haq.layers.own_forward import OwnForward, window_of
+from haq.layers.kinds import kind_of
+from haq.layers.own_forward import OwnForward
 from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
-from haq.quant.compensation.moments import Reads, is_product, padded
+from haq.quant.compensation.moments import Reads, is_product
 from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.threads import in_threads, one_thread
@@ -32,7 +32,6 @@ _BYTES = 2**31  # that all parts together may take, approximately
 _ALIVE = 4  # memory of a part, as a multiple of the largest layer's input and output
 
 Progress = Callable[[int, int], None]
-Layer = nn.Conv2d | nn.Linear
 
 
 def compensate_in_sequence(
@@ -141,7 +140,7 @@ class _Rounds:
 
     def __init__(
         self,
-        layers: Mapping[str, Layer],
+        layers: Mapping[str, nn.Module],
         twins: Mapping[str, Sequence[Quantized | None]],
         networks: int,
         parts: int,
@@ -202,7 +201,7 @@ class _Rounds:
             if name in self._layers:
                 self._arrive(number, name, exact, given)
             outputs = [
-                _product(twin, part) if twin else inner(*before, part, *rest)
+                _product(twin, part, before, rest) if twin else inner(*before, part, *rest)
                 for twin, part in zip(twins, given, strict=True)
             ]
             return torch.cat([inner(*before, exact, *rest), *outputs])
@@ -242,7 +241,8 @@ class _Rounds:
             raise
 
     def _round_twin(self, name: str, network: int) -> None:
-        layer, twin = self._layers[name], self._twins[name][network]
+        layer: Any = self._layers[name]
+        twin = self._twins[name][network]
         if twin is None or not isinstance(quantizer := twin.weight_quantizer, Quantizer):
             return
         halves = in_threads(partial(self._read, layer, network), range(min(2, self._parts)))
@@ -252,7 +252,7 @@ class _Rounds:
             twin.weight, twin.bias, twin.weight_quantizer = layer.weight, layer.bias, rounded.quantizer
             rounded.put_in(twin)
 
-    def _read(self, layer: Layer, network: int, half: int) -> Reads:
+    def _read(self, layer: nn.Module, network: int, half: int) -> Reads:
         """Adds up every second part, always in the same order, so that sums are reproducible to the last bit."""
         reads = Reads(layer, self._parts)
         for here in self._here[half::2]:
@@ -290,12 +290,17 @@ def _repeats(values: Tensor, copies: int) -> bool:
     return len(values) == copies * size > 0 and all(torch.equal(once, part) for part in torch.split(values, size))
 
 
-def _product(layer: Quantized, x: Tensor) -> Tensor:
-    """Returns the product of the layer's quantized weight with an input that is already quantized."""
+def _product(layer: Quantized, x: Tensor, before: Sequence[Any], rest: Sequence[Any]) -> Tensor:
+    """Returns the product of the layer's quantized weight with an input that is already quantized.
+
+    Args:
+        layer: The layer.
+        x: Its input.
+        before: The function of the product, if the layer has a forward pass of its own.
+        rest: Further arguments of the call.
+    """
     weight = layer.weight_quantizer(layer.weight)
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weight, layer.bias)
-    stride, _, dilation = window_of(layer)
-    if layer.padding_mode == "zeros" and not isinstance(layer, OwnForward) and not isinstance(layer.padding, str):
-        return F.conv2d(x, weight, layer.bias, stride, layer.padding, dilation, layer.groups)
-    return F.conv2d(padded(layer, x), weight, layer.bias, stride, 0, dilation, layer.groups)
+    if before:
+        y: Tensor = before[0](x, weight, layer.bias, *rest)
+        return y
+    return kind_of(layer).run(layer, x, weight, *rest)

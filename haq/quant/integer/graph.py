@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from haq.errors import ConfigError, DataError, ModelError
 from haq.layers import copied, fresh
-from haq.layers.own_forward import OwnForward, Substituted
+from haq.layers.kinds import known_kind
+from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid
-from haq.quant.modules import QuantConv2d, Quantized, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.quant.quantizers.functional import Rounding, symmetric_scale
 from haq.quant.quantizers.uniform import UniformQuantizer
@@ -51,8 +52,6 @@ _KINDS: dict[Any, Kind] = {
     **dict.fromkeys(("squeeze", "unsqueeze", "contiguous"), "shape"),
     **dict.fromkeys((torch.cat, torch.concat), "cat"),
     **dict.fromkeys(("size", "dim"), "query"),
-    QuantConv2d: "layer",
-    QuantLinear: "layer",
 }
 _BOUNDS: dict[Any, tuple[tuple[str, float], tuple[str, float]]] = {
     F.hardtanh: (("min_val", -1.0), ("max_val", 1.0)),
@@ -175,7 +174,7 @@ class ValueGraph:
         if node.op == "output" or (RANGE not in node.meta and not set(inputs) - {"query", "outside"}):
             return "query"
         module = self.module(node)
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if module is not None and known_kind(module) is not None:
             self._check_layer(str(node.target), module)
             return "layer"
         if isinstance(module, UniformQuantizer):
@@ -217,6 +216,10 @@ class ValueGraph:
             raise ModelError(
                 f"layer {name!r} ({type(layer).__name__}) has its own forward pass, which convert does not know; "
                 "make it a plain Conv2d or Linear"
+            )
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            raise ModelError(
+                f"layer {name!r} ({own_class(layer).__name__}) has no integer form; convert knows Conv2d and Linear"
             )
         for side in ("weight", "input"):
             quantizer = getattr(layer, f"{side}_quantizer", nn.Identity())

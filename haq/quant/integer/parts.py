@@ -13,7 +13,7 @@ from haq.quant.integer.arithmetic import Grid
 from haq.quant.integer.graph import RANGE, argument
 from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
 from haq.quant.integer.pooling import Window
-from haq.quant.modules import QuantConv2d, Quantized
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.torch_internals import BatchNorm, padding_of
 
@@ -42,13 +42,14 @@ def integer_layer(
     """
     weight, factor, constant = linear_parts(layer, norms, inputs.scale)
     parts = LayerCodes(weight, factor, constant, inputs, outputs, clip)
-    if not isinstance(layer, QuantConv2d):
+    conv: Any = layer
+    if not isinstance(conv, nn.Conv2d):
         return IntegerLinear(parts)
-    if layer.padding_mode != "zeros":
-        raise ModelError(f"layer {name!r} pads with {layer.padding_mode!r}; integer convolution pads with zeros only")
-    padding = cast("tuple[int, int, int, int]", tuple(padding_of(layer)))
-    window = Window(_pair(layer.kernel_size), _pair(layer.stride), _pair(layer.dilation), padding)
-    return IntegerConv2d(parts, window, layer.groups)
+    if conv.padding_mode != "zeros":
+        raise ModelError(f"layer {name!r} pads with {conv.padding_mode!r}; integer convolution pads with zeros only")
+    padding = cast("tuple[int, int, int, int]", tuple(padding_of(conv)))
+    window = Window(_pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation), padding)
+    return IntegerConv2d(parts, window, conv.groups)
 
 
 def linear_parts(layer: Quantized, norms: Iterable[BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:

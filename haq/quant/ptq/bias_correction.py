@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from haq.errors import ModelError, did_you_mean
 from haq.layers import copied, fresh, quantizable_layers, reachable, run_sample, watched
+from haq.layers.kinds import kind_of
 from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.graph import module_of, trace_graph
@@ -50,7 +51,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
         for node in network.graph.nodes:  # each operation runs on all batches before the next one
             values = [run.run_node(node) for run in runs]
             layer = module_of(node, network)
-            if isinstance(layer, Quantized) and calls[node.target] == 1:
+            if isinstance(layer, Quantized) and kind_of(layer).reads_values and calls[node.target] == 1:
                 values = _correct(layer, str(node.target), values, means)
             for run, value in zip(runs, values, strict=True):
                 run.env[node] = value
@@ -64,11 +65,10 @@ def _correct(layer: Quantized, name: str, outputs: list[Tensor], means: dict[str
     if name not in means:
         raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, means)}")
     count = sum(map(len, outputs))
-    mean = torch.stack([_channel_mean(layer, y) * (len(y) / count) for y in outputs]).sum(0)
+    mean = torch.stack([kind_of(layer).channel_mean(y) * (len(y) / count) for y in outputs]).sum(0)
     error = mean - means[name]
     _subtract(layer, error)
-    shift = error.view(-1, 1, 1) if isinstance(layer, nn.Conv2d) else error
-    return [y - shift for y in outputs]
+    return [y - kind_of(layer).along_channels(error, y) for y in outputs]
 
 
 def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -80,9 +80,9 @@ def output_means(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Tenso
     """
     sums: dict[nn.Module, tuple[Tensor, int]] = {}
 
-    def add(module: nn.Conv2d | nn.Linear, x: Tensor, output: Tensor) -> None:
+    def add(module: nn.Module, x: Tensor, output: Tensor) -> None:
         total, count = sums.get(module, (torch.zeros(()), 0))
-        sums[module] = total + _channel_mean(module, output) * len(output), count + len(output)
+        sums[module] = total + kind_of(module).channel_mean(output) * len(output), count + len(output)
 
     layers = dict(quantizable_layers(model))
     with watched(layers.values(), after=add):
@@ -113,7 +113,7 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
     statistics = input_statistics(model)
     left = []
     for name, layer in quantizable_layers(corrected):
-        if not isinstance(layer, Quantized):
+        if not isinstance(layer, Quantized) or not kind_of(layer).reads_values:
             continue
         if name not in floats:
             raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, floats)}")
@@ -138,12 +138,6 @@ def _mean_output(layer: Quantized, weight: Tensor, mean: Tensor) -> Tensor:
     groups = groups_of(layer)
     taps = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
     return torch.einsum("goc,gc->go", taps.view(groups, -1, taps.shape[1]), mean.view(groups, -1)).flatten()
-
-
-def _channel_mean(layer: nn.Conv2d | nn.Linear, output: Tensor) -> Tensor:
-    if isinstance(layer, nn.Conv2d):
-        return output.mean((0, 2, 3))
-    return output.flatten(0, -2).mean(0)
 
 
 def _subtract(layer: Quantized, error: Tensor) -> None:

@@ -87,7 +87,9 @@ def widen(model: nn.Module, factor: int, sample: Tensor) -> nn.Module:
     return wide
 
 
-def _widen_layer(layer: nn.Conv2d | nn.Linear, factor: int, first: bool, last: bool) -> None:
+def _widen_layer(layer: nn.Module, factor: int, first: bool, last: bool) -> None:
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        raise ModelError(f"{type(layer).__name__} cannot be widened; only Conv2d and Linear can")
     weight = layer.weight.data
     depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
     if not first and not depthwise:

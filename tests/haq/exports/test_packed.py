@@ -30,7 +30,7 @@ from haq.models.registry import load_weights
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, list_schemes, prepare
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.tensor import QuantizedTensor
 from haq.quant.quantizers.uniform import UniformQuantizer, uniform
 from haq.runs import RunFolder
@@ -125,7 +125,7 @@ def _asymmetric(network: nn.Module, *names: str) -> list[QuantizedTensor]:
     found = []
     for name in names:
         layer = network.get_submodule(name)
-        assert isinstance(layer, QuantConv2d | QuantLinear)
+        assert isinstance(layer, Quantized)
         layer.weight = nn.Parameter(layer.weight + layer.weight.std())
         bits = layer.weight_quantizer.bits
         layer.weight_quantizer = uniform(layer.weight, bits, symmetric=False, signed=True)  # type: ignore[arg-type]

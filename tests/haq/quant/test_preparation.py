@@ -11,7 +11,7 @@ from haq.models.resnet import SmallResNet
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.preparation import load_quantized, load_state, prepare, save_quantized
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes import get_scheme, list_schemes
@@ -74,7 +74,7 @@ def test_every_width_has_at_most_its_number_of_levels(network: nn.Module, images
     policy = BitPolicy.uniform(names(folded), bits)
     quantized = prepare(folded, policy, calibration=calibrate(folded, [images], [bits]))
     layer = quantized.get_submodule("layer1.0.conv1")
-    assert isinstance(layer, QuantConv2d)
+    assert isinstance(layer, Quantized)
     weights = layer.weight_quantizer(layer.weight)
     assert max(len(channel.unique()) for channel in weights) <= 2**bits
     assert isinstance(layer.weight_quantizer, UniformQuantizer)
@@ -107,7 +107,7 @@ def test_a_module_under_two_names_is_quantized_under_both() -> None:
     model = nn.ModuleDict({"a": shared, "b": shared})
     quantized = prepare(model, BitPolicy({"a": LayerBits(4, 4)}))
     assert quantized["a"] is quantized["b"]  # type: ignore[index]
-    assert isinstance(quantized["a"], QuantLinear)  # type: ignore[index]
+    assert isinstance(quantized["a"], Quantized)  # type: ignore[index]
 
 
 def test_unknown_layer(network: nn.Module) -> None:

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haq.layers.kinds.convolution import CONVOLUTION
 from haq.quant.compensation import Reads
-from haq.quant.compensation.moments import Moments, columns, padded, positions
+from haq.quant.compensation.moments import Moments, columns, positions
 
 LAYERS: dict[str, nn.Conv2d | nn.Linear] = {
     "plain": nn.Conv2d(4, 6, 3, padding=1),
@@ -28,7 +29,7 @@ def everything(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """Returns all columns that the weight is multiplied by, `(groups, K, n)`, from PyTorch's unfold."""
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1]).transpose(1, 2)
-    unfolded = F.unfold(padded(layer, x), layer.kernel_size, layer.dilation, 0, layer.stride)
+    unfolded = F.unfold(CONVOLUTION.padded(layer, x), layer.kernel_size, layer.dilation, 0, layer.stride)
     return unfolded.transpose(0, 1).reshape(layer.groups, unfolded.shape[1] // layer.groups, -1)
 
 

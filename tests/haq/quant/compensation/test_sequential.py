@@ -13,7 +13,7 @@ from haq.layers.running import same_randomness
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
 from haq.quant.compensation import compensate_in_sequence, compensate_together, sequential
-from haq.quant.modules import QuantConv2d, QuantLinear
+from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
 from haq.quant.reach import reached
 
@@ -61,7 +61,7 @@ def on_grids(model: nn.Module) -> bool:
     return all(
         torch.allclose(layer.weight_quantizer(layer.weight), layer.weight, rtol=1e-6, atol=0)
         for layer in model.modules()
-        if isinstance(layer, QuantConv2d | QuantLinear) and isinstance(layer.weight_quantizer, Quantizer)
+        if isinstance(layer, Quantized) and isinstance(layer.weight_quantizer, Quantizer)
     )
 
 

@@ -14,7 +14,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate, logits_of
 from haq.quant.folding import fold_batch_norm
-from haq.quant.modules import QuantConv2d
+from haq.quant.modules import Quantized
 from haq.quant.preparation import prepare
 from haq.quant.qat import Finetuning, Lessons, finetune
 from haq.quant.schemes import get_scheme
@@ -103,7 +103,7 @@ def test_inq_freezes_its_share_and_ends_in_powers_of_two() -> None:
     quantized = prepare(model, BitPolicy({"conv1": LayerBits(4, None)}, "inq"))
     run = Finetuning(quantized, Lessons(images, model, 0), steps=8)
     layer = quantized.conv1
-    assert isinstance(layer, QuantConv2d)
+    assert isinstance(layer, Quantized)
     for share in SCHEDULE:
         run.run(2)
         assert float(layer.weight_quantizer.share) == share  # type: ignore[arg-type]
