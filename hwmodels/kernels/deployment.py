@@ -16,6 +16,7 @@ from haq.hwmodels.kernels.bit_planes import PlaneLayer
 from haq.hwmodels.kernels.runtime import Kernel, Runtime
 from haq.hwmodels.kernels.stopwatch import get_stopwatch
 from haq.layers import LayerSpec, copied, quantizable_layers, replace_modules, run_sample, watched
+from haq.layers.kinds.lowering import Lowered, lowered
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.policy import LayerBits
 from haq.quant.folding import batch_norms_after
@@ -25,13 +26,30 @@ from haq.quant.integer.parts import linear_parts
 from haq.quant.modules import Quantized
 from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
-from haq.torch_internals import BatchNorm, padding_of
+from haq.torch_internals import BatchNorm
 
 __all__ = ["BitSerialModule", "deploy", "random_module"]
 
 logger = logging.getLogger(__name__)
 
 _GRIDS = (UniformQuantizer, LSQQuantizer)
+
+
+class LoweredModule(nn.Module):
+    """A layer of another kind that runs as a convolution in two dimensions.
+
+    Args:
+        conv: The layer as such a convolution.
+        inner: That convolution.
+    """
+
+    def __init__(self, conv: Lowered, inner: BitSerialModule) -> None:
+        super().__init__()
+        self._conv, self.inner = conv, inner
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        """Returns the output of the fake-quantized layer, up to rounding in float32."""
+        return self._conv.leave(self.inner(self._conv.enter(x)))
 
 
 class BitSerialModule(nn.Module):
@@ -108,7 +126,10 @@ def deploy(quantized: nn.Module, sample: Tensor, backend: str | None = None, dev
     places: dict[nn.Module, nn.Module] = {}
     for name, layer in layers:
         norm = norms.get(layer)
-        module = BitSerialModule(_kernel(name, layer, norm, runtime), isinstance(layer, nn.Linear), device)
+        conv = _lowered(name, layer)
+        module: nn.Module = BitSerialModule(_kernel(name, layer, conv, norm, runtime), conv is None, device)
+        if conv is not None and not conv.is_plain:
+            module = LoweredModule(conv, cast(BitSerialModule, module))
         for constant in set(cast("list[str]", layer.__constants__)) & set(
             vars(layer)
         ):  # a forward pass may read `out_channels`
@@ -137,16 +158,30 @@ def _movable_norms(network: nn.Module, sample: Tensor) -> dict[nn.Module, BatchN
     return {}
 
 
-def _kernel(name: str, layer: Any, norm: BatchNorm | None, runtime: Runtime) -> Kernel:
+def _lowered(name: str, layer: nn.Module) -> Lowered | None:
+    """Returns a layer as a convolution in two dimensions; `None` if it is a linear layer."""
     if isinstance(layer, OwnForward | Substituted):
         raise HardwareError(
             f"layer {name!r} ({type(layer).__name__}) has a forward pass of its own, which bit-serial kernels do not "
             "run; make it a plain Conv2d or Linear"
         )
-    if not isinstance(layer, nn.Conv2d | nn.Linear):
+    if isinstance(layer, nn.Linear):
+        return None
+    conv, mode = lowered(layer), getattr(layer, "padding_mode", "zeros")
+    if mode != "zeros" or (conv is not None and conv.padding[::2] != conv.padding[1::2]):
         raise HardwareError(
-            f"layer {name!r} ({own_class(layer).__name__}) has no bit-serial kernel; they run Conv2d and Linear"
+            f"layer {name!r} pads with padding={cast(Any, layer).padding!r}, padding_mode={mode!r}; bit-serial kernels "
+            "pad with zeros, equally on both sides"
         )
+    if conv is None:
+        raise HardwareError(
+            f"layer {name!r} ({own_class(layer).__name__}) has no bit-serial kernel; they run linear layers and "
+            "convolutions in one and two dimensions, also transposed"
+        )
+    return conv
+
+
+def _kernel(name: str, layer: Any, conv: Lowered | None, norm: BatchNorm | None, runtime: Runtime) -> Kernel:
     grid = _input_grid(name, layer)
     with torch.no_grad():
         weight, factor, constant = linear_parts(layer, [norm] if norm is not None else [], grid.scale)
@@ -155,9 +190,11 @@ def _kernel(name: str, layer: Any, norm: BatchNorm | None, runtime: Runtime) -> 
     if getattr(weights, "zero_point", None) is not None:  # LSQ has none
         zeros = cast(Tensor, weights.zero_point).expand(len(codes))
         codes = codes + zeros.view(-1, *[1] * (codes.dim() - 1))
+    if conv is not None:
+        codes = conv.weight(codes)
     build = partial(
         runtime.layer,
-        codes.numpy(),
+        codes.contiguous().numpy(),
         weights.bits,
         grid.bits,
         signed_weights=weights.signed,
@@ -168,16 +205,10 @@ def _kernel(name: str, layer: Any, norm: BatchNorm | None, runtime: Runtime) -> 
         w_zero_points=None if zeros is None else zeros.numpy(),
         name=name,
     )
-    if isinstance(layer, nn.Linear):
+    if conv is None:
         return build()
-    left, right, top, bottom = padding_of(layer)  # also of 'same' and 'valid'
-    if layer.padding_mode != "zeros" or left != right or top != bottom:
-        raise HardwareError(
-            f"layer {name!r} pads with padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; bit-serial "
-            "kernels pad with zeros, equally on both sides"
-        )
-    stride, dilation = cast("tuple[int, int]", layer.stride), cast("tuple[int, int]", layer.dilation)
-    return build(stride=stride, padding=(top, left), dilation=dilation, groups=layer.groups)
+    left, _, top, _ = conv.padding
+    return build(stride=conv.stride, padding=(top, left), dilation=conv.dilation, groups=layer.groups)
 
 
 def _input_grid(name: str, layer: Quantized) -> Grid:
@@ -213,7 +244,7 @@ def random_module(
     """Returns a layer with random weights, for measurements.
 
     Args:
-        layer: Shape of the layer.
+        layer: Shape of the layer, linear or from `haq.layers.kinds.lowering.lowered_spec`.
         bits: Widths of the layer.
         seed: Seed of the weights.
         backend: Name of the kernels; see `Runtime`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from haq.errors import HardwareError
 from haq.hwmodels.accelerators.footprint import footprint
 from haq.hwmodels.kernels.deployment import BitSerialModule, deploy, random_module
 from haq.hwmodels.kernels.runtime import Runtime
@@ -25,6 +27,7 @@ from haq.hwmodels.measuring.monotone import monotone
 from haq.hwmodels.measuring.sampling import joules_per_call, sample, summarize
 from haq.hwmodels.tables.table import CostTable
 from haq.layers import LayerSpec, fresh
+from haq.layers.kinds.lowering import lowered_spec
 from haq.policy import BitPolicy, LayerBits
 from haq.quant.preparation import prepare
 
@@ -78,7 +81,7 @@ class Plan:
     def groups(self) -> list[list[LayerBits]]:
         """The cells, in groups whose kernels fit into memory together."""
         weights = sum(layer.params for layer in self.layers)  # at most a byte each, and as much again while packing
-        inputs = self.batch * sum(layer.in_channels * layer.in_size[0] * layer.in_size[1] for layer in self.layers)
+        inputs = self.batch * sum(layer.in_channels * math.prod(layer.in_size) for layer in self.layers)
         size = max(_GROUP_BYTES // (2 * weights + 4 * inputs), 1)  # codes, their planes, and addresses of windows
         return [self.cells[start : start + size] for start in range(0, len(self.cells), size)]
 
@@ -177,7 +180,7 @@ class _Network:
 
 
 def _random_module(plan: Plan, layer: LayerSpec, bits: LayerBits) -> BitSerialModule:
-    return random_module(layer, bits, plan.seed, plan.backend, plan.device)
+    return random_module(_shape(layer), bits, plan.seed, plan.backend, plan.device)
 
 
 def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCounter) -> list[float]:
@@ -190,7 +193,14 @@ def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCoun
 
 
 def _shape(layer: LayerSpec) -> LayerSpec:
-    return replace(layer, name="layer", macs=layer.macs // layer.calls, biases=0)
+    """Returns a call of a layer, as kernels run it, without its name."""
+    spec = lowered_spec(layer)
+    if spec is None:
+        raise HardwareError(
+            f"layer {layer.name!r} ({layer.kind}) has no bit-serial kernel, so it cannot be measured; they run linear "
+            "layers and convolutions in one and two dimensions; leave it out with --float, or use a cost model"
+        )
+    return replace(spec, name="layer", biases=0)
 
 
 def _table(plan: Plan, done: Journal, device: dict[str, str], runtime: Runtime, with_energy: bool) -> CostTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,9 +16,43 @@ from haq.layers.spec import LayerSpec
 from haq.layers.variants import Variant, become
 from haq.torch_internals import output_padding_of
 
-__all__ = ["TRANSPOSED", "OutputFirst", "inputs_first", "put_outputs_first"]
+__all__ = ["TRANSPOSED", "OutputFirst", "Spread", "inputs_first", "put_outputs_first"]
 
 _FUNCTIONS = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Turns the input of a transposed convolution into that of a convolution with step 1.
+
+    Attributes:
+        stride: Distance between two values of the input.
+        before: Zeros before the first value along each dimension; a negative number cuts values off.
+        after: Zeros behind the last value.
+    """
+
+    stride: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layer: Any) -> Spread:
+        """Returns how a transposed convolution reads its input."""
+        spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        before = tuple(span - padding for span, padding in zip(spans, layer.padding, strict=True))
+        after = tuple(side + more for side, more in zip(before, layer.output_padding, strict=True))
+        return cls(tuple(layer.stride), before, after)
+
+    def __call__(self, x: Tensor, zero: int = 0) -> Tensor:
+        """Returns the input, `(N, C, *size)`, with zeros, or the code that stands for 0, between and around values."""
+        rank = len(self.stride)
+        x = x if x.dim() == rank + 2 else x[None]
+        shape = [(size - 1) * step + 1 for size, step in zip(x.shape[2:], self.stride, strict=True)]
+        apart = x.new_full((*x.shape[:2], *shape), zero)
+        every: list[Any] = [slice(None, None, step) for step in self.stride]
+        apart[(..., *every)] = x
+        sides = [side for axis in reversed(range(rank)) for side in (self.before[axis], self.after[axis])]
+        return F.pad(apart, sides, value=zero)
 
 
 class _Transposed(LayerKind):
@@ -51,26 +86,13 @@ class _Transposed(LayerKind):
         return y
 
     def count(self, layer: Any, x: Tensor) -> int:
-        spread = self.spread(layer, x)
+        spread = Spread.of(layer)(x)
         return len(spread) * math.prod(self._places(layer, spread))
 
     def columns(self, layer: Any, x: Tensor, chosen: Tensor) -> Tensor:
         ones = (1,) * len(layer.kernel_size)
-        taken = gathered(self.spread(layer, x), tuple(layer.kernel_size), ones, tuple(layer.dilation), chosen)
+        taken = gathered(Spread.of(layer)(x), tuple(layer.kernel_size), ones, tuple(layer.dilation), chosen)
         return taken.flip(1).reshape(layer.groups, -1, len(chosen))
-
-    def spread(self, layer: Any, x: Tensor) -> Tensor:
-        """Returns the input, `(N, C, *size)`, with zeros between its values and around them."""
-        x = x if x.dim() == layer.weight.dim() else x[None]
-        sizes, rank = x.shape[2:], x.dim() - 2
-        apart = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(sizes, layer.stride, strict=True)))
-        every: list[Any] = [slice(None, None, step) for step in layer.stride]
-        apart[(..., *every)] = x
-        sides: list[int] = []
-        for axis in reversed(range(rank)):
-            before = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]
-            sides += [before, before + layer.output_padding[axis]]
-        return F.pad(apart, sides)  # a negative number cuts off
 
     def _places(self, layer: Any, spread: Tensor) -> tuple[int, ...]:
         spans = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from haq.layers import copied, fresh
 from haq.quant.integer.network import IntegerNetwork
+from haq.quant.modules import Quantized
 from haq.torch_internals import BatchNorm
 
 __all__ = ["Difference", "compare"]
@@ -58,7 +59,7 @@ def _in_float64(network: fx.GraphModule) -> fx.GraphModule:
     """Returns a copy whose layers and batch norms are float64; quantizers stay float32, as they are in `forward`."""
     network = copied(network)
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | BatchNorm):
+        if isinstance(module, Quantized | BatchNorm):
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.double(), requires_grad=False))
             for name, values in module.named_buffers(recurse=False):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from haq.errors import ConfigError, DataError, ModelError
 from haq.layers import copied, fresh
 from haq.layers.kinds import known_kind
+from haq.layers.kinds.lowering import lowered
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.quant.graph import trace_graph
 from haq.quant.integer.arithmetic import Grid
@@ -217,9 +218,12 @@ class ValueGraph:
                 f"layer {name!r} ({type(layer).__name__}) has its own forward pass, which convert does not know; "
                 "make it a plain Conv2d or Linear"
             )
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, nn.Linear) and lowered(layer) is None:
+            if (mode := getattr(layer, "padding_mode", "zeros")) != "zeros":
+                raise ModelError(f"layer {name!r} pads with {mode!r}; integer convolution pads with zeros only")
             raise ModelError(
-                f"layer {name!r} ({own_class(layer).__name__}) has no integer form; convert knows Conv2d and Linear"
+                f"layer {name!r} ({own_class(layer).__name__}) has no integer form; convert knows linear layers and "
+                "convolutions in one and two dimensions, also transposed"
             )
         for side in ("weight", "input"):
             quantizer = getattr(layer, f"{side}_quantizer", nn.Identity())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
+from haq.layers.kinds.lowering import Lowered
 from haq.quant.integer.arithmetic import PRODUCT_BITS, Grid, Rescale, matmul
 from haq.quant.integer.pooling import Window
 from haq.quant.quantizers.functional import quantize_affine
@@ -19,6 +20,7 @@ __all__ = [
     "Dequantize",
     "IntegerConv2d",
     "IntegerLinear",
+    "IntegerLowered",
     "LayerCodes",
     "Quantize",
     "WeightedSum",
@@ -226,6 +228,18 @@ class IntegerConv2d(_IntegerLayer):
         for tap, values in enumerate(weight):
             sums.addcmul_(windows[:, :, :, tap // self.window.kernel[1], tap % self.window.kernel[1]], values)
         return sums
+
+
+class IntegerLowered(nn.Module):
+    """Codes `(N, C, …)` → codes `(N, M, …)`: a layer that is computed as a convolution in two dimensions."""
+
+    def __init__(self, conv: Lowered, inner: IntegerConv2d) -> None:
+        super().__init__()
+        self._conv, self.inner = conv, inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves and rescales."""
+        return self._conv.leave(self.inner(self._conv.enter(x, self.inner.zero)))
 
 
 def _middle(weight: Tensor) -> Tensor | None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from haq.errors import ModelError
+from haq.layers.kinds import kind_of
+from haq.layers.kinds.lowering import lowered
 from haq.quant.integer.arithmetic import Grid
 from haq.quant.integer.graph import RANGE, argument
-from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, LayerCodes
+from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, IntegerLowered, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
-from haq.torch_internals import BatchNorm, padding_of
+from haq.torch_internals import BatchNorm
 
 __all__ = ["average_window", "integer_layer", "linear_parts", "max_window", "pad_widths", "terms_of"]
 
 
 def integer_layer(
     name: str, layer: Quantized, norms: Iterable[BatchNorm], inputs: Grid, outputs: Grid, clip: tuple[int, int]
-) -> IntegerConv2d | IntegerLinear:
+) -> IntegerConv2d | IntegerLinear | IntegerLowered:
     """Returns the integer layer for a quantized one.
 
     A following batch norm scales every channel by γ/σ and shifts it by β − μ·γ/σ, which become part of the factor and
@@ -36,20 +39,16 @@ def integer_layer(
         inputs: Grid of the layer's input.
         outputs: Grid of the output.
         clip: Smallest and largest code of the output.
-
-    Raises:
-        ModelError: The convolution does not pad with zeros.
     """
     weight, factor, constant = linear_parts(layer, norms, inputs.scale)
     parts = LayerCodes(weight, factor, constant, inputs, outputs, clip)
-    conv: Any = layer
-    if not isinstance(conv, nn.Conv2d):
+    if isinstance(cast(nn.Module, layer), nn.Linear):
         return IntegerLinear(parts)
-    if conv.padding_mode != "zeros":
-        raise ModelError(f"layer {name!r} pads with {conv.padding_mode!r}; integer convolution pads with zeros only")
-    padding = cast("tuple[int, int, int, int]", tuple(padding_of(conv)))
-    window = Window(_pair(conv.kernel_size), _pair(conv.stride), _pair(conv.dilation), padding)
-    return IntegerConv2d(parts, window, conv.groups)
+    conv = lowered(layer)
+    assert conv is not None, f"the graph was checked, but layer {name!r} is no convolution"
+    window = Window(conv.kernel, conv.stride, conv.dilation, conv.padding)
+    made = IntegerConv2d(replace(parts, weight=conv.weight(weight)), window, kind_of(layer).groups(layer))
+    return made if conv.is_plain else IntegerLowered(conv, made)
 
 
 def linear_parts(layer: Quantized, norms: Iterable[BatchNorm], input_scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,23 +81,26 @@ def linear_parts(layer: Quantized, norms: Iterable[BatchNorm], input_scale: floa
     return codes.to(dtype).reshape(layer.weight.shape), factor, constant
 
 
-def average_window(node: fx.Node, module: nn.Module | None) -> tuple[Window | None, tuple[int, int], bool]:
+def average_window(node: fx.Node, module: nn.Module | None) -> tuple[Window | None, tuple[int, ...], bool]:
     """Returns the window of average pooling (`None` for all positions), the size of its input, and `keepdim`.
 
     Raises:
-        ModelError: It averages over other dimensions than height and width, or over windows of different sizes.
+        ModelError: It averages over other dimensions than all after the channels, or over windows of different sizes.
     """
     shape = node.all_input_nodes[0].meta[RANGE][0]
-    size = _pair(shape[2:]) if len(shape) == 4 else (0, 0)
+    size = tuple(shape[2:])
     if "mean" in str(getattr(node.target, "__name__", node.target)):
         dims = argument(node, 1, "dim", None)
-        if len(shape) != 4 or not isinstance(dims, tuple | list) or {d % 4 for d in dims} != {2, 3}:
-            raise ModelError(f"mean {node.name!r} is over dimensions {dims}; integers average over (2, 3) only")
+        every, rank = set(range(2, len(shape))), len(shape)
+        over = {dims} if isinstance(dims, int) else set(dims or ())
+        if not every or {d % rank for d in over} != every:
+            wanted = tuple(every) or "those after the channels"
+            raise ModelError(f"mean {node.name!r} is over dimensions {dims}; integers average over {wanted} only")
         return None, size, bool(argument(node, 2, "keepdim", False))
     if "daptive" in str(getattr(node.target, "__name__", type(module).__name__)):
         output = _option(node, module, 1, "output_size", None)
-        if output not in (1, (1, 1), [1, 1]):
-            raise ModelError(f"adaptive pooling {node.name!r} to {output}; integers average to (1, 1) only")
+        if output != 1 and not (isinstance(output, tuple | list) and set(output) == {1}):
+            raise ModelError(f"adaptive pooling {node.name!r} to {output}; integers average all positions only")
         return None, size, True
     kernel = _pair(_option(node, module, 1, "kernel_size", None))
     padding = _option(node, module, 3, "padding", 0)

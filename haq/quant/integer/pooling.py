@@ -54,8 +54,8 @@ class Average(nn.Module):
 
     Args:
         window: Window to average over; `None` for all positions.
-        size: Height and width of the feature map; a global average divides by their product.
-        keepdim: Whether a global average is `(N, C, 1, 1)` instead of `(N, C)`.
+        size: Of the feature map; a global average divides by their product.
+        keepdim: Whether a global average is `(N, C, 1, …)` instead of `(N, C)`.
         inputs: Grid of the values.
         outputs: Grid of the average.
         clip: Smallest and largest code of the average.
@@ -64,7 +64,7 @@ class Average(nn.Module):
     def __init__(
         self,
         window: Window | None,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         keepdim: bool,
         inputs: Grid,
         outputs: Grid,
@@ -92,7 +92,7 @@ class Average(nn.Module):
                 "convert it with batches of this image size"
             )
         else:
-            sums = x.sum((2, 3), keepdim=self.keepdim, dtype=self.sum_dtype)
+            sums = x.sum(tuple(range(2, x.dim())), keepdim=self.keepdim, dtype=self.sum_dtype)
         codes: Tensor = self.rescale(sums)
         return codes
 
