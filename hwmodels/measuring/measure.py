@@ -180,7 +180,7 @@ class _Network:
 
 
 def _random_module(plan: Plan, layer: LayerSpec, bits: LayerBits) -> BitSerialModule:
-    return random_module(_shape(layer), bits, plan.seed, plan.backend, plan.device)
+    return random_module(replace(_shape(layer), name=layer.name), bits, plan.seed, plan.backend, plan.device)
 
 
 def _energy(plan: Plan, shape: LayerSpec, counter: EnergyCounter | GpuEnergyCounter) -> list[float]:
