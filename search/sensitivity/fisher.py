@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from haq.data import IGNORED
 from haq.layers import fresh, quantizable_layers, watched
 from haq.layers.own_forward import window_of
 from haq.quant.compensation.moments import padded
@@ -40,6 +41,7 @@ def squared_effects(
     quantizers: Mapping[Change, nn.Module],
     x: Tensor,
     rng: torch.Generator,
+    y: Tensor | None = None,
 ) -> dict[Change, float]:
     """Returns ½ Σ (g·Δ)² over the samples of a batch, for every change.
 
@@ -49,6 +51,7 @@ def squared_effects(
         quantizers: Change → quantizer of the layer's input.
         x: `(N, ...)`.
         rng: Draws the signs.
+        y: Labels, `(N,)` or `(N, T)`; answers at positions that are `IGNORED` do not count.
     """
     layers = dict(quantizable_layers(model))
     names: dict[nn.Module, str] = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
@@ -69,6 +72,8 @@ def squared_effects(
         p = logits.detach().softmax(1)
         signed = p.sqrt() * (2.0 * torch.randint(2, p.shape, generator=rng) - 1)
         weights_of_z = signed - p * signed.sum(1, keepdim=True)
+        if y is not None:
+            weights_of_z[y.flatten() == IGNORED] = 0
         wanted = [tensor for _, given, y in calls for tensor in (given, y)]
         gradients = torch.autograd.grad((weights_of_z * logits).sum(), wanted, allow_unused=True)
     effects: dict[Change, Tensor] = defaultdict(lambda: torch.zeros(len(x)))

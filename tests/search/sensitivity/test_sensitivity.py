@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Images
+from haq.data import IGNORED, Images, Samples
 from haq.errors import ConfigError, ModelError
 from haq.layers import evaluating, quantizable_layers
 from haq.models.mobilenet import InvertedResidual
@@ -400,3 +400,23 @@ def test_mistakes() -> None:
     for measure in ("kl", "hessian"):
         with pytest.raises(ModelError, match="NaN or infinite outputs"):
             measure_sensitivity(model, calibration, images, names, (4,), (measure,))
+
+
+def test_answers_at_positions_without_a_label_do_not_count() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((24, 7, 5)).astype(np.float32), rng.integers(0, 4, (24, 7))
+    cut = Samples(np.ascontiguousarray(x[:, :4]), np.ascontiguousarray(y[:, :4]))
+    padded = Samples(x, np.where(np.arange(7) < 4, y, IGNORED))
+    calibration = calibrate(model, [torch.from_numpy(x)], (2, 4))
+    whole, short = (
+        measure_sensitivity(model, calibration, samples, ("0", "2"), (2, 4), MEASURES, probes=200)
+        for samples in (padded, cut)
+    )
+    for name in MEASURES:
+        # Random signs are others if there are more positions; a gradient for each sample is one draw
+        rtol = {"hessian": 0.1, "fisher": 0.7}.get(name, 1e-5)
+        if name != "hessian":  # of inputs, its trace and its errors are means over all that a layer reads
+            np.testing.assert_allclose(whole[name].inputs, short[name].inputs, rtol=rtol, err_msg=name)
+        np.testing.assert_allclose(whole[name].weights, short[name].weights, rtol=rtol, err_msg=name)
