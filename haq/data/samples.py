@@ -56,7 +56,7 @@ class Samples:
         """Returns the number of these samples to batch in place of `size` images; fewer if they have many answers."""
         if self.y.ndim == 1:
             return size
-        scores = self.y[0].size * (int(self.y.max()) + 1)
+        scores: int = self.y.shape[1] * (int(self.y.max()) + 1)
         return max(1, min(size, _SCORES_A_BATCH // max(scores, 1)))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:

@@ -54,8 +54,8 @@ def test_what_fits() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda y: y.transpose(1, 2), "(1, 4, 6) for one sample; it must give (1, 6, 4) or more classes: the model must "
-            "give (N, T, classes): return outputs.transpose(1, 2)"),
+        (lambda y: y.transpose(1, 2), "(1, 4, 6) for one sample; it must give (1, 6, 4) or more classes: the model "
+            "must give (N, T, classes): return outputs.transpose(1, 2)"),
         (lambda y: y[:, ::2], "(1, 3, 4) for one sample; it must give (1, 6, 4) or more classes: an answer for each"),
         (lambda y: y.mean(1), "(1, 4) for one sample; it must give (1, 6, 4)"),
         (lambda y: y.flatten(0, 1), "(6, 4) for one sample; it must give (1, 6, 4)"),
