@@ -25,9 +25,9 @@ class Score:
     """Quality of one network.
 
     Attributes:
-        top1: Fraction of samples whose most likely class is correct, 0 to 1.
+        top1: Fraction of samples, or of positions with a label, whose most likely class is correct, 0 to 1.
         loss: Mean cross-entropy in nats.
-        samples: Number of samples.
+        samples: Number of labels: of samples, or of positions that have one.
         seconds: Wall time of making and scoring the network.
         fidelity: How the network was made.
         steps: Number of fine-tuning steps.
@@ -53,7 +53,7 @@ class Score:
 
         HAQ ranks by `top1`. Ranking by `loss` uses exp(−loss), the geometric mean of the probabilities given to the
         correct classes. It is on the same scale and still orders policies where top-1 no longer tells them apart, as on
-        images that a pretrained network was trained on. Ranking by `kl` uses exp(−divergence) from the float network,
+        samples that a pretrained network was trained on. Ranking by `kl` uses exp(−divergence) from the float network,
         on samples of its own (`haq.quant.divergence.mixed`). It needs no labels, and it tells networks apart that
         differ in one answer of a thousand.
         """

@@ -1,6 +1,6 @@
-"""The data that a network is fine-tuned, scored and tested on: labelled images, or texts and their next tokens."""
+"""The data that a network is fine-tuned, scored and tested on: labelled arrays, pictures or texts."""
 
 from haq.data.registry import get_data
-from haq.data.samples import ImageData, Images, Samples, Tokens
+from haq.data.samples import IGNORED, ImageData, Images, Samples, Tokens
 
-__all__ = ["ImageData", "Images", "Samples", "Tokens", "get_data"]
+__all__ = ["IGNORED", "ImageData", "Images", "Samples", "Tokens", "get_data"]

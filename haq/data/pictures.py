@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from haq.data.arrays import checked_images, default_statistics
+from haq.data.checking import checked_samples, default_statistics
 from haq.data.levels import DEEP, alike, as_bytes, opened
 from haq.data.preprocessing import Preprocessing, preprocessing_of
-from haq.data.samples import Images
+from haq.data.samples import Samples
 from haq.data.splitting import VAL_SHARE, Splits, hold_out
 from haq.errors import DataError
 from haq.io.prefixes import hugging_face, one_line, source_of
@@ -175,11 +175,11 @@ def _check_sizes(where: str, sizes: Collection[tuple[int, ...]]) -> None:
         )
 
 
-def _images(where: str, x: NDArray[Any], y: NDArray[Any], preprocessing: Preprocessing | None) -> Images:
+def _images(where: str, x: NDArray[Any], y: NDArray[Any], preprocessing: Preprocessing | None) -> Samples:
     if preprocessing is not None:
-        return checked_images(x, y, preprocessing.mean, preprocessing.std, where)
+        return checked_samples(x, y, preprocessing.mean, preprocessing.std, where)
     if x.dtype == np.uint8:
-        return checked_images(x, y, None, None, where)
+        return checked_samples(x, y, None, None, where)
     mean, std = (np.array(values, np.float32) for values in default_statistics(x.shape[3]))
     normalised = (x.astype(np.float32) / 65535 - mean) / std
-    return checked_images(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)), y, None, None, where)
+    return checked_samples(np.ascontiguousarray(normalised.transpose(0, 3, 1, 2)), y, None, None, where)

@@ -45,7 +45,7 @@ def get_data(spec: Any, val_images: int, seed: int, model: Any = None) -> ImageD
     if val is None:
         train, val = hold_out(train, min(val_images, max(1, int(VAL_SHARE * len(train)))), seed)
     if not len(val):
-        raise DataError(f"{name}: no class has two training images, so none can be held out for validation; add some")
+        raise DataError(f"{name}: no class has two training samples, so none can be held out for validation; add some")
     return ImageData(name, train, val, splits.test, splits.num_classes)
 
 

@@ -11,9 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ImageData", "Images", "Samples", "Tokens"]
+__all__ = ["IGNORED", "ImageData", "Images", "Samples", "Tokens"]
+
+IGNORED = -100
+"""Label of a position that has none, such as padding; PyTorch's `ignore_index`."""
 
 _TOKENS_A_BATCH = 1024  # each token has a score for every word of the vocabulary, which may hold a hundred thousand
+_SCORES_A_BATCH = 2**24  # 64 MiB of outputs, for labels at every position
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,8 @@ class Samples:
 
     Attributes:
         x: Inputs of the network, `(N, …)`.
-        y: int64 class indices, `(N,)`, or `(N, T)` if a sample has a label at every position.
+        y: int64 class indices, `(N,)`, or `(N, T)` if a sample has a label at every position; `IGNORED` where it has
+            none.
     """
 
     x: NDArray[Any]
@@ -30,6 +35,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def answers(self) -> int:
+        """Number of labels: of samples, or of positions that have one."""
+        return int(np.count_nonzero(self.y != IGNORED))
 
     def batch(self, indices: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Returns the samples at these indices, in the form that the network reads, and their labels."""
@@ -43,8 +53,11 @@ class Samples:
             yield self.batch(np.arange(start, min(start + step, len(self))))
 
     def fitting(self, size: int) -> int:
-        """Returns the number of these samples to batch in place of `size` images."""
-        return size
+        """Returns the number of these samples to batch in place of `size` images; fewer if they have many answers."""
+        if self.y.ndim == 1:
+            return size
+        scores: int = self.y.shape[1] * (int(self.y.max()) + 1)
+        return max(1, min(size, _SCORES_A_BATCH // max(scores, 1)))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Self:
         """Returns a split with only the samples at these indices."""

@@ -37,8 +37,10 @@ class Splits:
 def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
     """Splits off about `count` samples: the same share of every class, and at least one of a class that has several.
 
+    Samples with a label at every position have no class of their own, so exactly `count` are drawn, and one stays.
+
     Args:
-        samples: Samples with class indices `(N,)`.
+        samples: Samples with class indices `(N,)` or `(N, T)`.
         count: Approximate number of samples to hold out.
         seed: Seed for choosing them.
 
@@ -47,11 +49,12 @@ def hold_out(samples: S, count: int, seed: int) -> tuple[S, S]:
     """
     # Not scikit-learn's `train_test_split`: it chooses other samples, and run folders keep fingerprints of their data
     rng = np.random.default_rng(seed)
-    share = count / len(samples)
-    held: list[int] = []
-    for label in np.unique(samples.y):
-        members = rng.permutation(np.flatnonzero(samples.y == label))
-        held.extend(members[: max(1, round(share * len(members)))] if len(members) > 1 else [])
     chosen = np.zeros(len(samples), bool)
-    chosen[held] = True
+    if samples.y.ndim > 1:
+        chosen[rng.permutation(len(samples))[: min(count, len(samples) - 1)]] = True
+    else:
+        share = count / len(samples)
+        for label in np.unique(samples.y):
+            members = rng.permutation(np.flatnonzero(samples.y == label))
+            chosen[members[: max(1, round(share * len(members)))] if len(members) > 1 else []] = True
     return samples.subset(np.flatnonzero(~chosen)), samples.subset(np.flatnonzero(chosen))

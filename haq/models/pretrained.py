@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import ImageData, Samples
-from haq.errors import DataError, ModelError
+from haq.errors import ModelError
 from haq.io.files import cache_folder, replacing
-from haq.layers import run_sample
+from haq.models.data_fit import check_fit
 from haq.models.registry import get_model, list_models, load_model, load_weights
 from haq.process_state import random_states_restored
 from haq.threads import one_thread
@@ -68,13 +68,13 @@ def open_model(spec: str | nn.Module, weights: str | None, data: ImageData, prog
         progress: Called with the number of epochs done and in total while the embedded network is trained.
 
     Raises:
-        DataError: The model's outputs do not fit the labels.
+        DataError: See `check_fit`.
         ModelError: The model or its weights cannot be loaded, or it fails on the data.
     """
     if isinstance(spec, str) and (spec, data.name, weights) == ("digits-resnet", "digits", None):
         return pretrained_digits(data.train, progress)
     model = load_model(spec, weights, data.num_classes, data.train.batch([0])[0].shape[1])
-    _check_outputs(model, data)
+    check_fit(model, data)
     return model
 
 
@@ -93,19 +93,6 @@ def open_untrained(spec: str, weights: str | None, data: ImageData) -> nn.Module
     if weights is None and spec in list_models():
         return get_model(spec, data.num_classes, channels).eval()
     return load_model(spec, weights, data.num_classes, channels)
-
-
-def _check_outputs(model: nn.Module, data: ImageData) -> None:
-    x, y = data.train.batch([0])
-    logits = run_sample(model, x)
-    if not isinstance(logits, Tensor) or logits.shape[:-1] != y.shape or logits.shape[-1] < data.num_classes:
-        what = f"an output of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"the data has {data.num_classes} classes, but the model gives {what} for one sample; "
-            f"it must give {(*y.shape, data.num_classes)} or more classes"
-        )
-    if not bool(torch.isfinite(logits).all()):
-        raise DataError("the model gives NaN or infinite outputs for a training sample; check its weights and the data")
 
 
 def train_digits(train: Samples, epochs: int, progress: Progress, seed: int = 0) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import Samples
-from haq.quant.evaluation import logits_of
+from haq.quant.evaluation import labelled, logits_of
 
 __all__ = ["Reference", "between", "mixed"]
 
@@ -20,8 +20,8 @@ class Reference:
     """Samples on which networks are compared with the float network.
 
     Attributes:
-        samples: Inputs of the networks; their labels are not used.
-        logits: The float network's outputs, `(N, classes)` or `(N, T, words)`.
+        samples: Inputs of the networks. Of their labels only those count that say which positions have none.
+        logits: The float network's outputs, `(N, classes)` or `(N, T, classes)`.
     """
 
     samples: Samples
@@ -34,8 +34,9 @@ class Reference:
             model: Network to compare; it runs in evaluation mode.
             threads: See `haq.quant.evaluation.evaluate`.
         """
-        logits = logits_of(model, self.samples, threads).to(self.logits.device).flatten(0, -2)
-        exact = self.logits.flatten(0, -2).log_softmax(1)
+        y = torch.tensor(self.samples.y)  # a copy: arrays in Ray's object store are read-only
+        logits, _ = labelled(logits_of(model, self.samples, threads).to(self.logits.device), y)
+        exact = labelled(self.logits, y)[0].log_softmax(1)
         found = F.kl_div(logits.log_softmax(1), exact, reduction="batchmean", log_target=True)
         return max(float(found), 0.0)  # rounding may turn 0 into −1e-9
 

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Samples
+from haq.data import IGNORED, Samples
 from haq.errors import ModelError
 from haq.layers import evaluating
 from haq.layers.copying import sharing
 from haq.scores import Fidelity, Score
 from haq.threads import in_threads
 
-__all__ = ["device_of", "evaluate", "logits_of", "outputs_of", "teacher_of"]
+__all__ = ["device_of", "evaluate", "labelled", "logits_of", "outputs_of", "teacher_of"]
 
-_BATCH = 50  # so few images that a layer's outputs stay in the cache
+_BATCH = 50  # so few samples that a layer's outputs stay in the cache
 _PART = 1000  # most samples that a thread evaluates at a time
 _TEACHER_BYTES = 2**28
 
@@ -32,9 +32,17 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """Returns the network's outputs for these inputs.
 
     Raises:
-        ModelError: The network does not return a tensor.
+        ModelError: The network does not return a tensor, or has no entry for an integer of its inputs.
     """
-    outputs = model(x)
+    try:
+        outputs = model(x)
+    except IndexError as error:
+        if x.is_floating_point():
+            raise
+        raise ModelError(
+            f"{type(model).__name__} fails on inputs with values from {int(x.min())} to {int(x.max())}: "
+            f"{' '.join(str(error).split())}; give indices for which its embeddings have rows"
+        ) from error
     if not isinstance(outputs, Tensor):
         raise ModelError(
             f"{type(model).__name__} returns a {type(outputs).__name__}, and haq does not know which part of it holds "
@@ -43,8 +51,22 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     return outputs
 
 
+def labelled(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the outputs that have labels, `(answers, classes)`, and these labels, `(answers,)`.
+
+    Args:
+        outputs: `(N, classes)`, or `(N, T, classes)`.
+        y: `(N,)`, or `(N, T)` with `IGNORED` at positions without a label.
+    """
+    outputs, y = outputs.flatten(0, -2), y.flatten()
+    counted = y != IGNORED
+    if bool(counted.all()):
+        return outputs, y.to(outputs.device)
+    return outputs[counted.to(outputs.device)], y[counted].to(outputs.device)
+
+
 def logits_of(model: nn.Module, samples: Samples, threads: int | None = None) -> Tensor:
-    """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, words)`.
+    """Returns the network's outputs for all samples in evaluation mode, `(N, classes)` or `(N, T, classes)`.
 
     Args:
         model: See `evaluate`.
@@ -78,7 +100,7 @@ def _sums(model: nn.Module, samples: Samples) -> tuple[int, float]:
     device = device_of(model)
     with evaluating(model):
         for x, y in samples.batches(_BATCH):
-            logits, y = outputs_of(model, x.to(device)).flatten(0, -2), y.to(device).flatten()
+            logits, y = labelled(outputs_of(model, x.to(device)), y)
             correct += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
     return correct, loss
@@ -90,7 +112,7 @@ def evaluate(
     """Scores the network in evaluation mode.
 
     Args:
-        model: Maps `(N, C, H, W)` to `(N, classes)`, or tokens `(N, T)` to `(N, T, words)`; every position counts.
+        model: Maps `(N, …)` to `(N, classes)`, or to `(N, T, classes)`; every position with a label counts.
         samples: Samples to score on.
         fidelity: How the network was made; stored in the score.
         steps: Fine-tuning steps that the network has had; stored in the score.
@@ -102,7 +124,7 @@ def evaluate(
         return _sums(*_part(model, samples, part))
 
     correct, loss = map(sum, zip(*in_threads(score, _parts(model, samples, threads), threads), strict=True))
-    count = samples.y.size
+    count = samples.answers
     return Score(correct / count, loss / count, count, time.perf_counter() - start, fidelity, steps)
 
 

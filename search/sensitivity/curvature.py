@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from haq.data import IGNORED
 from haq.errors import ModelError
 from haq.layers import copied, quantizable_layers, watched
 
@@ -31,7 +32,9 @@ class Curvature:
     read: dict[str, list[Tensor]]
 
 
-def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, rng: torch.Generator) -> Curvature:
+def curvature(
+    model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, rng: torch.Generator, y: Tensor | None = None
+) -> Curvature:
     """Estimates the traces of the diagonal blocks of the Hessian with random signs.
 
     HAWQ-V2 (Dong et al. 2019, arXiv:1911.03852) takes Tr(H) = E[zᵀHz] with z of the size of the weights, and two
@@ -46,9 +49,10 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     Args:
         model: In evaluation mode; it is not changed.
         layers: Names.
-        x: Images, `(N, C, H, W)`.
-        probes: Number of vectors z for each image.
+        x: `(N, …)`.
+        probes: Number of vectors z for each sample.
         rng: Draws the vectors.
+        y: Labels, `(N,)` or `(N, T)`; answers at positions that are `IGNORED` do not count.
 
     Raises:
         ModelError: The network's outputs are not finite.
@@ -83,6 +87,8 @@ def curvature(model: nn.Module, layers: Sequence[str], x: Tensor, probes: int, r
     for _ in range(probes):
         z = torch.randint(0, 2, p.shape, generator=rng, dtype=p.dtype).mul_(2).sub_(1)
         root = p.sqrt() * z  # A = diag(√p) − p·√pᵀ
+        if y is not None:
+            root[y == IGNORED] = 0
         products = torch.autograd.grad(
             outputs, variables, root - p * root.sum(-1, keepdim=True), retain_graph=True, materialize_grads=True
         )

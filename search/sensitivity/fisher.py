@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from haq.data import IGNORED
 from haq.layers import fresh, quantizable_layers, watched
 from haq.layers.kinds import kind_of
 from haq.layers.running import put_in_place
@@ -44,6 +45,7 @@ def squared_effects(
     quantizers: Mapping[Change, nn.Module],
     x: Tensor,
     rng: torch.Generator,
+    y: Tensor | None = None,
 ) -> dict[Change, float]:
     """Returns ½ Σ (g·Δ)² over the samples of a batch, for every change.
 
@@ -53,6 +55,7 @@ def squared_effects(
         quantizers: Change → quantizer of the layer's input.
         x: `(N, ...)`.
         rng: Draws the signs.
+        y: Labels, `(N,)` or `(N, T)`; answers at positions that are `IGNORED` do not count.
     """
     layers = dict(quantizable_layers(model))
     names: dict[Any, str] = {layers[name]: name for name in {change[0] for change in (*weights, *quantizers)}}
@@ -82,8 +85,10 @@ def squared_effects(
         p = logits.detach().softmax(1)
         signed = p.sqrt() * (2.0 * torch.randint(2, p.shape, generator=rng) - 1)
         weights_of_z = signed - p * signed.sum(1, keepdim=True)
+        if y is not None:
+            weights_of_z[y.flatten() == IGNORED] = 0
         wanted = [given for _, given, _ in calls if given.requires_grad]
-        wanted += [y for _, _, y in calls] + list(whole.values())
+        wanted += [output for *_, output in calls] + list(whole.values())
         gradients = torch.autograd.grad((weights_of_z * logits).sum(), wanted, allow_unused=True)
     found = dict(zip(map(id, wanted), gradients, strict=True))
     effects: dict[Change, Tensor] = defaultdict(lambda: torch.zeros(len(x)))
@@ -92,8 +97,8 @@ def squared_effects(
             for change, (added, _) in weights.items():
                 if change[0] == names[layer] and (gradient := found[id(weight)]) is not None:
                     effects[change][0] += (gradient * added).sum()
-        for layer, given, y in calls:
-            by_input, by_output = found.get(id(given)), found[id(y)]
+        for layer, given, output in calls:
+            by_input, by_output = found.get(id(given)), found[id(output)]
             name = names[layer]
             for change, quantizer in quantizers.items():
                 if change[0] == name and by_input is not None:

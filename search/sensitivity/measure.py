@@ -35,6 +35,7 @@ from haq.layers.copying import sharing
 from haq.layers.kinds import bias_of
 from haq.quant.calibration import Calibration
 from haq.quant.compensation import Rounded
+from haq.quant.evaluation import labelled
 from haq.search.sensitivity.batch_threads import Percent, Progress, spread
 from haq.search.sensitivity.curvature import curvature
 from haq.search.sensitivity.fisher import Change, squared_effects
@@ -180,7 +181,7 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
             exact, state = network.start(x)
             if not bool(torch.isfinite(exact).all()):
                 raise ModelError("the float network gives NaN or infinite outputs; check its weights and the data")
-            signals[number] = float(exact.double().square().sum())
+            signals[number] = float(labelled(exact, y)[0].double().square().sum())
             percent.advance(len(x))
             for layer in network.order:
                 for change in changes[layer]:
@@ -197,7 +198,7 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
     ratio = np.divide(sum(signals), noise, out=np.full_like(noise, math.inf), where=noise > 0)
     with np.errstate(divide="ignore"):
         sqnr = 10 * np.log10(ratio)
-    answers = task.images.y.size
+    answers = task.images.answers
     # Rounding may turn a divergence of 0 into −1e-17
     return {"kl": np.maximum(kl, 0) / answers, "loss": loss / answers, "sqnr": sqnr}
 
@@ -214,14 +215,14 @@ def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Perce
 
     def measure(number: int) -> None:
         rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        x, _ = task.images.batch(batches[number])
+        x, y = task.images.batch(batches[number])
         own = sharing(task.model)  # watching replaces methods of layers
-        for change, effect in squared_effects(own, added, inputs, x, rng).items():
+        for change, effect in squared_effects(own, added, inputs, x, rng, y).items():
             sums[number][task.index(change)] = effect
         percent.advance(_FISHER_PASSES * len(x))
 
     spread(measure, len(batches), _allowed(threads, kept, batches), percent)
-    effects: Array = np.sum(sums, axis=0) / task.images.y.size
+    effects: Array = np.sum(sums, axis=0) / task.images.answers
     return effects
 
 
@@ -233,10 +234,10 @@ def _difference(changed: Tensor | None, own: Tensor | None) -> Tensor | None:
 
 def _differences(exact: Tensor, output: Tensor, y: Tensor) -> tuple[float, float, float]:
     """Returns divergence, rise of the loss, and squared error, each summed over the images, in double precision."""
-    exact, output, y = exact.double().flatten(0, -2), output.double().flatten(0, -2), y.flatten()
+    (exact, labels), (output, _) = labelled(exact.double(), y), labelled(output.double(), y)
     log_p, log_q = exact.log_softmax(1), output.log_softmax(1)
     divergence = (log_p.exp() * (log_p - log_q)).sum()
-    rise = F.nll_loss(log_q, y, reduction="sum") - F.nll_loss(log_p, y, reduction="sum")
+    rise = F.nll_loss(log_q, labels, reduction="sum") - F.nll_loss(log_p, labels, reduction="sum")
     return float(divergence), float(rise), float((exact - output).square().sum())
 
 
@@ -251,8 +252,8 @@ def _curved(task: _Task, probes: int, seed: int, kept: float, threads: int, perc
 
     def measure(number: int) -> None:
         rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        x, _ = task.images.batch(batches[number])
-        found = curvature(task.model, task.layers, x, probes, rng)
+        x, y = task.images.batch(batches[number])
+        found = curvature(task.model, task.layers, x, probes, rng, y)
         traces[number][:] = np.stack([found.weights, found.inputs], 1)
         with torch.no_grad():
             for change in task.changes:

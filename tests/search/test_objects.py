@@ -87,7 +87,7 @@ def test_data_may_be_data_sets_or_splits(arrays: object, network: nn.Module, tmp
     assert get_data(data, 20, 0) is data
     assert run(network, data, out=tmp_path / "run", **SMALL).finished
     halves = [TensorDataset(torch.as_tensor(x), torch.as_tensor(y) + 0.5) for x, y in arrays]  # type: ignore[attr-defined]
-    with pytest.raises(DataError, match=r"y is float64 .*; y must be integers"):
+    with pytest.raises(DataError, match=r"y is float32 .*; y must be integers"):
         get_data(halves, 20, 0)  # they are no classes, and would be cut to some
     with pytest.raises(DataError, match=r"data must be \(\(x_train, y_train\), \(x_test, y_test\)\), or a pair of"):
         run(network, [1, 2, 3], out=tmp_path / "no", **SMALL)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from haq.data import Samples
 from haq.errors import ConfigError
 from haq.layers import fresh
-from haq.quant.evaluation import device_of, outputs_of
+from haq.quant.evaluation import device_of, labelled, outputs_of
 from haq.quant.modules import Quantized
 from haq.quant.qat.lessons import BATCH_SIZE, Lessons
 from haq.quant.qat.norms import norms_of, trainable
@@ -122,13 +122,13 @@ class Finetuning:
         for _ in range(min(steps, self.steps - self.done)):
             for quantizer in self._quantizers:
                 quantizer.advance(self.done / self.steps)
-            x, target = self.lessons.at(self.done, self._device)
+            x, y, taught = self.lessons.at(self.done, self._device)
             self._optimizer.zero_grad(set_to_none=True)
-            output = outputs_of(self.model, fresh(x)).flatten(0, -2)
-            if self.lessons.teacher is None:
-                loss = F.cross_entropy(output, target)
+            output, labels = labelled(outputs_of(self.model, fresh(x)), y)
+            if taught is None:
+                loss = F.cross_entropy(output, labels)
             else:
-                loss = F.kl_div(output.log_softmax(1), target, reduction="batchmean", log_target=True)
+                loss = F.kl_div(output.log_softmax(1), taught, reduction="batchmean", log_target=True)
             total = loss + sum(self._penalties())
             total.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
@@ -160,7 +160,7 @@ def finetune(
         teacher: The float network; `None` trains on the labels.
         steps: Number of steps.
         seed: Seed for the order and the mixing of samples.
-        batch: Images per step.
+        batch: Samples per step.
 
     Raises:
         ConfigError: The teacher is not a network.

@@ -14,7 +14,7 @@ from haq.data import Samples
 from haq.layers import evaluating, fresh
 from haq.layers.copying import sharing
 from haq.quant.divergence import between
-from haq.quant.evaluation import device_of, logits_of, outputs_of
+from haq.quant.evaluation import device_of, labelled, logits_of, outputs_of
 from haq.threads import in_threads
 
 __all__ = ["BATCH_SIZE", "Lessons"]
@@ -36,7 +36,7 @@ class Lessons:
         samples: Samples to train on.
         teacher: The float network; `None` to train on the labels.
         seed: Seed for the order and the mixing of samples.
-        batch: Images per step; fewer for texts, see `Samples.fitting`.
+        batch: Samples per step; fewer if each has many answers, see `Samples.fitting`.
     """
 
     def __init__(self, samples: Samples, teacher: nn.Module | None, seed: int, batch: int = BATCH_SIZE) -> None:
@@ -61,7 +61,8 @@ class Lessons:
         teacher = self.teacher
         if teacher is None or not steps or device_of(teacher).type != "cpu":
             return self
-        if self.at(0, torch.device("cpu"))[1].nbytes * steps > _KEPT_BYTES:
+        first = self.at(0, torch.device("cpu"))[2]
+        if first is None or first.nbytes * steps > _KEPT_BYTES:
             return self
 
         parts = [range(first, min(first + _PART, steps)) for first in range(0, steps, _PART)]
@@ -69,7 +70,7 @@ class Lessons:
 
         def answered(part: range) -> list[Tensor]:
             own = sharing(teacher)
-            answers = [_answers(own, self._inputs(step)[0]).log_softmax(1) for step in part]
+            answers = [_answers(own, *self._inputs(step)).log_softmax(1) for step in part]
             done.append(part)
             progress(len(done) / len(parts))
             return answers
@@ -79,10 +80,10 @@ class Lessons:
         made._kept = [answer for answers in in_threads(answered, parts) for answer in answers]
         return made
 
-    def at(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns the inputs and targets of a step.
+    def at(self, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Returns the inputs and the labels of a step, and the teacher's log-probabilities.
 
-        Targets are log-probabilities `(answers, classes)`, or class indices `(answers,)` without a teacher.
+        The latter are `(answers, classes)`, an answer for each label; `None` without a teacher.
 
         Args:
             step: Number of the step, from 0.
@@ -90,24 +91,21 @@ class Lessons:
         """
         x, y = self._inputs(step)
         if self.teacher is None:
-            target = y.flatten()
-        elif step < len(self._kept):
-            target = self._kept[step]
-        else:
-            target = _answers(self.teacher, x).log_softmax(1)
-        return x.to(device), target.to(device)
+            return x.to(device), y, None
+        taught = self._kept[step] if step < len(self._kept) else _answers(self.teacher, x, y).log_softmax(1)
+        return x.to(device), y, taught.to(device)
 
     def agreement(self, model: nn.Module) -> float | None:
-        """Returns the share of samples on which the network and the teacher agree; `None` without a teacher."""
+        """Returns the share of answers in which the network and the teacher agree; `None` without a teacher."""
         if self.teacher is None:
             return None
         expected = self._classes(self.teacher) if self._expected is None else self._expected
         return float((self._classes(model) == expected).float().mean())
 
     def _classes(self, model: nn.Module) -> Tensor:
-        """Returns a network's classes for the first `_SHOWN` images, or for a batch of texts in their place."""
+        """Returns a network's classes for the first `_SHOWN` samples; for fewer, if they have many answers."""
         shown = self.samples.subset(range(min(self.samples.fitting(_SHOWN), len(self.samples))))
-        return logits_of(model, shown).argmax(-1).cpu()
+        return labelled(logits_of(model, shown), torch.from_numpy(shown.y))[0].argmax(-1).cpu()
 
     def _inputs(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns the inputs of a step, mixed if there is a teacher, and the labels."""
@@ -122,7 +120,7 @@ class Lessons:
         return x, y
 
 
-def _answers(model: nn.Module, x: Tensor) -> Tensor:
-    """Returns the network's outputs on the CPU, `(answers, classes)`."""
+def _answers(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Returns the network's outputs that have labels on the CPU, `(answers, classes)`."""
     with evaluating(model):
-        return outputs_of(model, fresh(x).to(device_of(model))).flatten(0, -2).cpu()
+        return labelled(outputs_of(model, fresh(x).to(device_of(model))), y)[0].cpu()

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from haq.data import Images, Samples, Tokens
+from haq.data import IGNORED, Images, Samples, Tokens
+from haq.errors import ModelError
 from haq.quant.divergence import Reference, mixed
 from haq.quant.evaluation import evaluate, logits_of
 
@@ -47,6 +48,51 @@ def test_divergence_of_a_language_model_is_a_mean_over_positions() -> None:
     p, q = (logits_of(model, texts).flatten(0, 1).log_softmax(1) for model in (exact, other))
     found = Reference(texts, logits_of(exact, texts)).divergence(other)
     assert found == pytest.approx(float(F.kl_div(q, p, reduction="batchmean", log_target=True)), rel=1e-5)
+
+
+class Positions(nn.Module):
+    """Gives a score for each class at each position, of floats or of tokens."""
+
+    def __init__(self, seed: int, tokens: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first: nn.Module = nn.Embedding(7, 6) if tokens else nn.Linear(3, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.first(x).relu())
+        return y
+
+
+def padded(tokens: bool = True) -> Samples:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 7, (60, 9)) if tokens else rng.standard_normal((60, 9, 3)).astype(np.float32)
+    y = rng.integers(0, 4, (60, 9))
+    y[np.arange(9) >= rng.integers(1, 10, 60)[:, None]] = IGNORED
+    return Samples(x, y)
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_positions_without_a_label_do_not_count(tokens: bool, threads: int) -> None:
+    samples, exact, other = padded(tokens), Positions(0, tokens), Positions(1, tokens)
+    there = torch.from_numpy(samples.y != IGNORED)
+    labels = torch.from_numpy(samples.y)[there]
+    with torch.no_grad():
+        p, q = (model(torch.from_numpy(samples.x))[there].log_softmax(-1) for model in (exact, other))
+    score = evaluate(other, samples, "float", threads=threads)
+    assert score.samples == samples.answers == int(there.sum())
+    assert score.top1 == pytest.approx(float((q.argmax(1) == labels).float().mean()))
+    assert score.loss == pytest.approx(float(F.nll_loss(q, labels)), rel=1e-5)
+    found = Reference(samples, logits_of(exact, samples)).divergence(other, threads)
+    assert found == pytest.approx(float(F.kl_div(q, p, reduction="batchmean", log_target=True)), rel=1e-5)
+
+
+def test_an_index_that_an_embedding_lacks_is_said() -> None:
+    samples = padded()
+    samples.x[59, 0] = 7
+    with pytest.raises(ModelError, match="Positions fails on inputs with values from 0 to 7: index out of range"):
+        evaluate(Positions(0), samples, "float", threads=1)
 
 
 def test_mixed_samples_lie_between_two_others() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.data import Images
+from haq.data import IGNORED, Images, Samples
 from haq.errors import ConfigError, ModelError
 from haq.layers import evaluating, quantizable_layers
 from haq.models.mobilenet import InvertedResidual
@@ -400,3 +400,26 @@ def test_mistakes() -> None:
     for measure in ("kl", "hessian"):
         with pytest.raises(ModelError, match="NaN or infinite outputs"):
             measure_sensitivity(model, calibration, images, names, (4,), (measure,))
+
+
+def test_answers_at_positions_without_a_label_do_not_count() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((24, 7, 5)).astype(np.float32), rng.integers(0, 4, (24, 7))
+    y = np.where(np.arange(7) < 4, labels, IGNORED)
+    other = np.where(np.arange(7)[:, None] < 4, x, x[::-1])
+    calibration = calibrate(model, [torch.from_numpy(x)], (2, 4))
+
+    def measured(samples: Samples) -> dict[str, Sensitivity]:
+        return measure_sensitivity(model, calibration, samples, ("0", "2"), (2, 4), MEASURES)
+
+    one, two, counted = measured(Samples(x, y)), measured(Samples(other, y)), measured(Samples(x, labels))
+    short = measured(Samples(np.ascontiguousarray(x[:, :4]), np.ascontiguousarray(labels[:, :4])))
+    for name in MEASURES:
+        np.testing.assert_allclose(one[name].weights, two[name].weights, rtol=1e-5, err_msg=name)
+        assert not np.allclose(one[name].weights, counted[name].weights, rtol=1e-3)
+        if name != "hessian":  # its errors are means over all that a layer reads
+            np.testing.assert_allclose(one[name].activation_costs, two[name].activation_costs, rtol=1e-5, err_msg=name)
+    for name in OUTPUTS:
+        np.testing.assert_allclose(one[name].weights, short[name].weights, rtol=1e-5, err_msg=name)

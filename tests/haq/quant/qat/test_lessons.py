@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from haq.data import Images, Tokens
-from haq.quant.qat import Lessons
+from haq.data import IGNORED, Images, Samples, Tokens
+from haq.quant.qat import Finetuning, Lessons
 
 CPU = torch.device("cpu")
 
@@ -33,10 +33,9 @@ def test_every_sample_is_seen_before_any_is_seen_again() -> None:
 def test_a_lesson_depends_on_its_number_alone() -> None:
     lessons, other = (Lessons(pictures(40), network(), 3, batch=8) for _ in range(2))
     asked = [7, 0, 12, 7]
-    for step, (x, target) in zip(asked, [lessons.at(step, CPU) for step in asked], strict=True):
-        again, answer = other.at(step, CPU)
-        assert torch.equal(x, again)
-        assert torch.equal(target, answer)
+    for step, lesson in zip(asked, [lessons.at(step, CPU) for step in asked], strict=True):
+        for one, two in zip(lesson, other.at(step, CPU), strict=True):
+            torch.testing.assert_close(one, two, atol=0, rtol=0)
     assert not torch.equal(lessons.at(0, CPU)[0], Lessons(pictures(40), network(), 4, batch=8).at(0, CPU)[0])
 
 
@@ -60,9 +59,10 @@ def test_answers_that_take_much_memory_are_computed_anew(monkeypatch: pytest.Mon
 
 def test_mixed_samples_have_the_answers_to_what_is_shown() -> None:
     model, images = network(), pictures(40)
-    x, target = Lessons(images, model, 0, batch=40).at(0, CPU)
+    x, _, taught = Lessons(images, model, 0, batch=40).at(0, CPU)
     with torch.no_grad():
-        assert torch.equal(target, model(x).log_softmax(1))
+        assert taught is not None
+        assert torch.equal(taught, model(x).log_softmax(1))
     plain = Lessons(images, None, 0, batch=40).at(0, CPU)
     assert torch.equal(plain[0], images.batch(plain[1].numpy())[0]), "samples with labels are not mixed"
     assert not torch.isin(x[:, 0, 0, 0], plain[0][:, 0, 0, 0]).any()
@@ -79,9 +79,10 @@ def test_tokens_are_not_mixed() -> None:
             return y
 
     tokens = np.random.default_rng(0).integers(0, 7, (12, 9))
-    x, target = Lessons(Tokens(tokens, tokens), Words(), 0).at(0, CPU)
+    x, _, taught = Lessons(Tokens(tokens, tokens), Words(), 0).at(0, CPU)
     assert sorted(x.tolist()) == sorted(tokens.tolist())
-    assert target.shape == (12 * 9, 7)
+    assert taught is not None
+    assert taught.shape == (12 * 9, 7)
 
 
 def test_of_texts_no_more_are_answered_at_once_than_fit_into_a_batch() -> None:
@@ -116,3 +117,36 @@ def test_agreement_is_the_share_of_equal_answers() -> None:
 
     assert Lessons(images, model, 0).agreement(Half()) == 0.5
     assert Lessons(images, model, 0).prepared(1).agreement(Half()) == 0.5
+
+
+@pytest.mark.parametrize("taught", [True, False])
+def test_nothing_is_learnt_where_there_is_no_label(taught: bool) -> None:
+    class Bias(nn.Module):
+        """Scores of a position depend on its own parameters alone, so that gradients tell which positions count."""
+
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.bias = nn.Parameter(torch.randn(6, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bias * x[:, :, None]
+
+    x, y = np.random.default_rng(0).random((12, 6), np.float32), np.ones((12, 6), np.int64)
+    y[:, 4:] = IGNORED
+    y[3, 2:] = IGNORED
+    teacher, student = Bias(0) if taught else None, Bias(1)
+    lessons = Lessons(Samples(x, y), teacher, 0).prepared(1)
+    if teacher is not None:
+        answers = [model(torch.from_numpy(x)).argmax(-1) for model in (teacher, student)]
+        agreed = (answers[0] == answers[1])[torch.from_numpy(y) != IGNORED]
+        assert lessons.agreement(student) == pytest.approx(float(agreed.float().mean()))
+    before = student.bias.detach().clone()
+    shown, labels, _ = lessons.at(0, CPU)
+    with torch.no_grad():
+        log_q = student(shown).log_softmax(-1)[labels != IGNORED]
+        log_p = teacher(shown).log_softmax(-1)[labels != IGNORED] if teacher is not None else None
+    expected = -log_q[:, 1].mean() if log_p is None else (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    assert Finetuning(student, lessons, 2).run(1) == pytest.approx(float(expected), rel=1e-5)
+    moved = (student.bias.detach() != before).any(1)
+    assert moved.tolist() == [True] * 4 + [False] * 2
