@@ -17,13 +17,15 @@ internal that an update breaks. Why each is needed:
 - `_version` of a tensor: counts writes in place.
 - `_int_mm`: the only product of 8-bit integers.
 - `OptimizedModule`, `_orig_mod`, `_compiled_call_impl`, `_torchdynamo_orig_callable`: what `torch.compile` wraps.
-- `multi_head_attention_forward` calls `linear` for its output projection alone; `activation_relu_or_gelu` and
-  `use_nested_tensor` switch off the fused kernels of transformers.
+- `_flat_weights`, `_flat_weights_names`, `_flat_weight_refs`: recurrent networks keep references to their weights.
+- `multi_head_attention_forward` calls `_in_projection` for queries, keys and values, and `linear` for its output
+  projection alone; `activation_relu_or_gelu` and `use_nested_tensor` switch off the fused kernels of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from inspect import signature
 from types import FunctionType
 from typing import Any, cast
 
@@ -37,6 +39,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["BatchNorm", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
+
+FLAT_WEIGHTS = "_flat_weights"
+"""The list in which `nn.LSTM`, `nn.GRU` and `nn.RNN` keep their weights, for the function that they call."""
 
 CONV_FORWARD = "_conv_forward"
 """The method of a convolution that computes with a given weight; a subclass may have its own."""
@@ -170,24 +175,60 @@ def _compiled_forward(module: nn.Module) -> bool:
     return hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
 
 
+# Recurrent networks
+
+
+def recurrent_names(module: nn.Module) -> dict[str, str]:
+    """Returns the names of the weights of a recurrent network or cell, each with the name of its bias if it has one."""
+    names = module._flat_weights_names if isinstance(module, nn.RNNBase) else ["weight_ih", "weight_hh"]
+    return {name: name.replace("weight", "bias") for name in names if name.startswith("weight")}
+
+
+def forget_flat_weights(module: nn.Module) -> None:
+    """Removes the references that a recurrent network keeps to its weights; it then cannot run its own function."""
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights, module._flat_weights_names, module._flat_weight_refs = [], [], []
+
+
 # Attention
 
 
-def attention_calling(projection: nn.Module) -> FunctionType:
-    """Returns `F.multi_head_attention_forward` with a `linear`, which it uses for the projection alone, that calls it.
+_ATTENTION = signature(F.multi_head_attention_forward)
+
+
+def attention_calling(inputs: Sequence[nn.Module] | None, output: nn.Module) -> Callable[..., Any]:
+    """Returns `F.multi_head_attention_forward` that calls layers instead of using their weights.
 
     The function is PyTorch's, in a namespace of its own: nothing of PyTorch is changed.
+
+    Args:
+        inputs: Layers of queries, keys and values; `None` if it shall use the weights that it is given.
+        output: Layer that projects the result.
     """
     function = cast(FunctionType, F.multi_head_attention_forward)
     namespace = dict(vars(F))
+    calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
 
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = projection(x)
+    def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        y: Tensor = output(x)
         return y
 
-    calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
-    namespace.update({"linear": linear, function.__name__: calling})  # by this name it goes through outer modes
-    return calling
+    def in_projection(*given: Tensor) -> tuple[Tensor, ...]:
+        assert inputs is not None
+        return tuple(layer(x) for layer, x in zip(inputs, given[:3], strict=True))
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        bound = _ATTENTION.bind(*args, **kwargs)
+        unused = torch.empty(0)  # no weight of a layer goes through outer modes
+        bound.arguments.update(out_proj_weight=unused, out_proj_bias=None)
+        if inputs is not None:
+            weights = dict.fromkeys(("q_proj_weight", "k_proj_weight", "v_proj_weight"), unused)
+            bound.arguments.update(weights, in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True)
+        return calling(*bound.args, **bound.kwargs)
+
+    names = {"linear": projected, function.__name__: calling}  # by this name it goes through outer modes
+    namespace.update(names if inputs is None else {**names, "_in_projection": in_projection})
+    return called
 
 
 def has_fused_kernel(module: nn.Module) -> bool:

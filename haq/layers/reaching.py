@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from haq.errors import ModelError
 from haq.layers.attention import call_layers, has_fast_path
+from haq.layers.bare_weights import BareWeight, find_bare, hold_bare
 from haq.layers.computed import bake, has_computed_weights
 from haq.layers.copying import copied, replace_module
 from haq.layers.kinds import known_kind
 from haq.layers.reads import CallsRead, Reads, find_reads
+from haq.layers.recurrent import is_recurrent, split_recurrent
 from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
 from haq.layers.settling import is_settled, settle
 from haq.layers.variants import Variant, become
@@ -27,7 +29,7 @@ __all__ = ["reachable"]
 _SAME = 1e-4
 """Allowed difference, as a share of the largest output: fused kernels and precomputed weights round differently."""
 
-_settled: WeakKeyDictionary[nn.Module, Reads] = WeakKeyDictionary()
+_settled: WeakKeyDictionary[nn.Module, tuple[tuple[BareWeight, ...], Reads]] = WeakKeyDictionary()
 """Findings on each network from a sample, for later calls without one."""
 
 
@@ -46,7 +48,9 @@ def reachable(model: nn.Module, sample: Sample | None = None) -> nn.Module:
     - Wrappers are removed: `torch.compile`, `DataParallel`.
     - Computed weights (`weight_norm`, `spectral_norm`, pruning, any parametrization) become plain parameters.
     - Layers with their own forward pass compute with the weight that they hold; see `own_forward`.
-    - PyTorch's attention calls its output projection, and does not use a fused kernel.
+    - PyTorch's recurrent networks and cells call a layer for each of their weights; see `recurrent`.
+    - PyTorch's attention calls a layer for each of its weights, and does not use a fused kernel.
+    - With a sample: a parameter that a module of the user's multiplies with becomes a layer; see `bare_weights`.
     - With a sample: a layer is called if the network only reads its weight, and the network no longer changes its
       input.
 
@@ -61,21 +65,25 @@ def reachable(model: nn.Module, sample: Sample | None = None) -> nn.Module:
             read in a way that no quantizer can follow.
     """
     _check_opens(model)
-    reads = _settled.get(model)
+    bare, reads = _settled.get(model, ((), Reads()))
     network = _made_plain(model)
+    if sample is not None:
+        bare = find_bare(network, sample)
+    if bare:
+        network = copied(network) if network is model else network
+        hold_bare(network, bare)
     if sample is not None:
         if network is not model:
             _check_same(model, network, sample)
         reads = find_reads(network, sample)
-        _settled[model] = reads
-    if reads is None or not (reads.layers or reads.changes_input):
-        return network
-    network = copied(network) if network is model else network
+        _settled[model] = bare, reads
     added = [kind for kind, needed in ((CallsRead, reads.layers), (KeepsInput, reads.changes_input)) if needed]
-    become(network, *added)
-    if reads.layers:
+    if added:
+        network = copied(network) if network is model else network
+        become(network, *added)
         network.read_layers = reads.layers  # type: ignore[assignment]
-    _settled[network] = Reads()
+    if network is not model:
+        _settled[network] = (), Reads()
     return network
 
 
@@ -96,13 +104,16 @@ def _made_plain(model: nn.Module) -> nn.Module:
                 bake(module)
             if has_fast_path(module):
                 call_layers(module)
+            if is_recurrent(module):
+                split_recurrent(module)
             if _unsettled(module):
                 settle(name, module)
     return network
 
 
 def _hides(module: nn.Module) -> bool:
-    return _unsettled(module) or _is_wrapped(module) or has_computed_weights(module) or has_fast_path(module)
+    several = has_fast_path(module) or is_recurrent(module)
+    return several or _unsettled(module) or _is_wrapped(module) or has_computed_weights(module)
 
 
 def _unsettled(module: nn.Module) -> bool:

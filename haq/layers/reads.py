@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from haq.errors import ModelError
-from haq.layers.attention import CallsProjection
 from haq.layers.kinds import kind_of
 from haq.layers.own_forward import PRODUCTS, arguments
 from haq.layers.running import Sample, put_in_place, quantizable_layers, run_sample
 from haq.layers.variants import Variant
 from haq.torch_internals import parameters_of, tree_leaves
 
-__all__ = ["CallsRead", "Reads", "find_reads"]
+__all__ = ["CallsRead", "Reads", "computes", "find_reads", "operands", "storage"]
 
 _SHAPE_ALONE = ("to", "type_as", "expand_as", "view_as", "reshape_as", "copy_")
 """Methods that take only the form of the result from their second tensor, or copy it unchanged."""
@@ -70,7 +69,7 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
             than in the layer's own product.
     """
     layers = dict(quantizable_layers(network))
-    watch = _Watch(layers, {module.out_proj for module in network.modules() if isinstance(module, CallsProjection)})
+    watch = _Watch(layers)
     given = sample if isinstance(sample, tuple) else (sample,)
     inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in given)
     with watch.owners_watched(network), watch:
@@ -88,10 +87,10 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
 class _Watch(TorchFunctionMode):
     """Records every function that computes with the weight of a layer outside of that layer."""
 
-    def __init__(self, layers: dict[str, Any], projections: set[nn.Module]) -> None:
+    def __init__(self, layers: dict[str, Any]) -> None:
         super().__init__()
-        self._layers, self._projections = layers, projections  # attention passes their weight on, and calls the layer
-        self._names = {_storage(layer.weight): name for name, layer in layers.items()}
+        self._layers = layers
+        self._names = {storage(layer.weight): name for name, layer in layers.items()}
         self._active: list[nn.Module] = []
         self.called: set[str] = set()
         self.products: set[str] = set()
@@ -102,7 +101,7 @@ class _Watch(TorchFunctionMode):
         """Inside its block, tracks which modules run that hold a layer's weight: the layer, or a tied embedding."""
         with ExitStack() as stack:
             for name, module in network.named_modules():
-                held = {_storage(parameter) for parameter in parameters_of(module).values() if parameter is not None}
+                held = {storage(parameter) for parameter in parameters_of(module).values() if parameter is not None}
                 if name in self._layers or (held & self._names.keys() and not list(module.children())):
                     stack.enter_context(put_in_place(module, "forward", self._noting(name, module)))
             yield
@@ -122,40 +121,59 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        called = getattr(func, "__name__", str(func))
-        operands = list(args[:1] if called in _SHAPE_ALONE else args) + list((kwargs or {}).values())
-        for operand in tree_leaves(operands):
-            name = self._names.get(_storage(operand)) if isinstance(operand, Tensor) else None
-            if name is not None and self._outside(name) and _computes(called, operand, result):
-                self._note(name, func, called, args, kwargs or {})
+        for operand in operands(func, args, kwargs or {}):
+            name = self._names.get(storage(operand))
+            if name is not None and self._outside(name) and computes(func, operand, result):
+                self._note(name, func, args, kwargs or {})
         return result
 
     def _outside(self, name: str) -> bool:
-        weight = _storage(self._layers[name].weight)
+        weight = storage(self._layers[name].weight)
         return not any(
-            weight in {_storage(p) for p in parameters_of(module).values() if p is not None} for module in self._active
+            weight in {storage(p) for p in parameters_of(module).values() if p is not None} for module in self._active
         )
 
-    def _note(self, name: str, func: Any, called: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         layer = self._layers[name]
-        if called == "multi_head_attention_forward" and layer in self._projections:
-            return
         if func in PRODUCTS and name not in self.called:
             own, (_, weight, bias, *rest) = parameters_of(layer), arguments(func, args, kwargs)
             if weight is own["weight"] and bias is own["bias"] and rest == kind_of(layer).usual(layer):
                 self.products.add(name)
                 return
-        self.other.setdefault(name, called)
+        self.other.setdefault(name, _name(func))
 
 
-def _computes(called: str, operand: Tensor, result: Any) -> bool:
-    """Whether a function computed new values from a tensor, not just a view of it or a tensor of its shape."""
+def operands(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Returns the tensors whose values a call may use.
+
+    Args:
+        func: The function called.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    given = list(args[:1] if _name(func) in _SHAPE_ALONE else args) + list(kwargs.values())
+    return [value for value in tree_leaves(given) if isinstance(value, Tensor)]
+
+
+def computes(func: Any, operand: Tensor, result: Any) -> bool:
+    """Whether a call computed new values from a tensor, not just a view of it or a tensor of its shape.
+
+    Args:
+        func: The function called.
+        operand: One of its `operands`.
+        result: What it returned.
+    """
+    called = _name(func)
     if called.startswith("new_") or called.endswith("_like") or called == "__get__":
         return False
     made = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
-    return any(_storage(value) != _storage(operand) for value in made)
+    return any(storage(value) != storage(operand) for value in made)
 
 
-def _storage(values: Tensor) -> int:
+def _name(func: Any) -> str:
+    return getattr(func, "__name__", str(func))
+
+
+def storage(values: Tensor) -> int:
     """Returns the address of the tensor's memory, equal for views of one tensor; −1 for sparse and nested tensors."""
     return values.untyped_storage().data_ptr() if values.layout is torch.strided and not values.is_nested else -1

@@ -22,7 +22,13 @@ class Variant(nn.Module):
 
 
 def variant(cls: type[nn.Module], *added: type[nn.Module]) -> type[nn.Module]:
-    """Returns a subclass of `cls` in which the methods of `added` take precedence; cached by these classes."""
+    """Returns a subclass of `cls` in which the methods of `added` take precedence; cached by these classes.
+
+    A variant of a variant is made from the user's class, so that another process can make it too.
+    """
+    if issubclass(cls, Variant):
+        cls, *before = cls.made_of
+        added = (*added, *(kind for kind in before if kind not in added))
     if (cls, *added) not in _made:
         _made[cls, *added] = _make(cls, *added)
     return _made[cls, *added]

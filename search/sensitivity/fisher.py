@@ -103,13 +103,20 @@ def squared_effects(
             for change, quantizer in quantizers.items():
                 if change[0] == name and by_input is not None:
                     moved = (quantizer(given) - given) * by_input
-                    effects[change] += moved.reshape(len(x), -1).sum(1)
+                    samples = _samples(given, len(x))
+                    effects[change][:samples] += moved.reshape(samples, -1).sum(1)
             mine = {change: added for change, added in weights.items() if change[0] == name}
             if mine and by_output is not None and layer not in whole:
-                dots = _weight_effects(layer, given.detach(), by_output, list(mine.values()), len(x))
+                samples = _samples(given, len(x))
+                dots = _weight_effects(layer, given.detach(), by_output, list(mine.values()), samples)
                 for change, dot in zip(mine, dots, strict=True):
-                    effects[change] += dot
+                    effects[change][:samples] += dot
     return {change: float(0.5 * effect.double().square().sum()) for change, effect in effects.items()}
+
+
+def _samples(given: Tensor, samples: int) -> int:
+    """Returns how many samples an input is cut into: 1 if they are not its first dimension, as in packed sequences."""
+    return 1 if len(given) % samples else samples
 
 
 def _weight_effects(

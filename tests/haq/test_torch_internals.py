@@ -146,14 +146,18 @@ def test_parallel_wrappers() -> None:
     assert getattr(wrapper, str(internals.inside_name(wrapper))) is plain
 
 
-def test_linear_of_multi_head_attention_forward() -> None:
+def test_linear_and_in_projection_of_multi_head_attention_forward() -> None:
     attention, x = nn.MultiheadAttention(4, 2, batch_first=False), torch.randn(3, 1, 4)
     seen: list[Tensor] = []
 
     class Projection(nn.Module):
+        def __init__(self, weight: Tensor) -> None:
+            super().__init__()
+            self.weight = weight
+
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x)
-            return attention.out_proj(x)
+            return F.linear(x, self.weight)
 
     def attended(function: object) -> Tensor:
         result: tuple[Tensor, Tensor] = function(  # type: ignore[operator]
@@ -162,9 +166,25 @@ def test_linear_of_multi_head_attention_forward() -> None:
         )  # fmt: skip
         return result[0]
 
-    found = attended(internals.attention_calling(Projection()))
+    output = Projection(attention.out_proj.weight)
+    found = attended(internals.attention_calling(None, output))
     assert len(seen) == 1, "the projection alone is called, and once"
     torch.testing.assert_close(found, attended(F.multi_head_attention_forward))
+    inputs = [Projection(weight) for weight in attention.in_proj_weight.chunk(3)]
+    found = attended(internals.attention_calling(inputs, output))
+    assert len(seen) == 1 + 4, "every projection is called once"
+    torch.testing.assert_close(found, attended(F.multi_head_attention_forward))
+
+
+def test_flat_weights() -> None:
+    lstm, cell = nn.LSTM(2, 3, proj_size=1), nn.LSTMCell(2, 3)
+    assert internals.recurrent_names(lstm) == {
+        "weight_ih_l0": "bias_ih_l0", "weight_hh_l0": "bias_hh_l0", "weight_hr_l0": "bias_hr_l0"
+    }  # fmt: skip
+    assert internals.recurrent_names(cell) == {"weight_ih": "bias_ih", "weight_hh": "bias_hh"}
+    assert isinstance(getattr(lstm, internals.FLAT_WEIGHTS), list)
+    internals.forget_flat_weights(lstm)
+    assert internals.recurrent_names(lstm) == {}
 
 
 def test_activation_relu_or_gelu_and_use_nested_tensor() -> None:

@@ -17,8 +17,12 @@ from haq.quant.compensation import is_product
 from haq.quant.reach import reached
 
 from ..networks import REACHED, REFUSED, SAME, Plain
+from ..several_weights import SEVERAL_WEIGHTS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+NETWORKS = {**REACHED, **SEVERAL_WEIGHTS}
 
 
 def inputs(network: nn.Module, count: int = 4) -> Tensor:
@@ -32,9 +36,9 @@ def outputs(network: nn.Module, x: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", REACHED)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_one_bit_in_a_layer_changes_what_the_network_gives_and_eight_hardly_do(name: str) -> None:
-    network = REACHED[name]().eval()
+    network = NETWORKS[name]().eval()
     x = inputs(network)
     expected = outputs(network, x)
     _, layers = reached(network, x[:1])
@@ -84,9 +88,9 @@ def test_what_cannot_be_reached_is_refused_with_the_layer_and_the_reason(name: s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", REACHED)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_that_is_opened_leaves_the_given_one_as_it_was_and_travels(name: str) -> None:
-    network = REACHED[name]().eval()
+    network = NETWORKS[name]().eval()
     x = inputs(network)
     expected, state = outputs(network, x), copy.deepcopy(list(network.state_dict().items()))
     opened, _ = reached(network, x[:1])
@@ -97,9 +101,9 @@ def test_a_network_that_is_opened_leaves_the_given_one_as_it_was_and_travels(nam
     assert torch.equal(outputs(copy.deepcopy(opened), x), outputs(opened, x))
 
 
-@pytest.mark.parametrize("name", ["encoder", "padded", "ReadsWeights", "changes its input", "halves"])
+@pytest.mark.parametrize("name", ["encoder", "padded", "ReadsWeights", "changes its input", "halves", "lstm", "bare"])
 def test_what_is_added_survives_pickling(name: str) -> None:
-    opened, _ = reached(REACHED[name]().eval(), inputs(Plain())[:1])
+    opened, _ = reached(NETWORKS[name]().eval(), inputs(Plain())[:1])
     x = inputs(opened)
     assert torch.equal(outputs(pickle.loads(pickle.dumps(opened)), x), outputs(opened, x))
 
