@@ -14,6 +14,7 @@ internal that an update breaks. Why each is needed:
 - `_conv_forward`, `_reversed_padding_repeated_twice`: a convolution with another weight, and its padding on each side.
 - `_output_padding`: what a transposed convolution adds to reach the size that its caller asks for.
 - `_load_from_state_dict`: `haq.quant.quantizers.uniform` overrides it, to take the shape of what is stored.
+- `DisableTorchFunction`: the public class of this kind leaves modes on.
 - `_version` of a tensor: counts writes in place.
 - `_int_mm`: the only product of 8-bit integers.
 - `OptimizedModule`, `_orig_mod`, `_compiled_call_impl`, `_torchdynamo_orig_callable`: what `torch.compile` wraps.
@@ -149,6 +150,11 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
         RuntimeError: It is not built for this processor, or not for these sizes.
     """
     return torch._int_mm(a, b)
+
+
+def unseen() -> Any:
+    """Returns a context in which function modes see no call."""
+    return torch._C.DisableTorchFunction()
 
 
 # Wrapped and compiled networks

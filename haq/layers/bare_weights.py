@@ -21,7 +21,7 @@ from haq.layers.running import Sample, put_in_place, run_sample
 from haq.layers.settling import is_settled, settle
 from haq.layers.split import Split
 from haq.layers.variants import become
-from haq.torch_internals import children_of, parameters_of
+from haq.torch_internals import children_of, parameters_of, unseen
 
 __all__ = ["BareWeight", "CallsBare", "find_bare", "hold_bare"]
 
@@ -66,7 +66,8 @@ class CallsBare(Split):
 def _as_given(layer: Any, product: Product) -> Tensor:
     """Returns a layer's weight in the form of the parameter that it was made from."""
     if isinstance(layer, OutputFirst):
-        return inputs_first(layer.weight, layer.groups)
+        with unseen():  # by modes that watch who reads the layer's weight
+            return inputs_first(layer.weight, layer.groups)
     held: Tensor = layer.weight
     return held.t() if product.turned else held
 
