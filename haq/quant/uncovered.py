@@ -1,0 +1,183 @@
+"""Finds what a network reads that none of its layers covers, by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import flop_registry
+
+from haq.layers import LayerSpec, quantizable_layers, run_sample
+from haq.layers.rest import Left, Rest
+from haq.layers.running import Sample, same_randomness
+from haq.quant.folding import batch_norms_after
+from haq.torch_internals import BatchNorm, DispatchMode, buffers_of, parameters_of, tree_leaves, unstored_buffers
+
+__all__ = ["rest_of"]
+
+
+def rest_of(network: nn.Module, sample: Sample, layers: Sequence[LayerSpec]) -> Rest:
+    """Returns what a forward pass reads beside the weights and biases of `layers`.
+
+    Every operation of the pass is seen, whichever module calls it. A parameter or buffer is read if an operation gets
+    its memory or a view of it. Memory that several parts share counts once.
+
+    A batch norm counts as a slope and a shift for each channel, which is what it comes to. One that a layer absorbs
+    does not count, because its shift is the layer's bias.
+
+    Args:
+        network: From `haq.quant.reach.reached`.
+        sample: One input.
+        layers: Those of the policy; other layers stay in floating point.
+    """
+    known = dict(quantizable_layers(network))
+    given = {known[layer.name]: layer for layer in layers}
+    watching = _Watching()
+    with same_randomness(), sdpa_kernel(SDPBackend.MATH), watching:  # fused attention would hide its products
+        run_sample(network, sample)
+    absorbed = {norm for layer, norm in batch_norms_after(network, sample) if layer in given}
+    owners = {_storage(tensor): layer.name for module, layer in given.items() for tensor in _own(module).values()}
+    shared: dict[int, int] = {_storage(module.weight): layer.params for module, layer in given.items()}
+
+    parts: list[Left] = []
+    seen: set[int] = set()
+    for name, module in network.named_modules():
+        if module not in absorbed:
+            tensors = {
+                key: tensor
+                for key, tensor in _stored(module).items()
+                if _storage(tensor) in watching.read.keys() - seen and not (module in given and key in _LAYERS_OWN)
+            }
+            seen |= {*map(_storage, tensors.values())}
+            parts += _parts(name, module, tensors, owners, _reason(module, known.values(), given))
+    outside = {storage for storage in seen if storage not in owners}
+    return Rest(
+        tuple(parts),
+        covered=sum(shared.values()),
+        macs=max(0, watching.macs - sum(layer.macs for layer in layers)),
+        multiplied=sum(count for storage, count in watching.multiplied.items() if storage in outside),
+    )
+
+
+_LAYERS_OWN = ("weight", "bias")
+"""What a layer is priced for."""
+
+
+def _own(layer: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor for key in _LAYERS_OWN if isinstance(tensor := getattr(layer, key, None), Tensor)}
+
+
+def _stored(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the module's own parameters, and the buffers that a state holds."""
+    left_out = unstored_buffers(module)
+    buffers = {key: tensor for key, tensor in buffers_of(module).items() if key not in left_out}
+    return {key: tensor for key, tensor in {**parameters_of(module), **buffers}.items() if tensor is not None}
+
+
+def _storage(tensor: Tensor) -> int:
+    """Returns the address of a tensor's memory: that of its views and of tied weights is the same."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _reason(module: nn.Module, known: Collection[nn.Module], given: Mapping[nn.Module, LayerSpec]) -> str:
+    kind = type(module).__name__
+    if module in given:
+        return "it is not the layer's weight"
+    if module in known:
+        return "the policy leaves this layer out"
+    if isinstance(module, BatchNorm):
+        return "no quantized layer absorbs it"
+    if next(module.children(), None) is not None:
+        return "it belongs to no layer"
+    return f"no kind of layer covers {kind}"
+
+
+def _parts(
+    name: str, module: nn.Module, tensors: Mapping[str, Tensor], owners: Mapping[int, str], reason: str
+) -> Iterator[Left]:
+    """Yields one part for a module without children, or one for each of its tensors.
+
+    Args:
+        name: Of the module.
+        module: The module.
+        tensors: Its own tensors that are read and not counted yet.
+        owners: Memory of layers → name of the layer.
+        reason: Why it stays.
+    """
+    if not tensors:
+        return
+    if isinstance(module, BatchNorm) and module.running_mean is not None:
+        learned, width = sum(p.numel() for p in module.parameters()), module.running_mean.element_size()
+        yield Left(name, _kind(module), learned, learned * width, 2 * module.num_features * width, reason)
+    elif next(module.children(), None) is None:
+        yield _left(name, _kind(module), tensors.values(), owners, reason)
+    else:
+        for key, tensor in tensors.items():
+            kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            yield _left(f"{name}.{key}".lstrip("."), kind, [tensor], owners, reason)
+
+
+def _left(name: str, kind: str, tensors: Iterable[Tensor], owners: Mapping[int, str], reason: str) -> Left:
+    tensors = list(tensors)
+    learned = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    shared = {owners[_storage(tensor)]: tensor for tensor in tensors if _storage(tensor) in owners}
+    if shared:
+        reason += f", and layer {min(shared)} has codes of its own for the same weight"
+    weights, size, both = (sum(map(_bytes, chosen)) for chosen in (learned, tensors, shared.values()))
+    return Left(name, kind, sum(tensor.numel() for tensor in learned), weights, size, reason, both)
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+class _Watching(DispatchMode):  # type: ignore[misc]  # PyTorch does not annotate it
+    """Sees every operation of a forward pass.
+
+    Attributes:
+        read: Memory that an operation read.
+        macs: Multiply-accumulates of all products.
+        multiplied: Memory of the operands of products → how many values the operand has.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: dict[int, None] = {}
+        self.macs = 0
+        self.multiplied: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        out = func(*args, **kwargs)
+        storages = {_storage(leaf): leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        self.read.update(dict.fromkeys(storages))
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=out) // 2
+        elif (count := _PRODUCTS.get(packet.__name__)) is not None:
+            self.macs += count(*args)
+        else:
+            return out
+        for storage, values in storages.items():
+            self.multiplied[storage] = max(values, self.multiplied.get(storage, 0))
+        return out
+
+
+def _recurrent(x: Tensor, of_input: Tensor, of_state: Tensor, *others: Any) -> int:
+    return x.numel() // x.shape[-1] * (of_input.numel() + of_state.numel())
+
+
+def _bilinear(first: Tensor, weight: Tensor, second: Tensor, *others: Any) -> int:
+    return first.shape[0] * weight.numel()
+
+
+_PRODUCTS: dict[str, Callable[..., int]] = {"mkldnn_rnn_layer": _recurrent, "_trilinear": _bilinear}
+"""Products that PyTorch's own count does not know, by the name of the operation: multiply-accumulates."""
