@@ -115,6 +115,16 @@ layer covers LSTM'
         warning = "most of the network is not quantized: " if self.mostly else ""
         return f"{warning}layers hold {_percent(self.share)} of the weights; {named}{more}"
 
+    def described(self) -> dict[str, Any]:
+        """Returns what programs read, as plain JSON types."""
+        return {
+            "layers_share": self.share,
+            "weights": self.weights,
+            "size_bytes": self.size_bytes,
+            "macs": self.macs,
+            "parts": [asdict(part) for part in self.parts],
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON types; `from_dict` restores an equal object."""
         return asdict(self)

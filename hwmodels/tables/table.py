@@ -144,10 +144,10 @@ class CostTable:
             metrics.setdefault(metric, cube(costs[:, w_index, a_index]))
         names = tuple(layer.name for layer in layers)
         bound = [[_bound(cost) for cost in costs] for costs in priced]
+        details = {} if np.isnan(bound).all() else {"memory_bound": cube(bound, np.nan)}
         return cls(
             hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
-            rest_costs(hardware, layers, rest, batch), memory, {} if np.isnan(bound).all() else {"memory_bound": cube(bound, np.nan)},
-            limits=dict(hardware.limits),
+            rest_costs(hardware, layers, rest, batch), memory, details, limits=dict(hardware.limits),
         )  # fmt: skip
 
     @classmethod
