@@ -47,8 +47,14 @@ REGISTRIES = ("_parameters", "_buffers", "_modules")
 """Attributes of a module that hold its parameters, buffers and children."""
 
 
-class DispatchMode(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch annotates none of its methods
     """Sees every operation inside its block in `__torch_dispatch__`; none of them is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -76,7 +76,7 @@ class Result:
     model: nn.Module
     size_bytes: int
     top1: dict[str, float] = field(default_factory=dict)
-    rest: Rest = Rest()
+    rest: Rest = field(default_factory=Rest)
 
 
 def uniform_policy(layers: Sequence[LayerSpec], w_bits: int, a_bits: int | None, pin_ends: bool = True) -> BitPolicy:

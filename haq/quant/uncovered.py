@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from haq.layers import LayerSpec, quantizable_layers, run_sample
 from haq.layers.rest import Left, Rest
 from haq.layers.running import Sample, same_randomness
-from haq.quant.folding import batch_norms_after
+from haq.quant.folding import batch_norms_after, fold_batch_norm
 from haq.torch_internals import BatchNorm, DispatchMode, buffers_of, parameters_of, tree_leaves, unstored_buffers
 
 __all__ = ["rest_of"]
@@ -33,13 +33,13 @@ def rest_of(network: nn.Module, sample: Sample, layers: Sequence[LayerSpec]) -> 
         layers: Those of the policy; other layers stay in floating point.
     """
     known = dict(quantizable_layers(network))
-    given = {known[layer.name]: layer for layer in layers}
+    given: dict[nn.Module, LayerSpec] = {known[layer.name]: layer for layer in layers}
     watching = _Watching()
     with same_randomness(), sdpa_kernel(SDPBackend.MATH), watching:  # fused attention would hide its products
         run_sample(network, sample)
-    absorbed = {norm for layer, norm in batch_norms_after(network, sample) if layer in given}
+    absorbed = _absorbed(network, sample, given)
     owners = {_storage(tensor): layer.name for module, layer in given.items() for tensor in _own(module).values()}
-    shared: dict[int, int] = {_storage(module.weight): layer.params for module, layer in given.items()}
+    shared: dict[int, int] = {_storage(known[layer.name].weight): layer.params for layer in layers}
 
     parts: list[Left] = []
     seen: set[int] = set()
@@ -63,6 +63,18 @@ def rest_of(network: nn.Module, sample: Sample, layers: Sequence[LayerSpec]) -> 
 
 _LAYERS_OWN = ("weight", "bias")
 """What a layer is priced for."""
+
+
+def _absorbed(network: nn.Module, sample: Sample, given: Collection[nn.Module]) -> set[nn.Module]:
+    """Returns the batch norms that can be folded into these layers."""
+    inputs = cast(Any, sample)  # a tuple of inputs is run as well as a tensor
+    pairs = [(layer, norm) for layer, norm in batch_norms_after(network, inputs) if layer in given]
+    if not pairs:
+        return set()
+    folded = fold_batch_norm(network, inputs)
+    kept = {name for name, module in folded.named_modules() if isinstance(module, BatchNorm)}
+    names = {module: name for name, module in network.named_modules()}
+    return {norm for _, norm in pairs if names[norm] not in kept}
 
 
 def _own(layer: nn.Module) -> dict[str, Tensor]:
@@ -137,7 +149,7 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-class _Watching(DispatchMode):  # type: ignore[misc]  # PyTorch does not annotate it
+class _Watching(DispatchMode):
     """Sees every operation of a forward pass.
 
     Attributes:

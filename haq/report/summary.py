@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from haq.layers.rest import Rest
@@ -152,4 +152,4 @@ class Summary:
     front: tuple[Point, ...]
     hypervolume: tuple[float, tuple[str, ...]] | None
     layers: tuple[LayerWidths, ...]
-    rest: Rest = Rest()
+    rest: Rest = field(default_factory=Rest)

@@ -20,7 +20,8 @@ def check_hardware(hardware: Hardware) -> None:
 
     Costs must be finite and not negative. Latency and energy must be positive, except of an embedding, which has no
     arithmetic. Latency must be at least the time of arithmetic and of memory traffic. Size and bit operations must
-    equal `haq.hwmodels.size_bytes` and `bops`. Layers can be pinned at 8 bits; pairs that are not listed are refused; and a cost table can be built.
+    equal `haq.hwmodels.size_bytes` and `bops`. Layers can be pinned at 8 bits; pairs that are not listed are refused;
+    and a cost table can be built.
 
     Args:
         hardware: The cost model.
