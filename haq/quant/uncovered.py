@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import flop_registry
@@ -16,6 +17,9 @@ from haq.quant.folding import batch_norms_after, fold_batch_norm
 from haq.torch_internals import BatchNorm, DispatchMode, buffers_of, parameters_of, tree_leaves, unstored_buffers
 
 __all__ = ["rest_of"]
+
+Place = tuple[int, int]
+"""Address and number of values of a tensor."""
 
 
 def rest_of(network: nn.Module, sample: Sample, layers: Sequence[LayerSpec]) -> Rest:
@@ -38,24 +42,25 @@ def rest_of(network: nn.Module, sample: Sample, layers: Sequence[LayerSpec]) -> 
     with same_randomness(), sdpa_kernel(SDPBackend.MATH), watching:  # fused attention would hide its products
         run_sample(network, sample)
     absorbed = _absorbed(network, sample, given)
-    owners = {_storage(tensor): layer.name for module, layer in given.items() for tensor in _own(module).values()}
-    shared: dict[int, int] = {_storage(known[layer.name].weight): layer.params for layer in layers}
+    owners = {_place(tensor): layer.name for module, layer in given.items() for tensor in _own(module).values()}
 
     parts: list[Left] = []
-    seen: set[int] = set()
+    left: dict[Place, Tensor] = {}
     for name, module in network.named_modules():
         if module not in absorbed:
             tensors = {
                 key: tensor
                 for key, tensor in _stored(module).items()
-                if _storage(tensor) in watching.read.keys() - seen and not (module in given and key in _LAYERS_OWN)
+                if _storage(tensor) in watching.read
+                and _place(tensor) not in left
+                and not (module in given and key in _LAYERS_OWN)
             }
-            seen |= {*map(_storage, tensors.values())}
+            left.update((_place(tensor), tensor) for tensor in tensors.values())
             parts += _parts(name, module, tensors, owners, _reason(module, known.values(), given))
-    outside = {storage for storage in seen if storage not in owners}
+    outside = {_storage(tensor) for place, tensor in left.items() if place not in owners}
     return Rest(
         tuple(parts),
-        covered=sum(shared.values()),
+        covered=sum({_place(known[layer.name].weight): layer.params for layer in layers}.values()),
         macs=max(0, watching.macs - sum(layer.macs for layer in layers)),
         multiplied=sum(count for storage, count in watching.multiplied.items() if storage in outside),
     )
@@ -89,8 +94,13 @@ def _stored(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _storage(tensor: Tensor) -> int:
-    """Returns the address of a tensor's memory: that of its views and of tied weights is the same."""
-    return tensor.untyped_storage().data_ptr()
+    """Returns the address of the memory that a tensor shares with its views; none of a sparse tensor's."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def _place(tensor: Tensor) -> Place:
+    """Returns what tied weights have in common, but not two tensors that lie in one long one."""
+    return (tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)), tensor.numel()
 
 
 def _reason(module: nn.Module, known: Collection[nn.Module], given: Mapping[nn.Module, LayerSpec]) -> str:
@@ -107,7 +117,7 @@ def _reason(module: nn.Module, known: Collection[nn.Module], given: Mapping[nn.M
 
 
 def _parts(
-    name: str, module: nn.Module, tensors: Mapping[str, Tensor], owners: Mapping[int, str], reason: str
+    name: str, module: nn.Module, tensors: Mapping[str, Tensor], owners: Mapping[Place, str], reason: str
 ) -> Iterator[Left]:
     """Yields one part for a module without children, or one for each of its tensors.
 
@@ -131,10 +141,10 @@ def _parts(
             yield _left(f"{name}.{key}".lstrip("."), kind, [tensor], owners, reason)
 
 
-def _left(name: str, kind: str, tensors: Iterable[Tensor], owners: Mapping[int, str], reason: str) -> Left:
+def _left(name: str, kind: str, tensors: Iterable[Tensor], owners: Mapping[Place, str], reason: str) -> Left:
     tensors = list(tensors)
     learned = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
-    shared = {owners[_storage(tensor)]: tensor for tensor in tensors if _storage(tensor) in owners}
+    shared = {owners[_place(tensor)]: tensor for tensor in tensors if _place(tensor) in owners}
     if shared:
         reason += f", and layer {min(shared)} has codes of its own for the same weight"
     weights, size, both = (sum(map(_bytes, chosen)) for chosen in (learned, tensors, shared.values()))
