@@ -80,10 +80,12 @@ class Budget:
         for constraint in self.constraints:
             reachable = self.table.cost(self._cheapest([constraint]))[constraint.field]
             if reachable > constraint.limit:
+                left = self.table.rest.get(constraint.field)
+                outside = f" ({format_cost(constraint.field, left)} of it outside of the layers)" if left else ""
                 raise ConstraintError(
                     f"no policy meets {constraint}: the smallest reachable {constraint.metric} is "
-                    f"{format_cost(constraint.field, reachable)}, with free layers at {self.bits[0]} bits and more; "
-                    "raise the limit or allow smaller --bits"
+                    f"{format_cost(constraint.field, reachable)}{outside}, with free layers at {self.bits[0]} bits and "
+                    "more; raise the limit or allow smaller --bits"
                 )
         self._fallback = self._cheapest(self.constraints)
         if not self.allows(self._fallback):

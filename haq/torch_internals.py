@@ -5,6 +5,8 @@ internal that an update breaks. Why each is needed:
 
 - `_BatchNorm`: the base class of batch norms of any dimension has no public name.
 - `torch.utils._pytree`: what a network reads and gives may be nested in tuples, lists, dictionaries and classes.
+- `torch.utils._python_dispatch`: sees every operation that a network runs, with the tensors that it reads.
+  `_should_skip_dynamo`: to keep the compiler out of it, PyTorch imports the compiler, which takes seconds.
 - `_parameters`, `_buffers`, `_modules`: the public iterators leave out entries that are `None` or come twice, and
   setting an attribute refuses some values.
 - `_non_persistent_buffers_set`: says which buffers a state leaves out without making a state.
@@ -37,9 +39,10 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-__all__ = ["BatchNorm", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
+__all__ = ["BatchNorm", "DispatchMode", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
 
 FLAT_WEIGHTS = "_flat_weights"
 """The list in which `nn.LSTM`, `nn.GRU` and `nn.RNN` keep their weights, for the function that they call."""
@@ -49,6 +52,21 @@ CONV_FORWARD = "_conv_forward"
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 """Attributes of a module that hold its parameters, buffers and children."""
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch annotates none of its methods
+    """Sees every operation inside its block in `__torch_dispatch__`; none of them is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
 
 _WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",

@@ -10,13 +10,14 @@ import numpy as np
 
 from haq.errors import HardwareError
 from haq.hwmodels.accelerators.catalogue import describe_hardware, get_hardware
-from haq.hwmodels.accelerators.footprint import footprint
+from haq.hwmodels.accelerators.footprint import footprint, footprint_of_rest
 from haq.hwmodels.hardware import Hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.hwmodels.tables.table import CostTable
 from haq.io.prefixes import refuse_object
 from haq.io.user_code import guarded, is_reference, load_named
 from haq.layers import LayerSpec
+from haq.layers.rest import Rest
 from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
 
@@ -52,24 +53,32 @@ class Pricing:
         return self.source.pairs
 
     def price(
-        self, layers: Sequence[LayerSpec], bits: Sequence[int], batch: int, memory: MemoryPlan | None = None
+        self,
+        layers: Sequence[LayerSpec],
+        bits: Sequence[int],
+        batch: int,
+        memory: MemoryPlan | None = None,
+        rest: Rest | None = None,
     ) -> CostTable:
-        """Prices `layers` at the legal ones of all pairs of `bits`.
+        """Prices `layers` at the legal ones of all pairs of `bits`, and the rest of the network.
+
+        To a table, the rest adds what depends on the network alone. The time that a table gives for the rest is kept.
 
         Args:
             layers: Of the network.
             bits: Widths of weights and activations to price; a table is taken as it is.
             batch: Samples at once; must be the table's.
             memory: Which activations are alive at once, where that is known.
+            rest: What the network reads beside the layers.
 
         Raises:
             HardwareError: The hardware runs none of the widths, or the table is not for these layers.
         """
         if not isinstance(self.source, CostTable):
-            return CostTable.build(self.source, layers, bits, bits, batch, memory)
+            return CostTable.build(self.source, layers, bits, bits, batch, memory, rest)
         table = self.source
         try:
-            counted = _footprint(table, layers)
+            counted = _footprint(table, layers, rest)
             if table.batch != batch:
                 raise HardwareError(
                     f"the costs are for a batch of {table.batch}, not {batch}; give --batch {table.batch}"
@@ -78,7 +87,8 @@ class Pricing:
             raise HardwareError(f"{self.named}: {error}") from None
         average = METRICS["bits"].field  # fractions, which text files may cut short: those of the network are exact
         metrics = {**counted, **table.metrics, average: counted[average]}
-        return replace(table, metrics=metrics, memory=table.memory or memory)
+        left = {**table.rest, **footprint_of_rest(layers, rest)}
+        return replace(table, metrics=metrics, memory=table.memory or memory, rest=left)
 
 
 def is_table(name: str) -> bool:
@@ -126,7 +136,12 @@ def _own(found: object, named: str) -> Pricing:
 
 
 def excess(
-    hardware: Hardware, layers: Sequence[LayerSpec], pair: LayerBits, batch: int, memory: MemoryPlan | None = None
+    hardware: Hardware,
+    layers: Sequence[LayerSpec],
+    pair: LayerBits,
+    batch: int,
+    memory: MemoryPlan | None = None,
+    rest: Rest | None = None,
 ) -> dict[str, float]:
     """Returns what a network takes where it is more than the hardware holds: metric field → cost.
 
@@ -136,14 +151,15 @@ def excess(
         pair: Widths of every layer.
         batch: Samples at once.
         memory: Which activations are alive at once, where that is known.
+        rest: What the network reads beside the layers.
     """
-    table = CostTable.build(hardware, layers, (pair.w_bits or 0,), (pair.a_bits or 0,), batch, memory)
+    table = CostTable.build(hardware, layers, (pair.w_bits or 0,), (pair.a_bits or 0,), batch, memory, rest)
     costs = table.cost(BitPolicy({layer.name: pair for layer in layers}))
     limits = {METRICS[metric].field: limit for metric, limit in hardware.limits.items()}
     return {field: costs[field] for field, limit in limits.items() if costs.get(field, 0.0) > limit}
 
 
-def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.ndarray]:
+def _footprint(table: CostTable, layers: Sequence[LayerSpec], rest: Rest | None) -> dict[str, np.ndarray]:
     """Returns what depends on the network alone for every cell, in the table's order of layers.
 
     Raises:
@@ -155,7 +171,7 @@ def _footprint(table: CostTable, layers: Sequence[LayerSpec]) -> dict[str, np.nd
         raise HardwareError(f"layer {missing[0]!r} of the network is not in the cost table; {fix}")
     if foreign := [name for name in table.layers if name not in specs]:
         raise HardwareError(f"layer {foreign[0]!r} of the cost table is not in the network; {fix}")
-    counted = footprint([specs[name] for name in table.layers], table.w_bits, table.a_bits)
+    counted = footprint([specs[name] for name in table.layers], table.w_bits, table.a_bits, rest)
     pair = table.pairs[0]
     w, a = table.w_bits.index(pair.w_bits or 0), table.a_bits.index(pair.a_bits)
     for metric in (metric for metric in ("size_bytes", "bops") if metric in table.metrics):

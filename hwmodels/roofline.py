@@ -48,7 +48,7 @@ class Roofline:
         label: The pair of widths, such as `8/8`.
         peak: Peak rate of the arithmetic, in multiply-accumulates per second.
         bandwidth: Of the memory, in bytes per second.
-        marks: Layers with a latency and known memory traffic, the slowest first.
+        marks: Layers with arithmetic, a latency and known memory traffic, the slowest first.
 
     References:
         Williams, Waterman, Patterson: Roofline: An Insightful Visual Performance Model for Multicore Architectures,
@@ -92,8 +92,8 @@ def roofline(
         port_bytes = cost.memory_ms * 1e-3 * bandwidth
         moved = min(cost.memory_bytes, port_bytes)
         latency_ms = _latency_ms(cost)
-        if moved > 0 and latency_ms > 0:
-            macs = batch * layer.macs
+        macs = batch * layer.macs  # none for an embedding, which so has no place on logarithmic axes
+        if macs > 0 and moved > 0 and latency_ms > 0:
             marks.append(Mark(layer.name, macs / moved, macs / (latency_ms * 1e-3)))
     return Roofline(f"{bits.w_bits}/{bits.a_bits}", hardware.macs_per_second(bits), bandwidth, tuple(marks))
 

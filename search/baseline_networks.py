@@ -55,7 +55,7 @@ def score_baselines(problem: Problem, workload: Workload, float_score: Score) ->
     )
     layers = [layer.name for layer in problem.layers]
     float_policy = BitPolicy.uniform(layers, None)
-    float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers)
+    float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers) + problem.rest.float_bytes
     return Baselines(
         float=Baseline(None, float_score, {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}),
         uniform8=_scored(problem.budget.uniform(8), problem.budget.uniform_pair(8), problem, workload),

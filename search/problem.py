@@ -18,12 +18,14 @@ from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.io.prefixes import refuse_object
 from haq.layers import LayerSpec, ends
+from haq.layers.rest import Rest
 from haq.metrics import METRICS
 from haq.policy import BitPolicy, LayerBits
 from haq.progress import Observer
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme, resolve_scheme
+from haq.quant.uncovered import rest_of
 from haq.registry import AGENTS
 from haq.runs import Identity, RunFolder
 from haq.runs.project import open_project
@@ -44,6 +46,7 @@ class Problem:
         data: Training, validation and test images.
         sample: One training image, `(1, C, H, W)`.
         layers: Layers in the order of their first call.
+        rest: What the network reads beside them.
         table: Costs of every layer at every width that can occur.
         budget: Candidate widths, pinned layers and limits.
         scheme: Quantization scheme.
@@ -57,6 +60,7 @@ class Problem:
     data: ImageData
     sample: Tensor
     layers: list[LayerSpec]
+    rest: Rest
     table: CostTable
     budget: Budget
     scheme: Scheme
@@ -100,13 +104,14 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)
+    rest = rest_of(model, sample, layers) if run is None else run.read_rest()
     check_applicable(config.ptq, scheme, model)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     table = (
-        CostTable.footprint(layers, widths)
+        CostTable.footprint(layers, widths, rest)
         if weights_only
-        else hardware.price(layers, widths, batch, _memory(config, hardware, model, sample))
+        else hardware.price(layers, widths, batch, _memory(config, hardware, model, sample), rest)
     )
     limits = dict(hardware.limits)
     if weights_only:  # with weights only, not every metric that the device limits is priced
@@ -141,7 +146,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     budget = Budget(table, constraints, config.bits, pinned, config.scheme, weights_only, config.a_bits)
     start = None if config.start is None else _fitted(config.start.with_scheme(config.scheme), budget)
     identity = replace(project.identity, rounding=rounding(scheme, config))
-    return Problem(config, model, data, sample, layers, table, budget, scheme, agent, start, identity)
+    return Problem(config, model, data, sample, layers, rest, table, budget, scheme, agent, start, identity)
 
 
 def _listed(bits: tuple[int, ...]) -> str:

@@ -122,6 +122,7 @@ def _made(problem: Problem, out: Path) -> RunFolder:
         made = RunFolder(path)
         made.write_config(problem.config, describe_environment(), out)
         made.write_layers(problem.layers)
+        made.write_rest(problem.rest)
         made.write_metrics([METRICS[name] for name in METRICS.beyond if METRICS[name].field in problem.table.fields])
         problem.table.save(made.costs)
         made.write_identity(problem.identity)

@@ -58,6 +58,8 @@ def _introduce(problem: Problem, baselines: Baselines, observer: Observer) -> No
     free = len(problem.layers) - len(problem.budget.pinned)
     budget = ", ".join(str(constraint) for constraint in problem.budget.constraints)
     observer.say(f"{len(problem.layers)} layers, {free} of them free; budget: {budget}")
+    if left := problem.rest.said():
+        observer.say(left)
     for name, baseline in baselines.named().items():
         if baseline is not None:
             label = name if name == "float" else f"uniform {baseline.widths} bits"

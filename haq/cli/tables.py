@@ -9,7 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["columns", "facts"]
+from haq.layers.rest import Rest
+
+__all__ = ["columns", "facts", "left_over"]
 
 
 def columns(*names: str, right: Container[str] = (), title: str | None = None) -> Table:
@@ -35,3 +37,9 @@ def facts(labelled: Mapping[str, str]) -> Padding:
     for label, value in labelled.items():
         grid.add_row(Text(label, style="dim"), Text(value, overflow="fold"))
     return Padding(grid, (0, 0, 1, 0))
+
+
+def left_over(rest: Rest) -> Padding | str:
+    """Returns what no layer covers, in words that cannot be overlooked if it is most of the network; or nothing."""
+    said = rest.said()
+    return Padding(Text(said, style="bold yellow" if rest.mostly else "yellow"), (1, 0, 0, 0)) if said else ""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from haq.errors import ConfigError, HardwareError, did_you_mean
+from haq.layers import LayerSpec
 from haq.policy import BitPolicy, Width
 from haq.runs import RunFolder
 
@@ -27,13 +28,13 @@ class Row:
 
     Attributes:
         layer: Module path.
-        kind: `conv`, `depthwise`, `grouped` or `linear`.
+        kind: As in `LayerSpec`, such as `conv` or `embedding`.
         shape: Shape of the weight, such as 16x3x3x3.
         macs: Multiply-accumulates for one sample.
         weights: Number of weights.
         w_bits: Width of the weights, `None` for floating point.
         a_bits: Width of the activations that the layer reads, `None` for floating point.
-        latency_share: Share of the priced latency of all layers; `None` if the run has no latencies.
+        latency_share: Share of the priced latency of the whole network; `None` if the run has no latencies.
     """
 
     layer: str
@@ -76,13 +77,21 @@ def rows(run: RunFolder, policy: BitPolicy) -> list[Row]:
     shares = _latency_shares(run, policy)
     table = []
     for name, layer in layers.items():
-        inputs = layer.in_channels // layer.groups
-        sizes = (layer.out_channels, inputs, *(() if layer.kind == "linear" else layer.kernel))
         bits = policy.get(name)
         widths = (bits.w_bits, bits.a_bits) if bits else (None, None)
-        shape = "x".join(map(str, sizes))
+        shape = "x".join(map(str, _shape(layer)))
         table.append(Row(name, layer.kind, shape, layer.macs, layer.params, *widths, shares.get(name)))
     return table
+
+
+def _shape(layer: LayerSpec) -> tuple[int, ...]:
+    """Returns the shape of the layer's weight."""
+    if layer.is_lookup:
+        return layer.in_channels, layer.out_channels
+    if layer.kind == "transposed":
+        return (layer.in_channels, layer.out_channels // layer.groups, *layer.kernel)
+    inputs = layer.in_channels // layer.groups
+    return (layer.out_channels, inputs, *(() if layer.kind == "linear" else layer.kernel))
 
 
 def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
@@ -96,7 +105,7 @@ def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
         latencies = table.layer_costs(policy, "latency_ms")
     except HardwareError:
         return {}
-    total = float(latencies.sum())
+    total = table.cost(policy)["latency_ms"]
     return {name: float(latency) / total for name, latency in zip(table.layers, latencies, strict=True) if total > 0}
 
 

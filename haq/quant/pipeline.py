@@ -12,6 +12,7 @@ from haq.config import check_range
 from haq.data import ImageData
 from haq.io.validation import check_fields
 from haq.layers import LayerSpec, ends, quantizable_layers
+from haq.layers.rest import Rest
 from haq.policy import BitPolicy, LayerBits
 from haq.process_state import random_states_restored
 from haq.progress import Observer, Silent
@@ -22,6 +23,7 @@ from haq.quant.qat import BATCH_SIZE, Finetuning, Lessons
 from haq.quant.quantizers.base import Quantizer
 from haq.quant.reach import reached
 from haq.quant.schemes import Scheme
+from haq.quant.uncovered import rest_of
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 
@@ -66,13 +68,15 @@ class Result:
 
     Attributes:
         model: The quantized network.
-        size_bytes: Size of its layers as stored; see `stored_bytes`.
+        size_bytes: Size of the whole network as stored; see `stored_bytes`.
+        rest: What it reads beside its layers.
         top1: Accuracy on the test images by stage: `calibrated`, and `fine-tuned` if there was fine-tuning.
     """
 
     model: nn.Module
     size_bytes: int
     top1: dict[str, float] = field(default_factory=dict)
+    rest: Rest = field(default_factory=Rest)
 
 
 def uniform_policy(layers: Sequence[LayerSpec], w_bits: int, a_bits: int | None, pin_ends: bool = True) -> BitPolicy:
@@ -113,7 +117,10 @@ def apply_policy(
         ModelError: A pass cannot handle the model, or a layer cannot be reached; see `haq.quant.reach`.
     """
     observer = observer or Silent()
-    model, layers = reached(model, data.train.batch([0])[0])
+    sample = data.train.batch([0])[0]
+    model, layers = reached(model, sample)
+    layers = [layer for layer in layers if layer.name in policy]
+    rest = rest_of(model, sample, layers)
     check_applicable(recipe.passes, recipe.scheme, model)
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
@@ -132,7 +139,7 @@ def apply_policy(
             finetuning.run(round(recipe.qat_steps * part / _REPORTS) - finetuning.done)
             observer.progress("fine-tune", finetuning.done, recipe.qat_steps)
         top1["fine-tuned"] = evaluate(quantized, data.test, "qat", recipe.qat_steps).top1
-    return Result(quantized, stored_bytes(quantized, layers), top1)
+    return Result(quantized, stored_bytes(quantized, layers, rest), top1, rest)
 
 
 def integer_top1(model: nn.Module, data: ImageData) -> float:
@@ -147,26 +154,29 @@ def integer_top1(model: nn.Module, data: ImageData) -> float:
     return evaluate(convert(model, batches), data.test, "ptq").top1
 
 
-def stored_bytes(model: nn.Module, layers: Sequence[LayerSpec]) -> int:
-    """Returns the size of layers as stored, in bytes: packed codes with their scales or codebooks, and 32-bit biases.
+def stored_bytes(model: nn.Module, layers: Sequence[LayerSpec], rest: Rest) -> int:
+    """Returns the size of a network as stored, in bytes: packed codes with their scales or codebooks, 32-bit biases.
 
     Every output channel counts with a bias, because batch norms are folded in deployment, and every quantized input
-    with one scale.
+    with one scale. Embeddings have neither. What the layers do not cover keeps its type.
 
     Args:
         model: Network in floating point, or quantized.
         layers: Layers that are called; others, such as heads used only in training, are not deployed.
+        rest: What the network reads beside them.
     """
-    total, called = 0, {spec.name for spec in layers}
+    specs, quantized = {spec.name: spec for spec in layers}, False
+    total = 0
     for name, layer in quantizable_layers(model):
-        if name not in called:
+        if (spec := specs.get(name)) is None:
             continue
-        total += _FLOAT_BYTES * layer.weight.shape[0]
+        total += 0 if spec.is_lookup else _FLOAT_BYTES * spec.out_channels
         quantizer = layer.weight_quantizer if isinstance(layer, Quantized) else None
         if isinstance(quantizer, Quantizer):
             total += quantizer.encode(layer.weight).size_bytes
         else:
             total += _FLOAT_BYTES * layer.weight.numel()
-        if isinstance(layer, Quantized) and isinstance(layer.input_quantizer, Quantizer):
-            total += _FLOAT_BYTES
-    return total
+        if isinstance(layer, Quantized):
+            quantized = True
+            total += _FLOAT_BYTES if isinstance(layer.input_quantizer, Quantizer) else 0
+    return total + (rest.size_bytes if quantized else rest.float_bytes)

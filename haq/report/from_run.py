@@ -70,6 +70,7 @@ def summarize(run: RunFolder) -> Summary:
         front=tuple(_point(trial, trial.scores[-1]) for trial in pareto_front(scored, fields)),
         hypervolume=_hypervolume(scored, config, baselines),
         layers=_layers(run, policy) if policy else (),
+        rest=run.read_rest(),
     )
 
 
@@ -186,5 +187,5 @@ def _latency_shares(run: RunFolder, policy: BitPolicy) -> dict[str, float]:
         latencies = table.layer_costs(policy, "latency_ms")
     except HardwareError:
         return {}
-    total = float(latencies.sum())
+    total = table.cost(policy)["latency_ms"]
     return {name: float(latency) / total for name, latency in zip(table.layers, latencies, strict=True) if total > 0}

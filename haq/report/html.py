@@ -86,9 +86,12 @@ def _asset(name: str) -> str:
 
 
 def _head(summary: Summary) -> str:
+    left = summary_text.left_over(summary)
+    kind = "warning" if summary.rest.mostly else "note"
+    said = f'<p class="{kind}">{escape(left)}</p>\n' if left else ""
     return (
         f'<p class="run">{escape(summary.name)}</p>\n<h1>{escape(summary_text.verdict(summary))}</h1>\n'
-        f"{_facts(summary_text.facts(summary))}\n{_NOSCRIPT}"
+        f"{said}{_facts(summary_text.facts(summary))}\n{_NOSCRIPT}"
     )
 
 

@@ -68,6 +68,7 @@ def payload(summary: Summary, details: Details) -> dict[str, Any]:
             "kl": [None if point.kl is None else _short(max(point.kl, _LEAST_KL)) for _, point in points],
         },
         "front": [place[point.number] for point in summary.front if point.number in place],
+        "left": summary.rest.described() if summary.rest else None,
         "chosen": None if summary.chosen is None else place.get(summary.chosen),
         "float": {"cost": details.float_cost, "top1": details.float_top1, "loss": details.float_loss, "kl": None},
         "costs": _costs(details.table, details.names, pairs),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from haq.layers.rest import Rest
 from haq.policy import Width
 from haq.runs import BaselineName, Cost
 from haq.scores import Fidelity, RankBy, Score
@@ -78,7 +79,7 @@ class Point:
 
 @dataclass(frozen=True)
 class LayerWidths:
-    """Widths of one layer, and its share of the network's latency (0–1) if a cost table gives it."""
+    """Widths of one layer, and its share of the whole network's latency (0–1) if a cost table gives it."""
 
     name: str
     w_bits: Width
@@ -120,6 +121,7 @@ class Summary:
         hypervolume: Volume that the front dominates, 0 to 1, and its metrics beside the objective; see
             `haq.runs.archive.hypervolume`.
         layers: Layers of the best policy.
+        rest: What the network reads beside its layers; nothing in older run folders.
     """
 
     name: str
@@ -150,3 +152,4 @@ class Summary:
     front: tuple[Point, ...]
     hypervolume: tuple[float, tuple[str, ...]] | None
     layers: tuple[LayerWidths, ...]
+    rest: Rest = field(default_factory=Rest)

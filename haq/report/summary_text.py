@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from haq.errors import printable
 from haq.metrics import METRICS, format_cost, metric_of
 from haq.policy import Width
 from haq.report.details import Bench
@@ -17,6 +18,7 @@ __all__ = [
     "facts",
     "front",
     "layers",
+    "left_over",
     "mean_bits",
     "percent",
     "progress",
@@ -86,6 +88,12 @@ def verdict(summary: Summary) -> str:
     if points < 0:
         return f"The search did not beat {uniform}: {points:.1f} points ({numbers})."
     return f"The search did not beat {uniform}: both reach {percent(ours)} test top-1{unequal}."
+
+
+def left_over(summary: Summary) -> str:
+    """Returns what no layer covers, as a sentence; empty if that is nothing."""
+    said = printable(summary.rest.said())
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:

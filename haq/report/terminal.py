@@ -34,6 +34,8 @@ def render(summary: Summary, console: Console, details: Details | None = None) -
     console.print(Text(f"Run {summary.name}", style="bold"))
     console.print(_facts(summary))
     console.print(Text(summary_text.verdict(summary), style="bold"))
+    if left := summary_text.left_over(summary):
+        console.print(Text(left, style="bold yellow" if summary.rest.mostly else ""))
     console.print()
     comparison = summary_text.comparison(summary)
     console.print(_table(comparison))

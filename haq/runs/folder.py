@@ -19,6 +19,7 @@ from haq.errors import ConfigError, HaqError
 from haq.io.files import write_text
 from haq.io.safe_yaml import read_yaml
 from haq.layers import LayerSpec
+from haq.layers.rest import Rest
 from haq.metrics import METRICS, Metric
 from haq.runs.identity import Identity, file_fingerprint
 from haq.runs.outcome import Baseline, BaselineName, Best
@@ -49,7 +50,7 @@ class RunFolder:
         )
         self._trials, self._baselines = path / "trials.jsonl", path / "baselines.json"
         self._best, self._pareto = path / "best.json", path / "pareto.json"
-        self._metrics = path / "metrics.json"
+        self._metrics, self._rest = path / "metrics.json", path / "rest.json"
         self._known: tuple[tuple[int, int] | None, list[Trial]] = (None, [])
 
     @classmethod
@@ -99,7 +100,7 @@ class RunFolder:
         copy = RunFolder(path)
         kept = (
             self._config, self._layers, self.costs, self.float, self.sensitivity, self._baselines, self._trials,
-            self._pareto, self._metrics,
+            self._pareto, self._metrics, self._rest,
         )  # fmt: skip
         for file in kept:
             if file.is_file():
@@ -142,7 +143,7 @@ class RunFolder:
 
     def write_identity(self, identity: Identity) -> None:
         """Writes `fingerprints.json`: the run's identity, with digests of the files that are not written again."""
-        files = {file.name: file_fingerprint(file) for file in (self._layers, self.costs) if file.is_file()}
+        files = {file.name: file_fingerprint(file) for file in self._unchanging if file.is_file()}
         self._write(self._identity, replace(identity, files=files).to_dict())
 
     def read_identity(self) -> Identity | None:
@@ -159,8 +160,13 @@ class RunFolder:
         """Raises `ConfigError` if options, layers or prices are not those of the search."""
         if (identity := self.read_identity()) is not None:
             identity.check_settings(self.read_config(), self.path)
-            for file in (self._layers, self.costs):
+            for file in self._unchanging:
                 identity.check_file(file)
+
+    @property
+    def _unchanging(self) -> tuple[Path, ...]:
+        """Files that are written once, with the options."""
+        return self._layers, self.costs, self._rest
 
     def check_file(self, file: Path) -> None:
         """Raises `ConfigError` if a file is not the one that was sealed."""
@@ -210,6 +216,15 @@ class RunFolder:
     def read_layers(self) -> list[LayerSpec]:
         """Reads `layers.json`."""
         return self._read(self._layers, lambda content: [LayerSpec.from_dict(layer) for layer in content])
+
+    def write_rest(self, rest: Rest) -> None:
+        """Writes `rest.json`: what the network reads beside its layers; no file if there is nothing."""
+        if rest:
+            self._write(self._rest, rest.to_dict())
+
+    def read_rest(self) -> Rest:
+        """Reads `rest.json`; older run folders, and those of networks with nothing else, have none."""
+        return self._read(self._rest, Rest.from_dict) if self._rest.is_file() else Rest()
 
     def write_baselines(self, baselines: Mapping[BaselineName, Baseline | None]) -> None:
         """Writes `baselines.json`: the comparison networks before fine-tuning, on the validation images."""

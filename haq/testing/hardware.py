@@ -16,11 +16,12 @@ _PINNED = LayerBits(8, 8)
 
 
 def check_hardware(hardware: Hardware) -> None:
-    """Checks a cost model on a convolution, a depthwise convolution and a linear layer.
+    """Checks a cost model on convolutions of every kind, a linear layer and an embedding.
 
-    Costs must be finite and not negative. Latency and energy must be positive, and latency at least the time of
-    arithmetic and of memory traffic. Size and bit operations must equal `haq.hwmodels.size_bytes` and `bops`. Layers
-    can be pinned at 8 bits; pairs that are not listed are refused; and a cost table can be built.
+    Costs must be finite and not negative. Latency and energy must be positive, except of an embedding, which has no
+    arithmetic. Latency must be at least the time of arithmetic and of memory traffic. Size and bit operations must
+    equal `haq.hwmodels.size_bytes` and `bops`. Layers can be pinned at 8 bits; pairs that are not listed are refused;
+    and a cost table can be built.
 
     Args:
         hardware: The cost model.
@@ -48,7 +49,7 @@ def _check_cost(hardware: Hardware, layer: LayerSpec, bits: LayerBits) -> None:
     for field, value in cost.values.items():
         assert 0 <= value < math.inf, f"{where}: {field}={value} must be finite and at least 0"
     for field in ("latency_ms", "energy_mj"):
-        assert cost.values.get(field, 1.0) > 0, f"{where}: {field} must be more than 0"
+        assert cost.values.get(field, 1.0) > 0 or not layer.macs, f"{where}: {field} must be more than 0"
     assert max(cost.compute_ms, cost.memory_ms) <= cost.values.get("latency_ms", math.inf) * (1 + 1e-9), (
         f"{where}: latency_ms is less than the time for arithmetic or memory traffic alone"
     )
@@ -77,5 +78,25 @@ def _conv(name: str, kind: str, groups: int) -> LayerSpec:
 _LAYERS = [
     _conv("conv", "conv", 1),
     _conv("depthwise", "depthwise", 32),
+    _conv("grouped", "grouped", 4),
+    LayerSpec("audio", "conv", 40, 64, (5,), (2,), (2,), (1,), 1, (100,), (50,), 64 * 40 * 5 * 50, 64 * 40 * 5, 64),
+    LayerSpec(
+        "volume",
+        "conv",
+        1,
+        8,
+        (3, 3, 3),
+        (1, 1, 1),
+        (1, 1, 1),
+        (1, 1, 1),
+        1,
+        (6, 8, 8),
+        (6, 8, 8),
+        8 * 27 * 384,
+        8 * 27,
+        8,
+    ),
+    LayerSpec("transposed", "transposed", 16, 8, (2, 2), (2, 2), (0, 0), (1, 1), 1, (7, 7), (14, 14), 512 * 49, 512, 8),
+    LayerSpec("embedding", "embedding", 500, 24, (1, 1), (1, 1), (0, 0), (1, 1), 1, (12, 1), (12, 1), 0, 12_000, 0),
     LayerSpec("fc", "linear", 64, 10, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), 640, 640, 10),
 ]

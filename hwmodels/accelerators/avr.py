@@ -83,9 +83,11 @@ class Avr:
             HardwareError: The pair of widths is not legal.
         """
         w_bits, a_bits = check_pair(self, layer, bits)
-        macs = batch * layer.macs
-        arithmetic = macs * self._arithmetic_cycles(w_bits) + output_values(layer, batch) * self.requantize_cycles
-        weight_bytes, activation_bytes = macs * w_bits / 8, macs * a_bits / 8
+        macs, results = batch * layer.macs, output_values(layer, batch)
+        looked_up = results if layer.is_lookup else 0
+        unpacked = looked_up * self._unpack_cycles(w_bits)
+        arithmetic = macs * self._arithmetic_cycles(w_bits) + unpacked + results * self.requantize_cycles
+        weight_bytes, activation_bytes = (macs + looked_up) * w_bits / 8, macs * a_bits / 8
         loads = weight_bytes * self.flash_load_cycles + activation_bytes * self.sram_load_cycles
         compute_ms, memory_ms = (cycles / (self.clock_mhz * 1e3) for cycles in (arithmetic, loads))
         values = {
@@ -101,6 +103,8 @@ class Avr:
         )
 
     def _arithmetic_cycles(self, w_bits: int) -> float:
-        unpack = self.unpack_cycles if w_bits < 8 else 0.0
         multiply = self.multiply_cycles if w_bits > 1 else 0.0
-        return unpack + multiply + self.accumulate_cycles + self.loop_cycles
+        return self._unpack_cycles(w_bits) + multiply + self.accumulate_cycles + self.loop_cycles
+
+    def _unpack_cycles(self, w_bits: int) -> float:
+        return self.unpack_cycles if w_bits < 8 else 0.0

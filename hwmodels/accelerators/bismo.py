@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from haq.hwmodels.accelerators.footprint import counted
-from haq.hwmodels.accelerators.gemm import Gemm, ceil_div
+from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, result_bits
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
@@ -97,14 +97,15 @@ class Bismo:
         """
         w_bits, a_bits = check_pair(self, layer, bits)
         gemm = Gemm.of(layer, batch).packed(self.rows, self.depth)
-        result_bits = max(a_bits, self.result_bits)
+        written_bits = max(result_bits(layer, a_bits), self.result_bits)
         steps = self._execute_cycles(gemm, w_bits, a_bits)
-        fetched = gemm.groups * self._fetched_bits(gemm, w_bits, a_bits)
-        written = layer.out_channels * gemm.n * result_bits
+        looked_up = layer.weights_read(batch) * w_bits
+        fetched = looked_up if layer.is_lookup else gemm.groups * self._fetched_bits(gemm, w_bits, a_bits)
+        written = layer.out_channels * gemm.n * written_bits
 
         memory = max(fetched / self.dram_bits_per_cycle, written / self.result_bits_per_cycle)
         prologue = (self.rows + self.columns) * self.depth / self.dram_bits_per_cycle
-        epilogue = self.rows * self.columns * result_bits / self.result_bits_per_cycle
+        epilogue = self.rows * self.columns * written_bits / self.result_bits_per_cycle
         operations = 2 * steps * self.rows * self.columns * self.depth
         energy_pj = operations / self.tops_per_watt + (fetched + written) * self.dram_pj_per_bit
         values = {

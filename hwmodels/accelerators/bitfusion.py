@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from haq.hwmodels.accelerators.footprint import counted
-from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
+from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values, result_bits
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
@@ -126,12 +126,12 @@ class BitFusion:
         return LayerCost(values, compute_ms=compute_ms, memory_ms=memory_ms, memory_bytes=moved / 8)
 
     def _moved_bits(self, layer: LayerSpec, w_bits: int, a_bits: int, batch: int) -> int:
-        weights, inputs = layer.params * w_bits, input_values(layer, batch) * a_bits
+        weights, inputs = layer.weights_read(batch) * w_bits, input_values(layer, batch) * a_bits
         # Each group has its own operands, and groups run one after the other
         weight_turns = ceil_div(weights, layer.groups * self.weight_buffer_bytes * 8)
         input_turns = ceil_div(inputs, layer.groups * self.input_buffer_bytes * 8)
-        read = min(weights + inputs * weight_turns, inputs + weights * input_turns)
-        return read + output_values(layer, batch) * a_bits
+        read = min(weights + inputs * weight_turns, inputs + weights * max(1, input_turns))
+        return read + output_values(layer, batch) * _fused(result_bits(layer, a_bits))
 
 
 def _fused(bits: int) -> int:

@@ -99,7 +99,7 @@ class CortexM:
         w_bits, a_bits = check_pair(self, layer, bits)
         gemm = Gemm.of(layer, 1)
         columns = ceil_div(gemm.n, 1 if layer.kind == "depthwise" else _COLUMNS)
-        unpacked = gemm.groups * gemm.m * gemm.k * columns
+        unpacked = output_values(layer, 1) if layer.is_lookup else gemm.groups * gemm.m * gemm.k * columns
         mac_cycles = self.depthwise_cycles if layer.kind == "depthwise" else self.mac_cycles
         cycles = (
             layer.macs * mac_cycles
@@ -107,8 +107,9 @@ class CortexM:
             + gemm.groups * gemm.n * gemm.k * self._expand_cycles(a_bits)
             + output_values(layer, 1) * self.requantize_cycles
         )
-        packed = layer.params * w_bits / 8
-        flash_bytes = batch * packed * (columns if packed > self.data_cache_bytes else 1)
+        packed = layer.weights_read(1) * w_bits / 8
+        again = packed > self.data_cache_bytes and not layer.is_lookup
+        flash_bytes = batch * packed * (columns if again else 1)
         compute_ms = batch * cycles / (self.clock_mhz * 1e3)
         memory_ms = flash_bytes / self.bytes_per_second * 1e3
         values = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from haq.hwmodels.accelerators.footprint import counted
-from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
+from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values, result_bits
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
@@ -83,8 +83,9 @@ class Gpu:
         """
         w_bits, a_bits = check_pair(self, layer, bits)
         compute_ms = self._cycles(layer, bits, batch) / (self.clock_mhz * 1e3)
-        activations = input_values(layer, batch) + output_values(layer, batch)
-        memory_bytes = (layer.params * w_bits + activations * a_bits) / _BYTE
+        results = output_values(layer, batch) * result_bits(layer, a_bits)
+        memory_bits = layer.weights_read(batch) * w_bits + input_values(layer, batch) * a_bits + results
+        memory_bytes = memory_bits / _BYTE
         memory_ms = memory_bytes / self.bytes_per_second * 1e3
         latency_ms = self.launch_us * 1e-3 + max(compute_ms, memory_ms)
         values = {

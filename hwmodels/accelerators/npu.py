@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from haq.hwmodels.accelerators.footprint import counted
-from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values
+from haq.hwmodels.accelerators.gemm import Gemm, ceil_div, input_values, output_values, result_bits
 from haq.hwmodels.hardware import LayerCost, check_pair
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
@@ -88,9 +88,10 @@ class Npu:
         w_bits, a_bits = check_pair(self, layer, bits)
         gemm = Gemm.of(layer, 1)
         cycles = batch * _turns(bits) * self._cycles(layer, gemm)
-        weights = batch * layer.params * w_bits
+        weights = batch * layer.weights_read(1) * w_bits
         rereads = ceil_div(gemm.m, self.pass_channels)
-        activations = (input_values(layer, batch) * rereads + output_values(layer, batch)) * a_bits
+        results = output_values(layer, batch) * result_bits(layer, a_bits)
+        activations = input_values(layer, batch) * rereads * a_bits + results
 
         memory = max(weights / 8 / self.flash_bytes_per_cycle, activations / 8 / self.sram_bytes_per_cycle)
         energy_pj = (

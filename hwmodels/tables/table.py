@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from haq import __version__
 from haq.errors import HardwareError, did_you_mean
-from haq.hwmodels.accelerators.footprint import footprint
+from haq.hwmodels.accelerators.footprint import footprint, footprint_of_rest, weights_of
 from haq.hwmodels.hardware import Hardware, LayerCost, listed_pairs, price_layer
+from haq.hwmodels.rest_costs import rest_costs
 from haq.hwmodels.tables.checks import Origin, check_axes, check_costs, check_limits, legal_pairs, listed
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.layers import LayerSpec
+from haq.layers.rest import Rest
 from haq.metrics import METRICS, Combine, layer_fields, metric_of
 from haq.policy import BitPolicy, LayerBits
 
@@ -47,7 +49,7 @@ class CostTable:
             table may lack some. Of an average each layer has its part, so that the parts add up.
         origin: How the costs were obtained.
         version: What made them: this package for a model, the kernels for a measurement.
-        rest: Field → cost of the operations between the layers, at any widths; part of every total.
+        rest: Field → cost of what lies outside of the layers, at any widths; part of every total.
         memory: Which activations are alive at once, for `ram_bytes`; `None` where that is not known.
         details: More about each cell, such as the spread of a measurement, `(L, W, A)`; kept in files. Cost models give
             `memory_bound`: 1 where memory sets the layer's pace, 0 where arithmetic does.
@@ -105,6 +107,7 @@ class CostTable:
         a_bits: Sequence[int],
         batch: int = 16,
         memory: MemoryPlan | None = None,
+        rest: Rest | None = None,
     ) -> CostTable:
         """Prices every layer at every legal pair of widths; widths without one are left out.
 
@@ -115,6 +118,7 @@ class CostTable:
             a_bits: Candidate widths of activations.
             batch: Samples at once.
             memory: Which activations are alive at once, where that is known.
+            rest: What the network reads beside the layers; its cost is part of every total, see `rest_costs`.
 
         Raises:
             HardwareError: The hardware runs none of the pairs or cannot price a layer, or its costs are not metrics.
@@ -135,24 +139,29 @@ class CostTable:
             filled[:, w_index, a_index] = np.reshape(values, (len(layers), len(pairs)))
             return filled
 
-        metrics = {metric: cube(values) for metric, values in _priced(hardware.name, layers, priced).items()}
-        for metric, costs in footprint(layers, w_axis, a_axis).items():
+        metrics = {metric: cube(values) for metric, values in _priced(hardware.name, layers, priced, rest).items()}
+        for metric, costs in footprint(layers, w_axis, a_axis, rest).items():
             metrics.setdefault(metric, cube(costs[:, w_index, a_index]))
         names = tuple(layer.name for layer in layers)
         bound = [[_bound(cost) for cost in costs] for costs in priced]
+        details = {} if np.isnan(bound).all() else {"memory_bound": cube(bound, np.nan)}
         return cls(
             hardware.name, batch, names, tuple(w_axis), tuple(a_axis), metrics, "modelled", f"haq {__version__}",
-            memory=memory, details={} if np.isnan(bound).all() else {"memory_bound": cube(bound, np.nan)},
-            limits=dict(hardware.limits),
+            rest_costs(hardware, layers, rest, batch), memory, details, limits=dict(hardware.limits),
         )  # fmt: skip
 
     @classmethod
-    def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int]) -> CostTable:
-        """Prices weights alone, with activations in floating point; the costs are the same on any hardware."""
-        w_bits = tuple(sorted(set(w_bits)))
-        metrics = footprint(layers, w_bits, (None,))
-        names = tuple(layer.name for layer in layers)
-        return cls("any hardware", 1, names, w_bits, (None,), metrics, "modelled", f"haq {__version__}")
+    def footprint(cls, layers: Sequence[LayerSpec], w_bits: Sequence[int], rest: Rest | None = None) -> CostTable:
+        """Prices weights alone, with activations in floating point; the costs are the same on any hardware.
+
+        Args:
+            layers: Of the network.
+            w_bits: Candidate widths of weights.
+            rest: What the network reads beside the layers.
+        """
+        w_bits, names = tuple(sorted(set(w_bits))), tuple(layer.name for layer in layers)
+        metrics, left = footprint(layers, w_bits, (None,), rest), footprint_of_rest(layers, rest)
+        return cls("any hardware", 1, names, w_bits, (None,), metrics, "modelled", f"haq {__version__}", left)
 
     # Looking costs up
 
@@ -326,7 +335,7 @@ class CostTable:
 
 
 def _priced(
-    hardware: str, layers: Sequence[LayerSpec], priced: Sequence[Sequence[LayerCost]]
+    hardware: str, layers: Sequence[LayerSpec], priced: Sequence[Sequence[LayerCost]], rest: Rest | None
 ) -> dict[str, list[list[float]]]:
     """Returns what a cost model gives, field → value of each layer and pair; averages become parts of layers.
 
@@ -341,10 +350,10 @@ def _priced(
             f"{', '.join(known)}; register a metric of your own with haq.metrics.METRICS.register"
         )
     buffers = {metric.layer_field for metric in METRICS.values()}
-    weights = sum(layer.params for layer in layers)
     found = {}
     for metric in (metric for metric in known if metric in given):
         mean = metric_of(metric).combine == "mean"
+        weights = weights_of(layers, rest if metric == METRICS["bits"].field else None)
         rows = []
         for layer, costs in zip(layers, priced, strict=True):
             values = [cost.values.get(metric, 0.0 if metric in buffers else None) for cost in costs]

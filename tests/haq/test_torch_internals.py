@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,27 @@ def test__pytree() -> None:
     one, two = torch.ones(1), torch.ones(2)
     assert [*internals.tree_leaves({"a": [one], "b": (two, 3)})] == [one, two, 3]
     assert internals.tree_map(lambda value: 2 * value, {"a": [1], "b": (2, 3)}) == {"a": [2], "b": (4, 6)}
+
+
+def test__python_dispatch() -> None:
+    class Listing(internals.DispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    with torch.no_grad(), Listing():
+        nn.Linear(2, 3)(torch.ones(1, 2))
+    assert "addmm" in seen
+
+
+def test__should_skip_dynamo() -> None:
+    code = (
+        "import sys, torch\nfrom haq.torch_internals import DispatchMode\nclass Mode(DispatchMode):\n"
+        "    def __torch_dispatch__(self, func, types, args=(), kwargs=None):\n        return func(*args)\n"
+        "with Mode():\n    torch.ones(1) + 1\nassert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test__parameters_and__buffers_and__modules() -> None:

@@ -93,7 +93,8 @@ def table(
     """
     from haq.hwmodels.pricing import open_hardware
     from haq.hwmodels.tables.formats import load_table, save_table
-    from haq.layers import trace
+    from haq.layers import reachable, trace
+    from haq.quant.uncovered import rest_of
 
     given = {name for name in context.params if context.get_parameter_source(name) == _COMMANDLINE}
     array = file.suffix.lower() == ".npy"
@@ -103,10 +104,12 @@ def table(
     if not given & {"model"} and (idle := given & {"weights", "data"}):
         raise ConfigError(f"--{min(idle)} needs --model; give it too")
     at_least({"--batch": (batch, 1)})
-    layers = trace(*open_untrained_network(model, weights, data)) if "model" in given else None
+    network, sample = open_untrained_network(model, weights, data) if "model" in given else (None, None)
+    layers = None if network is None or sample is None else trace(network, sample)
     costs = load_table(file, layers, clock_mhz, batch, device, "measured" if measured else "modelled")
-    if layers is not None and not array:
-        costs = open_hardware(file).price(layers, (), costs.batch)
+    if network is not None and sample is not None and layers is not None and not array:
+        rest = rest_of(reachable(network, sample), sample, layers)
+        costs = open_hardware(file).price(layers, (), costs.batch, rest=rest)
     if output is not None:
         save_table(costs, output, clock_mhz)
     _print_table(costs)

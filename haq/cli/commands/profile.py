@@ -13,7 +13,7 @@ from rich.text import Text
 
 from haq.cli.options import DEFAULTS, at_least, examples, network_options, open_untrained_network
 from haq.cli.output import Result, output_options
-from haq.cli.tables import columns
+from haq.cli.tables import columns, left_over
 from haq.cli.terminal import console
 from haq.errors import ConfigError
 from haq.metrics import METRICS, format_cost, layer_fields, metric_of
@@ -22,6 +22,7 @@ from haq.policy import LayerBits
 if TYPE_CHECKING:
     from haq.hwmodels import Hardware, LayerCost
     from haq.layers import LayerSpec
+    from haq.layers.rest import Rest
 
 __all__ = ["profile"]
 
@@ -67,8 +68,10 @@ def profile(
     from haq.hwmodels.hardware import price_layer
     from haq.hwmodels.liveness import plan_or_none
     from haq.hwmodels.pricing import excess, open_hardware
+    from haq.hwmodels.rest_costs import rest_costs, widest
     from haq.hwmodels.roofline import check_png, draw, roofline, write_png
     from haq.quant.reach import reached
+    from haq.quant.uncovered import rest_of
 
     pricing = open_hardware(device)
     chosen = pricing.source
@@ -81,6 +84,8 @@ def profile(
     pairs, left_out = _legal(_parsed_pairs(bits), chosen)
     network, sample = open_untrained_network(model, weights, data)
     network, layers = reached(network, sample)
+    rest = rest_of(network, sample, layers)
+    beside = rest_costs(chosen, layers, rest, batch)
     priced = {pair: [price_layer(chosen, layer, pair, batch) for layer in layers] for pair in pairs}
     rooflines = [roofline(chosen, layers, costs, pair, batch) for pair, costs in priced.items()]
     title = f"{model} on {chosen.name}, batch {batch}"
@@ -91,13 +96,18 @@ def profile(
     if left_out:
         console.print(Text(left_out, style="dim"))
     memory = plan_or_none(network, sample)
-    excesses = {pair: excess(chosen, layers, pair, batch, memory) for pair in pairs}
-    tables = {pair: _costs_table(pair, layers, costs) for pair, costs in priced.items()}
+    excesses = {pair: excess(chosen, layers, pair, batch, memory, rest) for pair in pairs}
+    tables = {pair: _costs_table(pair, layers, costs, rest, beside) for pair, costs in priced.items()}
     for pair, shown in tables.items():
         console.print()
         console.print(shown)
         if too_much := _too_much(chosen, excesses[pair]):
             console.print(Text(f"does not fit: {too_much}", style="yellow"))
+    if rest:
+        console.print(left_over(rest))
+        if rest.macs:
+            about = f"the rest's costs are an estimate: its {_count(rest.macs)} MACs at {_shown(widest(chosen))} bits"
+            console.print(Text(about, style="dim"))
     console.print()
     drawing = draw(rooflines, width=max(40, min(_DRAWING, console.width)))
     console.print(Text(drawing), soft_wrap=True)
@@ -110,7 +120,8 @@ def profile(
             "hardware": chosen.name,
             "batch": batch,
             "limits": {METRICS[metric].field: limit for metric, limit in chosen.limits.items()},
-            "pairs": [_priced(pair, layers, costs, excesses[pair]) for pair, costs in priced.items()],
+            "rest": rest.described(),
+            "pairs": [_priced(pair, layers, costs, beside, excesses[pair]) for pair, costs in priced.items()],
             "file": output,
         }
 
@@ -148,9 +159,21 @@ def _shown(pair: LayerBits) -> str:
 
 
 def _priced(
-    pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost], excess: Mapping[str, float]
+    pair: LayerBits,
+    layers: Sequence[LayerSpec],
+    costs: Sequence[LayerCost],
+    beside: Mapping[str, float],
+    excess: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Returns the costs at one pair of widths as plain JSON types."""
+    """Returns the costs at one pair of widths as plain JSON types.
+
+    Args:
+        pair: The widths.
+        layers: Of the network.
+        costs: Of each layer.
+        beside: Of the rest of the network.
+        excess: What the hardware does not hold.
+    """
     buffers = {metric.layer_field: 0.0 for metric in METRICS.values() if metric.layer_field}
     rows = []
     for layer, cost in zip(layers, costs, strict=True):
@@ -158,8 +181,8 @@ def _priced(
         why = {"compute_ms": cost.compute_ms, "memory_ms": cost.memory_ms, "memory_bytes": cost.memory_bytes}
         counts = {"kind": layer.kind, "macs": layer.macs, "params": layer.params}
         rows.append({"layer": layer.name, **counts, **prices, **why, "bound": cost.bound})
-    totals = {field: sum(cost[field] for cost in costs) for field in _added(costs)}
-    return {**asdict(pair), **totals, "exceeded": excess, "layers": rows}
+    totals = {field: sum(cost[field] for cost in costs) + beside.get(field, 0) for field in _added(costs)}
+    return {**asdict(pair), **totals, "exceeded": excess, "rest": beside, "layers": rows}
 
 
 def _added(costs: Sequence[LayerCost]) -> list[str]:
@@ -181,10 +204,16 @@ def _too_much(chosen: Hardware, excess: Mapping[str, float]) -> str:
     )
 
 
-def _costs_table(pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[LayerCost]) -> Table:
+def _costs_table(
+    pair: LayerBits,
+    layers: Sequence[LayerSpec],
+    costs: Sequence[LayerCost],
+    rest: Rest,
+    beside: Mapping[str, float],
+) -> Table:
     bound = sum(cost.bound == "memory" for cost in costs)
     fields = [field for field in _added(costs) if field not in _COUNTED]
-    totals = {field: sum(cost[field] for cost in costs) for field in fields}
+    totals = {field: sum(cost[field] for cost in costs) + beside.get(field, 0) for field in fields}
 
     def prices(values: Mapping[str, float], share: str = "") -> dict[str, str]:
         """Returns title → cell; the share is that of latency."""
@@ -197,13 +226,22 @@ def _costs_table(pair: LayerBits, layers: Sequence[LayerSpec], costs: Sequence[L
         right=numbers, title=f"{_shown(pair)} bits: memory binds {bound} of {len(layers)} layers",
     )  # fmt: skip
     latency = totals.get("latency_ms", 0.0)
+
+    def share(values: Mapping[str, float]) -> str:
+        return f"{values['latency_ms'] / latency:.1%}" if latency else "–"
+
     for layer, cost in zip(layers, costs, strict=True):
-        share = f"{cost['latency_ms'] / latency:.1%}" if latency else "–"
         counts = _count(layer.macs), _count(layer.params)
-        table.add_row(Text(layer.name), layer.kind, *counts, *prices(cost.values, share).values(), cost.bound)
+        shown = prices(cost.values, share(cost.values)).values()
+        table.add_row(Text(layer.name), layer.kind, *counts, *shown, cost.bound)
+    if rest:
+        values = {**dict.fromkeys(fields, 0.0), **beside}
+        counts = _count(rest.macs), _count(rest.weights)
+        table.add_row("rest", "not quantized", *counts, *prices(values, share(values)).values(), "")
     table.add_section()
-    counts = _count(sum(layer.macs for layer in layers)), _count(sum(layer.params for layer in layers))
-    table.add_row(f"all {len(layers)}", "", *counts, *prices(totals).values(), "")
+    macs, params = sum(layer.macs for layer in layers), sum(layer.params for layer in layers)
+    counts = _count(macs + rest.macs), _count(params + rest.weights)
+    table.add_row("all" if rest else f"all {len(layers)}", "", *counts, *prices(totals).values(), "")
     return table
 
 

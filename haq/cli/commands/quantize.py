@@ -9,7 +9,7 @@ import click
 
 from haq.cli.options import DEFAULTS, at_least, examples, network_options
 from haq.cli.output import Result, output_options
-from haq.cli.tables import columns, facts
+from haq.cli.tables import columns, facts, left_over
 from haq.cli.terminal import TerminalObserver, console
 from haq.config import parse_bits, parse_passes
 from haq.errors import ConfigError
@@ -160,20 +160,23 @@ def quantize(
         from haq.quant.pipeline import Recipe, apply_policy, integer_top1, stored_bytes, uniform_policy
         from haq.quant.reach import reached
         from haq.quant.schemes import get_scheme
+        from haq.quant.uncovered import rest_of
 
         chosen = get_scheme(scheme or (given.scheme if given else "linear"), **_parsed(options))
         recipe = Recipe(chosen, passes, qat_steps, batch, seed)
         check_width(bits, "--bits")
         check_width(a_bits, "--a-bits")
         network, images = _open(model, weights, data, seed, observer)
-        network, layers = reached(network, images.train.batch([0])[0])
+        sample = images.train.batch([0])[0]
+        network, layers = reached(network, sample)
         if given is None:
             assert bits is not None
             given = uniform_policy(layers, bits, None if weights_only else _activations(chosen, bits, a_bits))
         given = given.with_scheme(chosen.name)
         from haq.quant.evaluation import evaluate
 
-        rows = [("float", evaluate(network, images.test, "float").top1, stored_bytes(network, layers))]
+        size = stored_bytes(network, layers, rest_of(network, sample, layers))
+        rows = [("float", evaluate(network, images.test, "float").top1, size)]
         result = apply_policy(network, given, images, recipe, observer)
         rows += [(stage, top1, result.size_bytes) for stage, top1 in result.top1.items()]
         if integer:
@@ -183,15 +186,18 @@ def quantize(
             from haq.quant.ptq import folds
 
             folded = folds(recipe.passes)
-            save_quantized(output, result.model, given, images.train.batch([0])[0], folded, chosen.options)
+            save_quantized(output, result.model, given, sample, folded, chosen.options)
     table = columns("network", "test top-1", "size", right=("test top-1", "size"))
     for stage, top1, size in rows:
         table.add_row(stage, f"{top1:.4f}", format_cost("size_bytes", size))
     console.print(table)
+    if result.rest:
+        console.print(left_over(result.rest))
 
     def document() -> dict[str, Any]:
         networks = [{"network": stage, "test_top1": top1, "size_bytes": size} for stage, top1, size in rows]
-        return {"scheme": chosen.name, "policy": given.widths(), "networks": networks, "file": output}
+        left = result.rest.described()
+        return {"scheme": chosen.name, "policy": given.widths(), "networks": networks, "rest": left, "file": output}
 
     return Result(document, (table,))
 

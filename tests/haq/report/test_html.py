@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from plotly.offline import get_plotlyjs
 
+from haq.layers.rest import Left, Rest
 from haq.report import detail, render_html, summarize
 from haq.runs import RunFolder
 
@@ -109,3 +110,13 @@ def test_interrupted_and_empty_runs_have_a_page(make_run: MakeRun) -> None:
     assert "The search has not ended" in half
     empty = own(page_of(make_run("empty", trials=0, finished=False)))
     assert "No trial has been scored yet." in empty
+
+
+@pytest.mark.parametrize(("covered", "kind"), [(1, "warning"), (10**9, "note")])
+def test_what_no_layer_covers_stands_at_the_head(make_run: MakeRun, covered: int, kind: str) -> None:
+    run = make_run()
+    run.write_rest(Rest((Left("<lstm>", "LSTM", 500, 2000, 2000, "no kind of layer covers LSTM"),), covered=covered))
+    page = page_of(run)
+    assert f'<p class="{kind}">' in page.split("<section>")[0]
+    assert "&lt;lstm&gt; (500, 2.00 kB) stays in floating point" in page
+    assert "<lstm>" not in page

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from haq.layers.rest import Left, Rest
 from haq.report import detail, render, summarize, write_report
 from haq.report.summary import LayerWidths, Summary
 from haq.runs import RunFolder
@@ -106,3 +107,13 @@ def test_the_essentials_of_the_page_are_printed(make_run: MakeRun) -> None:
         "haq 0.1.0",
     ):
         assert words in text
+
+
+def test_what_no_layer_covers_is_said(make_run: MakeRun) -> None:
+    run = make_run()
+    summary = summarize(run)
+    assert "of the weights" not in text_of(summary)
+    part = Left("lstm", "LSTM", 1_360_000, 5_440_000, 5_440_000, "no kind of layer covers LSTM")
+    run.write_rest(Rest((part,), covered=65_540))
+    text = " ".join(text_of(summarize(run)).split())
+    assert "Most of the network is not quantized: layers hold 4.6 % of the weights; lstm (1.36 M, 5.44 MB)" in text

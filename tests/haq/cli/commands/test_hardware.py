@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from haq.metrics import format_cost
 
 USER = """
 import numpy as np
+import torch
 from torch import nn
 
 
@@ -25,6 +27,19 @@ def model():
 
 def deeper():
     return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(128, 2))
+
+
+class Mix(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.values = nn.Parameter(torch.ones(128, 128))
+
+    def forward(self, x):
+        return torch.matmul(self.values, x[..., None])[..., 0]
+
+
+def mixed():
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), Mix(), nn.Linear(128, 2))
 
 
 def wider():
@@ -143,6 +158,25 @@ def test_profile_shares_add_up() -> None:
     for pair in (0, 1):
         shares = [float(rows_of(shown, name)[pair][5].removesuffix("%")) for name in NAMES]
         assert sum(shares) == pytest.approx(100, abs=0.11)
+
+
+def test_profile_counts_what_no_layer_covers() -> None:
+    options = "profile", "--model", "user.py:mixed", *DATA, "--bits", "8/8"
+    shown = run(*options)
+    row = rows_of(shown, "rest")[0]
+    assert row[1:4] == ["not quantized", "16.4k", "16.4k"]
+    shares = [float(rows_of(shown, name)[0][5].removesuffix("%")) for name in ("0", "4", "rest")]
+    assert sum(shares) == pytest.approx(100, abs=0.11)
+    assert rows_of(shown, "all")[0][1:3] == ["17.8k", "16.7k"]
+    words = " ".join(shown.split())
+    assert "most of the network is not quantized: layers hold 2.0 % of the weights; 3 (16.4 k, 65.5 kB)" in words
+    assert "the rest's costs are an estimate: its 16.4k MACs at 8/8 bits" in words
+    document = json.loads(run(*options, "--json"))
+    assert document["rest"]["weights"] == 128 * 128
+    assert document["pairs"][0]["rest"]["size_bytes"] == 4 * 128 * 128
+    assert document["pairs"][0]["size_bytes"] == 4 * 128 * 128 + sum(
+        layer["size_bytes"] for layer in document["pairs"][0]["layers"]
+    )
 
 
 def test_profile_trains_nothing(folder: Path) -> None:
