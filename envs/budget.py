@@ -133,7 +133,7 @@ class Budget:
             beside_lowest = self.table.cost(BitPolicy({**lowest, **dict.fromkeys(layers, pair)}))
             return beside_lowest[constraint.field] / constraint.limit
 
-        chosen = {}
+        chosen: dict[str, LayerBits] = {}
         for layers in self.decisions:
             pairs = self.candidates(layers[0])
             totals = {pair: sum(share(layers, pair, constraint) for constraint in constraints) for pair in pairs}
