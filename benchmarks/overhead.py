@@ -75,7 +75,9 @@ def make_task(trials: int) -> Task:
 
     layers = trace(cifar_resnet(20), torch.zeros(1, 3, 32, 32))
     table = CostTable.build(get_hardware("edge"), layers, WIDTHS, WIDTHS)
-    budget = Budget(table, [Constraint("latency", 0.5, relative=True)], WIDTHS, dict.fromkeys(ends(layers), LayerBits(8, 8)))
+    budget = Budget(
+        table, [Constraint("latency", 0.5, relative=True)], WIDTHS, dict.fromkeys(ends(layers), LayerBits(8, 8))
+    )
     free = tuple(layer.name for layer in layers if layer.name not in budget.pinned)
     rates = np.random.default_rng(0).uniform(0.1, 1.0, (len(free), 1))
     lost = rates * 4.0 ** -np.array(WIDTHS, float)

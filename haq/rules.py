@@ -96,10 +96,18 @@ class Rule:
         else:
             found = [layer for layer in known if layer == name or layer.endswith(f".{name}")]
         if not found:
-            parts = dict.fromkeys((*known, *(layer.rpartition(".")[2] for layer in known)))
-            meant = did_you_mean(_GLOB.sub("", name).strip(".]"), parts)
-            raise ConfigError(f"{self}: no layer matches {name!r}{meant}; the layers are {first_names(known)}")
+            raise ConfigError(
+                f"{self}: no layer matches {name!r}{_meant(name, known)}; the layers are {first_names(known)}"
+            )
         return found
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Returns what a name that matches no layer may have been meant to be, for a message."""
+    if any(layer.startswith(f"{name}.") for layer in known):  # it is a module that holds layers
+        return f" (did you mean '{name}.*'?)"
+    parts = dict.fromkeys((*known, *(part for layer in known for part in layer.split("."))))
+    return did_you_mean(_GLOB.sub("", name).strip(".]"), parts)
 
 
 def parse_rule(kind: RuleKind, text: str) -> Rule:
@@ -168,4 +176,3 @@ def _commas(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
-

@@ -19,7 +19,7 @@ from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.io.prefixes import refuse_object
-from haq.layers import LayerSpec, ends, shared_inputs
+from haq.layers import LayerSpec, ends, find_shared_inputs
 from haq.metrics import METRICS
 from haq.policy import BitPolicy
 from haq.progress import Observer
@@ -101,7 +101,9 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     ruled = {width for rule in config.rules for width in (*rule.w_bits, *(rule.a_bits or ()))}
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), *ruled, 8}))
     weights_only = config.weights_only or scheme.inputs is None
-    choices = _choices(config, every, hardware, weights_only, shared_inputs(model, sample) if hardware.ties else [])
+    choices = _choices(
+        config, every, hardware, weights_only, find_shared_inputs(model, sample) if hardware.ties else []
+    )
     layers = [layer for layer in every if layer.name not in choices.floating]
     _report_rules(choices, every, observer)
     table = (

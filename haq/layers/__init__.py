@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from haq.layers.copying import copied, replace_module, replace_modules
     from haq.layers.reaching import reachable
     from haq.layers.running import evaluating, fresh, quantizable_layers, run_sample, watched
-    from haq.layers.shared_inputs import shared_inputs
+    from haq.layers.shared_inputs import find_shared_inputs
     from haq.layers.tracing import trace
 
 __all__ = [
@@ -19,13 +19,13 @@ __all__ = [
     "copied",
     "ends",
     "evaluating",
+    "find_shared_inputs",
     "fresh",
     "quantizable_layers",
     "reachable",
     "replace_module",
     "replace_modules",
     "run_sample",
-    "shared_inputs",
     "trace",
     "watched",
 ]
@@ -38,7 +38,7 @@ _PLACES = {
     "evaluating": "running",
     "fresh": "running",
     "run_sample": "running",
-    "shared_inputs": "shared_inputs",
+    "find_shared_inputs": "shared_inputs",
     "watched": "running",
     "quantizable_layers": "running",
     "trace": "tracing",

@@ -10,10 +10,10 @@ from haq.layers.reaching import reachable
 from haq.layers.running import Sample, quantizable_layers, run_sample, watched
 from haq.torch_internals import writes
 
-__all__ = ["shared_inputs"]
+__all__ = ["find_shared_inputs"]
 
 
-def shared_inputs(model: nn.Module, sample: Sample) -> list[tuple[str, ...]]:
+def find_shared_inputs(model: nn.Module, sample: Sample) -> list[tuple[str, ...]]:
     """Runs a sample, and lists the groups of layers that read the same values in memory.
 
     A view of a tensor is the same tensor if it has all its values, as after `flatten`. A tensor that is written to in
