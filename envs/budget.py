@@ -273,8 +273,8 @@ class Budget:
 
         The order is that of HAQ's public code: it visits layers from the last to the first, activations before weights,
         and lowers each by one candidate, over and over, until all limits hold. Tied layers are lowered together, in the
-        place of their first. A policy that fits is returned unchanged. Where costs do not fall with the widths, this may end at the lowest widths without a fit; then it
-        returns the cheapest policy.
+        place of their first. A policy that fits is returned unchanged. Where costs do not fall with the widths, this
+        may end at the lowest widths without a fit; then it returns the cheapest policy.
         """
         if self.allows(policy):
             return policy

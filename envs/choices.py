@@ -163,6 +163,6 @@ def _check_alike(tie: Sequence[str], settings: Mapping[str, _Setting], offer: Of
             why = f"hardware {offer.hardware!r} needs the same widths for layers that read one tensor"
             what = why if any(name in group for group in offer.shared) else "they are tied"
             raise ConfigError(
-                f"layer {tie[0]!r} is {first or 'without a rule'} and layer {name!r} is {other or 'without a rule'}, but "
-                f"{what}; give both the same --pin or --bits-of"
+                f"layer {tie[0]!r} is {first or 'without a rule'} and layer {name!r} is {other or 'without a rule'}, "
+                f"but {what}; give both the same --pin or --bits-of"
             )

@@ -75,14 +75,14 @@ class Rule:
             ConfigError: One of the names is of no layer, or of layers without another one to be tied to.
         """
         matches = {name: self._matches(name, known) for name in self.names}
+        together = any(_GLOB.search(name) for name in self.names)
         parents: dict[str, list[str]] = {}
         for layer in known:
             for name in (name for name in self.names if layer in matches[name]):
-                together = any(_GLOB.search(each) for each in self.names)
                 parents.setdefault("" if together else layer.removesuffix(name), []).append(layer)
         groups = [tuple(group) for layers in parents.values() if len(group := dict.fromkeys(layers)) > 1]
         tied = {layer for group in groups for layer in group}
-        for name, layers in matches.items():
+        for layers in matches.values():
             if not tied & {*layers}:
                 raise ConfigError(
                     f"{self}: it ties {layers[0]!r} to no other layer; name at least two layers of one parent with "

@@ -60,10 +60,9 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
 
     It holds `name`; `kind`, a key of `kinds`; `summary`; `pairs`, a list of legal widths such as `8/8` or `1-8/4,8`,
     weights before activations; and `parameters`, the fields of that dataclass that carry a `unit` in their metadata.
-    It may hold `batch`, by default 1; `ties`, a list of `haq.hwmodels.hardware.TIES`; and `limits`, a mapping of keys of
-    `haq.metrics.METRICS`. Each limit and
-    parameter is a mapping of `value`, a positive number, `unit`, which must be the expected one, and `source`, which
-    names where the number comes from.
+    It may hold `batch`, by default 1; `ties`, a list of `haq.hwmodels.hardware.TIES`; and `limits`, a mapping of keys
+    of `haq.metrics.METRICS`. Each limit and parameter is a mapping of `value`, a positive number, `unit`, which must be
+    the expected one, and `source`, which names where the number comes from.
 
     Args:
         file: The YAML file.

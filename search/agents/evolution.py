@@ -38,9 +38,10 @@ _SMALLEST = 1e-6
 class Evolution(Stateless):
     """A genetic algorithm with elitism: binary tournaments, uniform crossover, and one or two widths moved by a step.
 
-    Each decision is one variable, the pair of widths of a layer or of tied layers. Policies from crossover and mutation are fitted to the budget
-    by random steps. The policies of a generation are proposed one by one; while the last of them are being scored,
-    random policies are proposed. Generations follow from the seed and the scores, so a restored agent repeats them.
+    Each decision is one variable, the pair of widths of a layer or of tied layers. Policies from crossover and mutation
+    are fitted to the budget by random steps. The policies of a generation are proposed one by one; while the last of
+    them are being scored, random policies are proposed. Generations follow from the seed and the scores, so a restored
+    agent repeats them.
 
     Args:
         lattice: Of the budget.

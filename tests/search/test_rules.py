@@ -71,7 +71,7 @@ def test_rules_are_in_the_budget_and_are_told(branches: Path) -> None:
     assert found.budget.pinned == {"stem": LayerBits(4, 8)}
     assert found.budget.decisions == (("left", "right"), ("last",))
     assert {pair.w_bits for pair in found.budget.candidates("last")} == {4, 8}
-    assert "in floating point: head, 28.3% of the weights of all layers" in heard.said
+    assert "in floating point: head, 29.4% of the weights of all layers" in heard.said
     assert "tied: left, right" in heard.said
 
 
