@@ -22,14 +22,13 @@ from ray import tune
 from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.hwmodels import CostTable, get_hardware
-from haq.layers import trace
+from haq.layers import ends, trace
 from haq.models.resnet import cifar_resnet
-from haq.policy import BitPolicy
+from haq.policy import BitPolicy, LayerBits
 from haq.registry import AGENTS
 from haq.runs import RunFolder
 from haq.scores import Score
 from haq.search.agents.task import Task
-from haq.search.problem import pinned_ends
 from haq.search.sensitivity import Sensitivity
 from haq.search.tune.cluster import ray_workers
 from haq.search.tune.searcher import METRIC, BitSearcher
@@ -76,7 +75,9 @@ def make_task(trials: int) -> Task:
 
     layers = trace(cifar_resnet(20), torch.zeros(1, 3, 32, 32))
     table = CostTable.build(get_hardware("edge"), layers, WIDTHS, WIDTHS)
-    budget = Budget(table, [Constraint("latency", 0.5, relative=True)], WIDTHS, pinned_ends(layers))
+    budget = Budget(
+        table, [Constraint("latency", 0.5, relative=True)], WIDTHS, dict.fromkeys(ends(layers), LayerBits(8, 8))
+    )
     free = tuple(layer.name for layer in layers if layer.name not in budget.pinned)
     rates = np.random.default_rng(0).uniform(0.1, 1.0, (len(free), 1))
     lost = rates * 4.0 ** -np.array(WIDTHS, float)

@@ -52,7 +52,8 @@ class Transitions:
 class BitAllocationEnv(gymnasium.Env[Array, Array]):
     """Decides the widths of the free layers in order, weights before activations; only weights if the budget says so.
 
-    After the last step, the policy is fitted to the budget.
+    Tied layers take one decision, at the first of them, which is also what the agent observes. After the last step, the
+    policy is fitted to the budget.
 
     Observation, as in HAQ (Wang et al. 2019, arXiv:1811.08886, eq. 1): the eight `layer_features`, scaled over all
     layers of the network; whether weights (1) or activations (0) are decided; and the previous width divided by the
@@ -75,7 +76,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     Args:
         layers: In the order of their first call.
-        budget: Candidate widths, pinned layers and limits.
+        budget: Candidate widths, pinned layers, ties and limits.
         evaluator: Scores the fitted policy. Without one, every reward is 0; a searcher that scores policies elsewhere
             steps through the environment for its proposals, then uses `transitions` and `reward`.
         float_score: Score of the float network, which rewards are relative to.
@@ -94,27 +95,27 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
     ) -> None:
         self.budget, self.rank_by = budget, rank_by
         self._names = [layer.name for layer in layers]
-        self._free = [layer for layer in layers if layer.name not in budget.pinned]
-        if not self._free:
+        tied = {name: decided for decided in budget.decisions for name in decided}
+        self._decisions = list(dict.fromkeys(tied[name] for name in self._names if name in tied))
+        if not self._decisions:
             raise ValueError("every layer is pinned, so there is nothing to decide")
         self._evaluator = evaluator
         self._float_objective = float_score.objective(rank_by) if float_score else 1.0
-        features = layer_features(layers)
-        self._features = features[[layer.name not in budget.pinned for layer in layers]]
+        self._features = layer_features(layers)[[self._names.index(decided[0]) for decided in self._decisions]]
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (_FEATURES,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._widths: list[int] = []
         self._widest = max(width for field in budget.fields for width in budget.widths(field))
 
     @property
-    def layer_count(self) -> int:
-        """Number of free layers."""
-        return len(self._free)
+    def decisions(self) -> int:
+        """Number of free layers, of which tied ones count as one."""
+        return len(self._decisions)
 
     @property
     def steps(self) -> int:
-        """Length of an episode: one decision for each width of each free layer."""
-        return len(self.budget.fields) * self.layer_count
+        """Length of an episode: one step for each width of each decision."""
+        return len(self.budget.fields) * self.decisions
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Starts at the first free layer."""
@@ -142,7 +143,7 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     def transitions(self, policy: BitPolicy) -> Transitions:
         """Returns the episode that ends in `policy` exactly, as if its widths had been the actions."""
-        widths = [getattr(policy[layer.name], field) for layer in self._free for field in self.budget.fields]
+        widths = [getattr(policy[tied[0]], field) for tied in self._decisions for field in self.budget.fields]
         seen = np.stack([self._observation(widths[:step]) for step in range(self.steps + 1)])
         actions = np.array(
             [[action_of(width, self._candidates(widths[:step]))] for step, width in enumerate(widths)], np.float32
@@ -153,15 +154,16 @@ class BitAllocationEnv(gymnasium.Env[Array, Array]):
 
     def _candidates(self, decided: Sequence[int]) -> tuple[int, ...]:
         """Returns the candidates of the next decision; activations must be legal beside the weights just decided."""
-        field = self.budget.fields[len(decided) % len(self.budget.fields)]
-        return self.budget.widths(field, decided[-1] if field == "a_bits" else None)
+        number, place = divmod(len(decided), len(self.budget.fields))
+        field, layer = self.budget.fields[place], self._decisions[number][0]
+        return self.budget.widths(field, decided[-1] if field == "a_bits" else None, layer)
 
     def _policy(self, widths: Sequence[int]) -> BitPolicy:
         per_layer = len(self.budget.fields)
-        chosen = {}
-        for index, layer in enumerate(self._free):
+        chosen: dict[str, LayerBits] = {}
+        for index, tied in enumerate(self._decisions):
             w_bits, a_bits = [*widths[index * per_layer : (index + 1) * per_layer], None][:2]
-            chosen[layer.name] = LayerBits(w_bits, a_bits)
+            chosen |= dict.fromkeys(tied, LayerBits(w_bits, a_bits))
         layers = {name: chosen.get(name) or self.budget.pinned[name] for name in self._names}
         return BitPolicy(layers, self.budget.scheme)
 

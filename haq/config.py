@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,8 +16,9 @@ from haq.io.safe_yaml import read_yaml
 from haq.io.user_code import is_reference
 from haq.io.validation import check_fields, check_names, restored
 from haq.metrics import METRICS
-from haq.policy import WIDTHS, BitPolicy
+from haq.policy import BitPolicy, checked_bits, parse_bits
 from haq.registry import AGENTS
+from haq.rules import RULES, Rule, listed_rules, parse_rule
 
 __all__ = ["SearchConfig", "check_range", "checked_passes", "parse_bits", "parse_passes"]
 
@@ -27,6 +27,8 @@ PATHS = ("model", "data", "hardware", "agent", "scheme")
 
 DEFAULT_WORKERS = os.cpu_count() or 1
 
+Number = float  # an option of that name hides the type inside the class
+
 RankByOption = Literal["auto", "top1", "loss", "kl"]
 
 PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
@@ -34,39 +36,6 @@ PASSES = ("cle", "sequential", "adaround", "bias-analytic", "bias")
 
 AUTO_PASSES = ("sequential", "adaround")
 """The passes of `--ptq auto`, which need no labels."""
-
-
-def parse_bits(text: str) -> tuple[int, ...]:
-    """Reads candidate widths.
-
-    Args:
-        text: Comma-separated widths and ranges.
-
-    Raises:
-        ConfigError: A width is not one of 1 to 8 or 16.
-
-    Examples:
-        >>> parse_bits("2,3,4,6,8")
-        (2, 3, 4, 6, 8)
-        >>> parse_bits("2-5,8")
-        (2, 3, 4, 5, 8)
-    """
-    widths: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
-        if match is None:
-            raise ConfigError(f"--bits {text}: cannot read {part!r}; write widths like 2,3,4,6,8 or 2-8")
-        low, high = int(match[1]), int(match[2] or match[1])
-        if low > high:
-            raise ConfigError(f"--bits {text}: the range {part.strip()} is empty; write the smaller width first")
-        widths.update(range(low, high + 1))
-    return _checked_bits(widths)
-
-
-def _checked_bits(widths: set[int]) -> tuple[int, ...]:
-    if wrong := sorted(widths - set(WIDTHS)):
-        raise ConfigError(f"--bits: {wrong[0]} is not a width that can be searched; use 1 to 8, or 16")
-    return tuple(sorted(widths))
 
 
 def parse_passes(text: str) -> tuple[str, ...]:
@@ -120,7 +89,7 @@ class SearchConfig:
     """Options of one search; `haq search --help` explains each.
 
     Widths and lists can also be text, as on the command line: `bits="2-8"` and `constraints="latency=10ms"`. A batch of
-    `None` stands for the hardware's usual batch size.
+    `None` stands for the hardware's usual batch size. Rules can also be mappings and lists; see `haq.rules`.
 
     Raises:
         ConfigError: A value is out of range.
@@ -147,11 +116,15 @@ class SearchConfig:
     weights_only: bool = False
     workers: int = DEFAULT_WORKERS
     address: str | None = None
-    gpus_per_trial: float = 0.0
-    trial_timeout: float | None = None
+    gpus_per_trial: Number = 0.0
+    trial_timeout: Number | None = None
     pareto: tuple[str, ...] = ()
     seed: int = 0
     start: BitPolicy | None = None
+    pin: tuple[str, ...] = ()
+    float: tuple[str, ...] = ()
+    bits_of: tuple[str, ...] = ()
+    tie: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._read_text()
@@ -177,6 +150,7 @@ class SearchConfig:
         if not 0 <= self.gpus_per_trial <= 64:
             raise ConfigError(f"--gpus-per-trial {self.gpus_per_trial:g}: must be between 0 and 64, such as 0.25")
         object.__setattr__(self, "ptq", checked_passes(self.ptq))
+        _ = self.rules  # read once, so that a wrong one is refused here
         if self.trial_timeout is not None and not 0 < self.trial_timeout < math.inf:
             raise ConfigError(f"--trial-timeout {self.trial_timeout:g}: must be more than 0 seconds, such as 600")
         if self.rank_by not in get_args(RankByOption):
@@ -196,6 +170,8 @@ class SearchConfig:
             if listed is None or isinstance(listed, str):
                 parts = tuple(part.strip() for part in listed.split(",")) if listed else ()
                 object.__setattr__(self, name, parts)
+        for kind in RULES:
+            object.__setattr__(self, kind, listed_rules(kind, getattr(self, kind)))
 
     def _sort_widths(self) -> None:
         for name in ("bits", "a_bits"):
@@ -204,11 +180,16 @@ class SearchConfig:
                 if not widths:
                     option = name.replace("_", "-")
                     raise ConfigError(f"no widths to search: give some, such as --{option} 2-8")
-                object.__setattr__(self, name, _checked_bits(set(widths)))
+                object.__setattr__(self, name, checked_bits(set(widths)))
 
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """Returns the constraints as objects; relative ones are not resolved yet."""
         return tuple(parse_constraint(text) for text in self.constraints)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules for some of the layers, those of a kind in the order in which they were given."""
+        return tuple(parse_rule(kind, text) for kind in RULES for text in getattr(self, kind))
 
     @property
     def tuned(self) -> bool:
@@ -258,10 +239,10 @@ class SearchConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain YAML types."""
         content = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
-        if self.start is None:  # older run folders do not have this option
-            del content["start"]
-            return content
-        return {**content, "start": self.start.widths()}
+        if self.start is not None:
+            content["start"] = self.start.widths()
+        later = ("start", *RULES)  # options that older run folders do not have
+        return {key: value for key, value in content.items() if value or key not in later}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchConfig:

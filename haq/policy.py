@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,7 +12,7 @@ from typing import Any
 from haq.errors import ConfigError
 from haq.io.safe_yaml import read_yaml
 
-__all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width"]
+__all__ = ["WIDTHS", "BitPolicy", "LayerBits", "Width", "check_width", "checked_bits", "parse_bits"]
 
 Width = int | None
 """A number of bits, or `None` for floating point."""
@@ -25,6 +26,50 @@ def check_width(width: object, what: str) -> Width:
     if width is None or (isinstance(width, int) and not isinstance(width, bool) and width in WIDTHS):
         return width
     raise ConfigError(f"{what}={width!r}: a width is 1 to 8, 16, or null for floating point")
+
+
+def parse_bits(text: str, shown: str | None = None) -> tuple[int, ...]:
+    """Reads candidate widths.
+
+    Args:
+        text: Comma-separated widths and ranges.
+        shown: What holds them, for messages; by default `--bits`.
+
+    Raises:
+        ConfigError: A width is not one of 1 to 8 or 16.
+
+    Examples:
+        >>> parse_bits("2,3,4,6,8")
+        (2, 3, 4, 6, 8)
+        >>> parse_bits("2-5,8")
+        (2, 3, 4, 5, 8)
+    """
+    widths: set[int] = set()
+    option = shown or f"--bits {text}"
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", part)
+        if match is None:
+            raise ConfigError(f"{option}: cannot read {part!r}; write widths like 2,3,4,6,8 or 2-8")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if low > high:
+            raise ConfigError(f"{option}: the range {part.strip()} is empty; write the smaller width first")
+        widths.update(range(low, high + 1))
+    return checked_bits(widths, shown)
+
+
+def checked_bits(widths: set[int], shown: str | None = None) -> tuple[int, ...]:
+    """Returns widths, ascending.
+
+    Args:
+        widths: To be searched.
+        shown: What holds them, for messages; by default `--bits`.
+
+    Raises:
+        ConfigError: One of them is not 1 to 8 or 16.
+    """
+    if wrong := sorted(widths - set(WIDTHS)):
+        raise ConfigError(f"{shown or '--bits'}: {wrong[0]} is not a width that can be searched; use 1 to 8, or 16")
+    return tuple(sorted(widths))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ from haq.io.user_code import guarded
 from haq.layers import LayerSpec
 from haq.policy import LayerBits
 
-__all__ = ["Bound", "Hardware", "LayerCost", "check_pair", "listed_pairs", "price_layer"]
+__all__ = ["TIES", "Bound", "Hardware", "LayerCost", "check_pair", "check_ties", "listed_pairs", "price_layer"]
+
+TIES = ("shared-input",)
+"""What may force layers to the same widths: `shared-input`, that they read one tensor, which is stored once."""
 
 Bound = Literal["compute", "memory"]
 
@@ -46,7 +49,11 @@ class LayerCost:
 
 
 class Hardware(Protocol):
-    """Prices layers; see `haq.metrics.Metric.combine` for the cost of the whole network."""
+    """Prices layers; see `haq.metrics.Metric.combine` for the cost of the whole network.
+
+    Two attributes are optional: `batch`, the usual number of samples at once, by default 1; and `ties`, some of `TIES`,
+    which name the layers that must have the same widths, by default none.
+    """
 
     @property
     def name(self) -> str:
@@ -84,6 +91,22 @@ class Hardware(Protocol):
             HardwareError: The hardware cannot run the layer at these widths.
         """
         ...
+
+
+def check_ties(ties: object, where: str) -> tuple[str, ...]:
+    """Returns what ties layers on a hardware.
+
+    Args:
+        ties: Some of `TIES`.
+        where: What says so, for the message.
+
+    Raises:
+        HardwareError: It is something else.
+    """
+    listed = tuple(ties) if isinstance(ties, list | tuple) else ties
+    if not isinstance(listed, tuple) or any(tie not in TIES for tie in listed):
+        raise HardwareError(f"{where}: ties={ties!r}: must be a list of {', '.join(TIES)}")
+    return listed
 
 
 def price_layer(hardware: Hardware, layer: LayerSpec, bits: LayerBits, batch: int) -> LayerCost:

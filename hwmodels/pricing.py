@@ -11,7 +11,7 @@ import numpy as np
 from haq.errors import HardwareError
 from haq.hwmodels.accelerators.catalogue import describe_hardware, get_hardware
 from haq.hwmodels.accelerators.footprint import footprint, footprint_of_rest
-from haq.hwmodels.hardware import Hardware
+from haq.hwmodels.hardware import Hardware, check_ties
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.hwmodels.tables.table import CostTable
 from haq.io.prefixes import refuse_object
@@ -25,6 +25,9 @@ __all__ = ["TABLE_SUFFIXES", "Pricing", "excess", "is_table", "open_hardware"]
 
 TABLE_SUFFIXES = (".parquet", ".csv")
 
+_TIES = "ties"
+"""Under which a table keeps, among what it was made from, what ties layers on its hardware."""
+
 _NEEDED = ("name", "pairs", "limits", "cost")  # of a cost model of the user's own; rooflines need the rest
 
 
@@ -36,11 +39,13 @@ class Pricing:
         named: What the user gave, for messages.
         source: The cost model or the table.
         batch: Samples at once, unless a user says otherwise.
+        ties: Which layers must have the same widths; see `haq.hwmodels.hardware.TIES`.
     """
 
     named: str
     source: Hardware | CostTable
     batch: int
+    ties: tuple[str, ...] = ()
 
     @property
     def limits(self) -> Mapping[str, float]:
@@ -75,7 +80,9 @@ class Pricing:
             HardwareError: The hardware runs none of the widths, or the table is not for these layers.
         """
         if not isinstance(self.source, CostTable):
-            return CostTable.build(self.source, layers, bits, bits, batch, memory, rest)
+            built = CostTable.build(self.source, layers, bits, bits, batch, memory, rest)
+            kept = {_TIES: ",".join(self.ties)} if self.ties else {}
+            return replace(built, provenance={**built.provenance, **kept}) if kept else built
         table = self.source
         try:
             counted = _footprint(table, layers, rest)
@@ -116,23 +123,26 @@ def open_hardware(named: str | Path | Hardware | CostTable) -> Pricing:
             found = guarded(f"hardware {name!r}", HardwareError, found)
         return _own(found, name)
     if not is_table(name):
-        return Pricing(name, get_hardware(name), describe_hardware(name).batch)
+        described = describe_hardware(name)
+        return Pricing(name, get_hardware(name), described.batch, described.ties)
     from haq.hwmodels.tables.formats import load_table
 
     table = load_table(Path(name))
-    return Pricing(name, table, table.batch)
+    return _own(table, name)
 
 
 def _own(found: object, named: str) -> Pricing:
-    """Takes a cost model or a table that a user made."""
+    """Takes a table, or a cost model that a user made."""
     if isinstance(found, CostTable):
-        return Pricing(named, found, found.batch)
+        kept = found.provenance.get(_TIES)
+        return Pricing(named, found, found.batch, check_ties(kept.split(","), named) if kept else ())
     if missing := [name for name in _NEEDED if not hasattr(found, name)]:
         raise HardwareError(
             f"hardware {named!r} is {type(found).__name__}, which has no {missing[0]}; give a haq.hwmodels.Hardware or "
             "a CostTable"
         )
-    return Pricing(named, found, getattr(found, "batch", 1))  # type: ignore[arg-type]  # what it lacks is refused above
+    ties = check_ties(getattr(found, "ties", ()), f"hardware {named!r}")
+    return Pricing(named, found, getattr(found, "batch", 1), ties)  # type: ignore[arg-type]  # refused above if it lacks
 
 
 def excess(

@@ -5,7 +5,7 @@ Some imports are inside the functions, because Ray's workers import this package
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ def run(
     a_bits: str | Sequence[int] | None = None,
     weights_only: bool = False,
     pin_ends: bool = True,
+    pin: str | Sequence[str] | Mapping[str, Any] = (),
+    float: str | Sequence[str] = (),
+    bits_of: str | Sequence[str] | Mapping[str, Any] = (),
+    tie: str | Sequence[str | Sequence[str]] = (),
     trials: int = 60,
     qat_steps: int = 24,
     finetune_steps: int = 200,
@@ -89,6 +93,10 @@ def run(
         a_bits: Candidate widths of activations; by default those of weights.
         weights_only: Whether activations stay in floating point.
         pin_ends: Whether the first and the last layer stay at 8 bits.
+        pin: Layers at given widths, such as `{"head.*": "8/8"}` or `"head.*=8/8"`; names and globs as for `haq search`.
+        float: Layers that stay in floating point, such as `"lstm*"`.
+        bits_of: Candidate widths of some layers, such as `{"enc.*": (4, 8)}`.
+        tie: Layers that get the same widths, such as `[("q_proj", "k_proj", "v_proj")]`; a text is one tie.
         trials: Policies to score.
         qat_steps: Fine-tuning steps that a promising trial earns.
         finetune_steps: Fine-tuning steps of the finalists.
@@ -127,6 +135,10 @@ def run(
         "a_bits": a_bits,
         "weights_only": weights_only,
         "pin_ends": pin_ends,
+        "pin": pin,
+        "float": float,
+        "bits_of": bits_of,
+        "tie": tie,
         "trials": trials,
         "qat_steps": qat_steps,
         "finetune_steps": finetune_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from haq.hwmodels import size_bytes
@@ -58,15 +59,17 @@ def score_baselines(problem: Problem, workload: Workload, float_score: Score) ->
     float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers) + problem.rest.float_bytes
     return Baselines(
         float=Baseline(None, float_score, {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}),
-        uniform8=_scored(problem.budget.uniform(8), problem.budget.uniform_pair(8), problem, workload),
+        uniform8=_scored(problem.budget.uniform8, problem.budget.uniform_pair(8), problem, workload),
         rivals=tuple(rivals),
     )
 
 
 def _widest_uniform(problem: Problem) -> dict[LayerBits, BitPolicy]:
     """Returns the uniform policies that fit, without those that are no wider than another one in either width."""
-    free = next(layer.name for layer in problem.layers if layer.name not in problem.budget.pinned)
-    fitting = {policy[free]: policy for policy in uniform_policies(problem.budget)}
+    free = [name for layers in problem.budget.decisions for name in layers]
+    fitting: dict[LayerBits, BitPolicy] = {}
+    for policy in uniform_policies(problem.budget):  # a layer with candidates of its own may have other widths
+        fitting.setdefault(Counter(policy[name] for name in free).most_common(1)[0][0], policy)
 
     def covers(other: LayerBits, pair: LayerBits) -> bool:
         return (other.w_bits or 0) >= (pair.w_bits or 0) and (other.a_bits or 0) >= (pair.a_bits or 0)

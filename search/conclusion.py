@@ -64,7 +64,7 @@ def conclude(study: Study, ranked: Sequence[Trial]) -> None:
         )
     networks = {
         "float": problem.model,
-        "uniform8": workload.quantized(problem.budget.uniform(8)),
+        "uniform8": workload.quantized(problem.budget.uniform8),
         "ours": chosen.network(workload),
     }
     strongest = max((entry for entry in there if entry.rival), key=objective, default=None)

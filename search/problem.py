@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from haq.config import SearchConfig
 from haq.constraints import Constraint
 from haq.data import ImageData
 from haq.envs import Budget
-from haq.errors import ConfigError, ConstraintError, ModelError
+from haq.envs.choices import Choices, Offer, choose
+from haq.errors import ConfigError, ConstraintError, ModelError, first_names
 from haq.hwmodels import CostTable
 from haq.hwmodels.hardware import listed_pairs
 from haq.hwmodels.pricing import Pricing, open_hardware
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.io.prefixes import refuse_object
-from haq.layers import LayerSpec, ends
+from haq.layers import LayerSpec, ends, find_shared_inputs
 from haq.layers.rest import Rest
 from haq.metrics import METRICS
-from haq.policy import BitPolicy, LayerBits
+from haq.policy import BitPolicy
 from haq.progress import Observer
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
@@ -33,7 +35,7 @@ from haq.runs.relocation import Named
 from haq.search.agents.protocol import AgentKind
 from haq.search.resume_checks import rounding
 
-__all__ = ["Problem", "pinned_ends", "pose"]
+__all__ = ["Problem", "pose"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Problem:
         model: The float network in evaluation mode; quantizers are known to reach all its layers.
         data: Training, validation and test images.
         sample: One training image, `(1, C, H, W)`.
-        layers: Layers in the order of their first call.
+        layers: Layers that are searched, in the order of their first call.
         rest: What the network reads beside them.
         table: Costs of every layer at every width that can occur.
-        budget: Candidate widths, pinned layers and limits.
+        budget: Candidate widths, pinned layers, ties and limits.
         scheme: Quantization scheme.
         agent: The kind of agent that proposes policies.
         start: Widths to score first, inside the budget.
@@ -67,11 +69,6 @@ class Problem:
     agent: AgentKind
     start: BitPolicy | None
     identity: Identity
-
-
-def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
-    """Pins the first and the last layer to 8 bits, as HAQ does; a network of one or two layers is left free."""
-    return dict.fromkeys(ends(layers), LayerBits(8, 8))
 
 
 def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None, named: Named | None = None) -> Problem:
@@ -103,11 +100,20 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     project = open_project(config, observer, run, named)
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
-    model, layers = reached(model, sample)
-    rest = rest_of(model, sample, layers) if run is None else run.read_rest()
+    model, every = reached(model, sample)
+    if run is not None:  # of the same network, an older run may know fewer layers; the others stay as they were
+        known = {layer.name for layer in run.read_layers()}
+        every = [layer for layer in every if layer.name in known] or every
     check_applicable(config.ptq, scheme, model)
-    widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
+    ruled = {width for rule in config.rules for width in (*rule.w_bits, *(rule.a_bits or ()))}
+    widths = tuple(sorted({*config.bits, *(config.a_bits or ()), *ruled, 8}))
     weights_only = config.weights_only or scheme.inputs is None
+    choices = _choices(
+        config, every, hardware, weights_only, find_shared_inputs(model, sample) if hardware.ties else []
+    )
+    layers = [layer for layer in every if layer.name not in choices.floating]
+    rest = rest_of(model, sample, layers) if run is None else run.read_rest()
+    _report_rules(choices, every, observer)
     table = (
         CostTable.footprint(layers, widths, rest)
         if weights_only
@@ -142,11 +148,37 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
             f"note: of the requested widths, {table.hardware} runs {listed_pairs(table.pairs)} bits "
             f"(weights/activations); left out: {', '.join(map(str, left_out))}"
         )
-    pinned = pinned_ends(layers) if config.pin_ends else {}
-    budget = Budget(table, constraints, config.bits, pinned, config.scheme, weights_only, config.a_bits)
+    budget = Budget(
+        table, constraints, config.bits, choices.pinned, config.scheme, weights_only, config.a_bits,
+        choices.candidates, choices.ties,
+    )  # fmt: skip
     start = None if config.start is None else _fitted(config.start.with_scheme(config.scheme), budget)
     identity = replace(project.identity, rounding=rounding(scheme, config))
     return Problem(config, model, data, sample, layers, rest, table, budget, scheme, agent, start, identity)
+
+
+def _choices(
+    config: SearchConfig,
+    layers: Sequence[LayerSpec],
+    hardware: Pricing,
+    weights_only: bool,
+    shared: Sequence[tuple[str, ...]],
+) -> Choices:
+    """Applies the rules to the layers; raises `ConfigError` if they do not fit the network, or the hardware."""
+    held = ends(layers) if config.pin_ends else ()
+    a_bits = config.bits if config.a_bits is None else config.a_bits
+    offer = Offer(Path(config.hardware).stem, hardware.pairs, a_bits, weights_only, held, tuple(shared))
+    return choose(config.rules, layers, offer).with_lookups(layers, offer, config.bits)
+
+
+def _report_rules(choices: Choices, layers: Sequence[LayerSpec], observer: Observer) -> None:
+    """Says what the rules leave out of the search, and what they tie."""
+    if choices.floating:
+        weights = sum(layer.params for layer in layers if layer.name in choices.floating)
+        share = weights / sum(layer.params for layer in layers)
+        observer.say(f"in floating point: {first_names(choices.floating)}, {share:.1%} of the weights of all layers")
+    for tie in choices.ties:
+        observer.say(f"tied: {first_names(tie)}")
 
 
 def _listed(bits: tuple[int, ...]) -> str:
@@ -189,13 +221,8 @@ def _fitted(start: BitPolicy, budget: Budget) -> BitPolicy:
         raise ConfigError(
             f"start: layer {odd[0]!r} is not in both the policy and the network; give a policy for this network"
         )
-    for name, bits in start.items():
-        legal = (budget.pinned[name],) if name in budget.pinned else budget.pairs
-        if bits not in legal:
-            raise ConfigError(
-                f"start: layer {name!r} has {listed_pairs((bits,))} bits (weights/activations), but the search allows "
-                f"{listed_pairs(tuple(legal))}; change the policy, or --bits, --a-bits or --free-ends"
-            )
+    if (fault := budget.fault(start)) is not None:
+        raise ConfigError(f"start: {fault}; change the policy, or --bits, --a-bits, --free-ends or the rules")
     return start if budget.allows(start) else budget.decrease(start)
 
 
@@ -226,6 +253,11 @@ def _scheme(config: SearchConfig, named: Named, observer: Observer) -> Scheme:
                 "choose --bits from these" if len(scheme.widths) > 1 else "there is nothing to search; use haq quantize"
             )
             raise ConfigError(f"--scheme {scheme.name} is defined for {known} bits, not {width}; {fix}")
+    for rule in config.rules:
+        a_bits = () if both else rule.a_bits or (rule.w_bits if rule.kind == "pin" else ())
+        if odd := [*({*rule.w_bits} - {*scheme.widths}), *({*a_bits} - {*scheme.input_widths})]:
+            known = ", ".join(map(str, scheme.widths))
+            raise ConfigError(f"{rule}: --scheme {scheme.name} is defined for {known} bits, not {odd[0]}")
     if not config.weights_only and "bit-serial" not in scheme.kernels:
         kinds = ", ".join(scheme.kernels)
         observer.say(f"note: no bit-serial kernel runs {scheme.name} ({kinds}); costs are those of linear widths")

@@ -56,8 +56,10 @@ def calibrate_study(problem: Problem, folder: RunFolder, observer: Observer) -> 
 
 def _introduce(problem: Problem, baselines: Baselines, observer: Observer) -> None:
     free = len(problem.layers) - len(problem.budget.pinned)
+    decisions = len(problem.budget.decisions)
+    tied = f", in {decisions} decisions" if decisions < free else ""
     budget = ", ".join(str(constraint) for constraint in problem.budget.constraints)
-    observer.say(f"{len(problem.layers)} layers, {free} of them free; budget: {budget}")
+    observer.say(f"{len(problem.layers)} layers, {free} of them free{tied}; budget: {budget}")
     if left := problem.rest.said():
         observer.say(left)
     for name, baseline in baselines.named().items():

@@ -154,7 +154,34 @@ _PROBLEM = (
         "--pin-ends/--free-ends",
         default=DEFAULTS.pin_ends,
         show_default=True,
-        help="Hold the first and last layer at 8 bits, or search them too.",
+        help="Hold the first and last layer at 8 bits, or search them too; the next four rules win over this one.",
+    ),
+    click.option(
+        "--pin",
+        multiple=True,
+        metavar="LAYERS=W/A",
+        help="Hold layers at a pair of widths: 'head.*=8/8', or 'head.*=8' for the same. LAYERS are names with commas "
+        "between them: whole paths, last parts of paths, or globs of whole paths. Rules may be given several times; of "
+        "two for one layer the later one wins, and a pin wins over --bits-of.",
+    ),
+    click.option(
+        "--float",
+        multiple=True,
+        metavar="LAYERS",
+        help="Leave layers in floating point, such as 'lstm*'.",
+    ),
+    click.option(
+        "--bits-of",
+        multiple=True,
+        metavar="LAYERS=WIDTHS",
+        help="Other candidate widths for some layers: of weights, 'enc.*=4,8', or of both, 'enc.*=4,8/8'.",
+    ),
+    click.option(
+        "--tie",
+        multiple=True,
+        metavar="LAYERS",
+        help="Give layers the same widths: q_proj,k_proj,v_proj ties these three in each block; a glob of whole paths, "
+        "such as 'enc.*.fc1', ties all that it matches.",
     ),
     click.option(
         "--val-images",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from haq.layers.copying import copied, replace_module, replace_modules
     from haq.layers.reaching import reachable
     from haq.layers.running import evaluating, fresh, quantizable_layers, run_sample, watched
+    from haq.layers.shared_inputs import find_shared_inputs
     from haq.layers.tracing import trace
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "copied",
     "ends",
     "evaluating",
+    "find_shared_inputs",
     "fresh",
     "quantizable_layers",
     "reachable",
@@ -36,6 +38,7 @@ _PLACES = {
     "evaluating": "running",
     "fresh": "running",
     "run_sample": "running",
+    "find_shared_inputs": "shared_inputs",
     "watched": "running",
     "quantizable_layers": "running",
     "trace": "tracing",

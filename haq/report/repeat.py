@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Sequence
 
 from haq.config import SearchConfig
+from haq.rules import RULES
 
 __all__ = ["command"]
 
 _ALWAYS = ("model", "weights", "data", "hardware", "batch", "seed")
+_REPEATED = {"constraints": "--constraint"} | {str(kind): "--" + kind.replace("_", "-") for kind in RULES}
 _FLAGS = {"weights_only": ("--weights-only", ""), "pin_ends": ("", "--free-ends")}
 
 
@@ -28,12 +30,13 @@ def command(config: SearchConfig) -> str:
         return "haq search --config config.yaml"
     default = SearchConfig(("latency=1ms",)).to_dict()
     words = ["haq", "search"]
-    for constraint in config.constraints:
-        words += ["--constraint", constraint.replace(" ", "")]
+    for name, option in _REPEATED.items():
+        for value in getattr(config, name):
+            words += [option, value.replace(" ", "")]
     for name, value in config.to_dict().items():
         if name in _FLAGS:
             words += [flag] if (flag := _FLAGS[name][not value]) else []
-        elif name == "constraints" or value is None:
+        elif name in _REPEATED or value is None:
             continue
         elif name in (*_ALWAYS, "workers") or value != default[name]:  # the default of workers depends on the machine
             words += ["--" + name.replace("_", "-"), _shown(value)]

@@ -13,7 +13,7 @@ from haq.constraints import Constraint
 from haq.envs import Budget
 from haq.hwmodels import CostTable
 from haq.layers import LayerSpec
-from haq.policy import BitPolicy
+from haq.policy import BitPolicy, LayerBits
 from haq.registry import AGENTS
 from haq.scores import Score
 from haq.search.agents.protocol import Agent, AgentKind
@@ -33,17 +33,19 @@ class Toy:
         seed: Seed of the layers' sensitivities.
         trials: Total number of policies that the agent expects to be scored.
         layers: Number of layers.
+        ruled: Whether one layer is pinned, one has candidates of its own, and two are tied.
 
     Attributes:
         budget: A size of at most 45 % of that at 8 bits.
         task: The task that an agent gets.
     """
 
-    def __init__(self, seed: int, trials: int = 60, layers: int = 5) -> None:
+    def __init__(self, seed: int, trials: int = 60, layers: int = 5, ruled: bool = False) -> None:
         rng = np.random.default_rng(seed)
         self.layers = [_layer(number) for number in range(layers)]
         limits = [Constraint("size", 0.45, relative=True)]
-        self.budget = Budget(_table(self.layers), limits, _WIDTHS, {}, a_bits=(8,))
+        pinned, own, ties = _rules() if ruled else ({}, {}, ())
+        self.budget = Budget(_table(self.layers), limits, _WIDTHS, pinned, a_bits=(8,), candidates=own, ties=ties)
         rates = rng.uniform(0.2, 2.0, (layers, 1))
         lost = rates * 4.0 ** -(np.array(_WIDTHS, float) - 2)
         names = tuple(layer.name for layer in self.layers)
@@ -59,10 +61,11 @@ class Toy:
 
     def optimum(self) -> tuple[float, int]:
         """Returns the best objective inside the budget, and the total number of policies."""
-        every = [
-            BitPolicy(dict(zip(self.budget.table.layers, pairs, strict=True)))
-            for pairs in itertools.product(self.budget.pairs, repeat=len(self.layers))
-        ]
+        budget = self.budget
+        every = []
+        for pairs in itertools.product(*(budget.candidates(layers[0]) for layers in budget.decisions)):
+            chosen = {name: pair for layers, pair in zip(budget.decisions, pairs, strict=True) for name in layers}
+            every.append(BitPolicy({**budget.uniform8, **chosen}))
         return max(self.objective(policy) for policy in every if self.budget.allows(policy)), len(every)
 
 
@@ -76,16 +79,18 @@ def check_agent(agent: str | AgentKind | Callable[[Task], Agent]) -> None:
         AssertionError: A check fails; the message says what the agent does wrong.
     """
     kind = AgentKind.of(AGENTS[agent] if isinstance(agent, str) else agent, str(agent))
-    _check_proposals(kind)
+    _check_proposals(kind, Toy(0))
     _check_outcomes_that_come_late(kind)
     with tempfile.TemporaryDirectory() as folder:
         _check_restoring(kind, Path(folder) / "agent")
+    _check_proposals(kind, Toy(0, ruled=True))
 
 
-def _check_proposals(kind: AgentKind) -> None:
-    toy = Toy(0)
+def _check_proposals(kind: AgentKind, toy: Toy) -> None:
     agent, first = kind.agent_for(toy.task)
     for _, policy in first:
+        fault = toy.budget.fault(policy)
+        assert fault is None, f"a first policy has {fault}; see Budget.decisions and Budget.candidates"
         assert toy.budget.allows(policy), f"a first policy is outside the budget: {policy.widths()}"
     seen = {policy: toy.objective(policy) for _, policy in first}
     _learn(agent, seen)
@@ -142,8 +147,8 @@ def _proposed(agent: Agent, toy: Toy, seen: dict[BitPolicy, float], steps: int) 
             break
         origin, policy = proposal
         assert isinstance(origin, str), f"the origin of a proposal must be text, not {origin!r}"
-        odd = set(policy.values()) - set(toy.budget.pairs)
-        assert not odd, f"a proposal has widths that are no candidates: {odd}"
+        fault = toy.budget.fault(policy)
+        assert fault is None, f"a proposal has {fault}; see Budget.decisions and Budget.candidates"
         assert toy.budget.allows(policy), f"a proposal is outside the budget: {policy.widths()}"
         assert policy not in seen, f"a policy that was scored before is proposed again: {policy.widths()}"
         seen[policy] = toy.objective(policy)
@@ -159,6 +164,12 @@ def _layer(number: int) -> LayerSpec:
         f"conv{number}", "conv", channels, filters, (3, 3), (1, 1), (1, 1), (1, 1), 1, (8, 8), (8, 8),
         64 * params, params, 0,
     )  # fmt: skip
+
+
+def _rules() -> tuple[dict[str, LayerBits], dict[str, tuple[LayerBits, ...]], tuple[tuple[str, ...], ...]]:
+    """Returns a pinned layer, candidates of another, and a tie."""
+    own = tuple(LayerBits(width, 8) for width in (3, 8))
+    return {"conv4": LayerBits(4, 8)}, {"conv1": own}, (("conv0", "conv2"),)
 
 
 def _table(layers: list[LayerSpec]) -> CostTable:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from haq.config import parse_bits
 from haq.errors import ConfigError, HardwareError, did_you_mean
+from haq.hwmodels.hardware import check_ties
 from haq.io.safe_yaml import read_yaml
 from haq.metrics import METRICS
 from haq.policy import LayerBits
@@ -16,7 +17,7 @@ from haq.policy import LayerBits
 __all__ = ["Description", "Parameter", "build_hardware", "read_description"]
 
 _KEYS = ("name", "kind", "summary", "pairs", "parameters")
-_OPTIONAL = {"batch": 1, "limits": {}}
+_OPTIONAL = {"batch": 1, "limits": {}, "ties": []}
 _MOST = 1e30  # in any unit: a product of several is still a finite float
 
 
@@ -39,6 +40,7 @@ class Description:
         summary: One line for people.
         batch: Samples at once, unless the user gives another number.
         pairs: Legal pairs of widths, ascending.
+        ties: Which layers must have the same widths, some of `haq.hwmodels.hardware.TIES`.
         limits: Key of `haq.metrics.METRICS` → what the device holds.
         parameters: Field of the cost model → number.
     """
@@ -48,6 +50,7 @@ class Description:
     summary: str
     batch: int
     pairs: tuple[LayerBits, ...]
+    ties: tuple[str, ...]
     limits: Mapping[str, Parameter]
     parameters: Mapping[str, Parameter]
 
@@ -57,9 +60,9 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
 
     It holds `name`; `kind`, a key of `kinds`; `summary`; `pairs`, a list of legal widths such as `8/8` or `1-8/4,8`,
     weights before activations; and `parameters`, the fields of that dataclass that carry a `unit` in their metadata.
-    It may hold `batch`, by default 1, and `limits`, a mapping of keys of `haq.metrics.METRICS`. Each limit and
-    parameter is a mapping of `value`, a positive number, `unit`, which must be the expected one, and `source`, which
-    names where the number comes from.
+    It may hold `batch`, by default 1; `ties`, a list of `haq.hwmodels.hardware.TIES`; and `limits`, a mapping of keys
+    of `haq.metrics.METRICS`. Each limit and parameter is a mapping of `value`, a positive number, `unit`, which must be
+    the expected one, and `source`, which names where the number comes from.
 
     Args:
         file: The YAML file.
@@ -85,7 +88,7 @@ def read_description(file: Traversable, kinds: Mapping[str, type[Any]]) -> Descr
     types = get_type_hints(kinds[kind])
     parameters = _mapping(file, "parameters", content["parameters"], units)
     return Description(
-        name, kind, summary, batch, pairs,
+        name, kind, summary, batch, pairs, check_ties(content["ties"], str(file)),
         {key: _number(file, f"limits.{key}", entry, float, kept[key]) for key, entry in limits.items()},
         {key: _number(file, f"parameters.{key}", parameters[key], types[key], units[key]) for key in units},
     )  # fmt: skip

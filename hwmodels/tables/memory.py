@@ -74,7 +74,8 @@ class MemoryPlan:
         """Returns the most bytes in use at any step, `(P,)`, for P policies at once.
 
         Args:
-            layers: Names of the L layers, in the order of the columns of the next two arguments.
+            layers: Names of the L layers, in the order of the columns of the next two arguments. Others are in floating
+                point.
             a_bits: Width of the input of each layer, `(P, L)`; 0 is floating point.
             buffer_bytes: Working memory of each layer beside its input and output, `(P, L)`.
             batch: Samples at once.
@@ -85,11 +86,11 @@ class MemoryPlan:
         for index, buffer in enumerate(self.buffers):
             bits = np.full(len(a_bits), _SHARED_BITS if buffer.shared or not buffer.readers else 1)
             for name in buffer.readers:
-                bits = np.maximum(bits, widths[:, column[name]])
+                bits = np.maximum(bits, widths[:, column[name]] if name in column else FLOAT_BITS)
             stored[:, index] = -(-batch * buffer.elements * bits // 8)
         used = stored @ self._alive.T
         for row, step in enumerate(self.steps):
-            if step.layer is not None:
+            if step.layer in column:
                 used[:, row] += buffer_bytes[:, column[step.layer]]
         peaks: npt.NDArray[np.float64] = used.max(axis=1)
         return peaks

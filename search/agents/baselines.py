@@ -27,15 +27,15 @@ _DRAWS = 400
 
 
 def uniform_policies(budget: Budget) -> list[BitPolicy]:
-    """Returns every policy with the same pair of widths in all free layers that fits, the widest first."""
+    """Returns every policy with the same pair of widths in all free layers that fits, the widest first.
+
+    Layers that may not have the pair get their nearest candidate.
+    """
 
     def width(pair: LayerBits) -> tuple[int, int]:
         return (pair.w_bits or 0) + (pair.a_bits or 0), min(pair.w_bits or 0, pair.a_bits or 0)
 
-    policies = (
-        BitPolicy({name: budget.pinned.get(name, pair) for name in budget.table.layers}, budget.scheme)
-        for pair in sorted(budget.pairs, key=width, reverse=True)
-    )
+    policies = dict.fromkeys(map(budget.uniform_of, sorted(budget.pairs, key=width, reverse=True)))
     return [policy for policy in policies if budget.allows(policy)]
 
 
@@ -78,7 +78,7 @@ class Programme(Stateless):
     """Proposes the solutions of the integer programme, the next best one each time.
 
     Args:
-        budget: Candidates, pinned layers and limits.
+        budget: Candidates, pinned layers, ties and limits.
         penalties: Of every free layer and candidate pair.
     """
 

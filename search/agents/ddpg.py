@@ -145,7 +145,7 @@ class DDPGAgent:
             gamma=1.0,
             tau=0.01,
             batch_size=64,
-            buffer_size=_KEPT_A_LAYER * env.layer_count,
+            buffer_size=_KEPT_A_LAYER * env.decisions,
             replay_buffer_class=_BaselineBuffer,
             replay_buffer_kwargs={"seed": [seed, 2]},
             policy_kwargs={"net_arch": [300, 300]},

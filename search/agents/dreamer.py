@@ -38,7 +38,7 @@ Singles = NDArray[np.float32]
 class Dreamer(Guide):
     """Adds an agent's proposals to the guide's candidates; the prediction decides between them.
 
-    The agent visits the layers in order and moves each width of a base policy, the best so far, by up to two
+    The agent visits the decisions in order and moves each width of a base policy, the best so far, by up to two
     candidates; the result is fitted to the budget, downwards and upwards. Before each proposal the agent runs imagined
     episodes, which the prediction rewards and which cost no trial (Dyna, Sutton 1991; MBPO, Janner et al. 2019,
     arXiv:1906.08253). The reward is how much lower the hope is than the base's, divided by the spread of the hopes. The
@@ -55,14 +55,14 @@ class Dreamer(Guide):
         super().__init__(projection, seed)
         self._widths = _width_numbers(projection)
         self._shapes = _shapes(projection, layers)
-        spaces = _Spaces(self._seen(np.zeros(len(projection.free), np.intp)).shape[1] + 2, 2)
+        spaces = _Spaces(self._seen(np.zeros(len(projection.decisions), np.intp)).shape[1] + 2, 2)
         self._ddpg = DDPG(
             "MlpPolicy",
             spaces,
             gamma=0.0,
             tau=0.01,
             batch_size=256,
-            buffer_size=_KEPT * len(projection.free),
+            buffer_size=_KEPT * len(projection.decisions),
             policy_kwargs={"net_arch": [64, 64]},
             seed=seed,
             device="cpu",
@@ -97,12 +97,18 @@ class Dreamer(Guide):
             drawn = mean + noise * self._rng.standard_normal(mean.shape)
             drawn[0] = mean[0]
             actions[row] = previous = np.clip(drawn, -1, 1).astype(np.float32)
-            policies[:, row] = self._stepped(policies[:, row], np.rint(_REACH * actions[row]).astype(np.intp))
+            policies[:, row] = self._stepped(row, policies[:, row], np.rint(_REACH * actions[row]).astype(np.intp))
         return observations, actions, self.projection.fit_all(policies)
 
-    def _stepped(self, indices: Indices, moves: Indices) -> Indices:
-        """Moves the widths of pairs, `(P,)`, by so many candidates, `(P, 2)`; without activations, the first counts."""
-        steps = self.projection.steps
+    def _stepped(self, row: int, indices: Indices, moves: Indices) -> Indices:
+        """Moves the widths of a decision by so many candidates.
+
+        Args:
+            row: Number of the decision.
+            indices: Its pairs, `(P,)`.
+            moves: Steps of each width, `(P, 2)`; without activations, the first counts.
+        """
+        steps = self.projection.steps[:, :, row]
         for field in range(steps.shape[1]):
             for move in range(_REACH):
                 for up, wanted in ((0, moves[:, field] < -move), (1, moves[:, field] > move)):
@@ -126,11 +132,11 @@ class Dreamer(Guide):
     def _seen(self, base: Indices) -> Singles:
         """Returns what the agent observes of each layer, `(F, n)`."""
         projection, rows = self.projection, np.arange(len(base))
-        parts = [self._shapes, self._widths[base]]
+        parts = [self._shapes, self._widths[rows, base]]
         scale = projection.penalties[rows, base].mean() + 1e-9
         spread = projection.costs.mean(axis=(1, 2), keepdims=True) + 1e-9
-        for steps in projection.steps.reshape(-1, len(projection.pairs)):
-            moved = steps[base]
+        for steps in projection.steps.reshape(-1, *projection.penalties.shape):
+            moved = steps[rows, base]
             change = projection.penalties[rows, moved] - projection.penalties[rows, base]
             parts.append(np.tanh(change / scale)[:, None])
             spent = (projection.costs[:, rows, moved] - projection.costs[:, rows, base]) / spread[:, :, 0]
@@ -149,12 +155,13 @@ class _Spaces(gymnasium.Env[Singles, Singles]):
 
 
 def _width_numbers(projection: Projection) -> Floats:
-    """Returns the widths of each pair, scaled to [0, 1], `(pairs, 2)`."""
-    return np.array([[(pair.w_bits or 0) / 8, (pair.a_bits or 0) / 8] for pair in projection.pairs])
+    """Returns the widths of each decision's pairs, scaled to [0, 1], `(F, pairs, 2)`."""
+    w_bits = projection.of_each(lambda layers, pair: (pair.w_bits or 0) / 8)
+    return np.stack([w_bits, projection.of_each(lambda layers, pair: (pair.a_bits or 0) / 8)], axis=-1)
 
 
 def _shapes(projection: Projection, layers: Sequence[LayerSpec]) -> Floats:
-    """Returns depth, channels, kernel, stride, size of the input, weights and kind of each free layer, `(F, 8)`."""
+    """Returns what each decision's first layer is: depth, channels, kernel, stride, input, weights, kind, `(F, 8)`."""
     number = {layer.name: row for row, layer in enumerate(layers)}
     rows = np.array(
         [
@@ -167,7 +174,7 @@ def _shapes(projection: Projection, layers: Sequence[LayerSpec]) -> Floats:
         np.float64,
     )  # fmt: skip
     scaled: Floats = rows / np.maximum(rows.max(axis=0), 1.0)
-    return scaled[[number[name] for name in projection.free]]
+    return scaled[[number[layers[0]] for layers in projection.decisions]]
 
 
 def _ddpg(task: Task) -> tuple[Agent, First]:

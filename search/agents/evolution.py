@@ -38,9 +38,10 @@ _SMALLEST = 1e-6
 class Evolution(Stateless):
     """A genetic algorithm with elitism: binary tournaments, uniform crossover, and one or two widths moved by a step.
 
-    Each free layer is one variable, its pair of widths. Policies from crossover and mutation are fitted to the budget
-    by random steps. The policies of a generation are proposed one by one; while the last of them are being scored,
-    random policies are proposed. Generations follow from the seed and the scores, so a restored agent repeats them.
+    Each decision is one variable, the pair of widths of a layer or of tied layers. Policies from crossover and mutation
+    are fitted to the budget by random steps. The policies of a generation are proposed one by one; while the last of
+    them are being scored, random policies are proposed. Generations follow from the seed and the scores, so a restored
+    agent repeats them.
 
     Args:
         lattice: Of the budget.
@@ -53,8 +54,8 @@ class Evolution(Stateless):
     def __init__(self, lattice: Lattice, seed: int) -> None:
         self._lattice, self._random = lattice, Random(lattice, seed)
         self._scored: dict[BitPolicy, float] = {}
-        layers, rng = len(lattice.free), np.random.default_rng([seed, 6])
-        self._problem = Problem(n_var=layers, n_obj=1, xl=0, xu=len(lattice.pairs) - 1, vtype=int)
+        rng = np.random.default_rng([seed, 6])
+        self._problem = Problem(n_var=len(lattice.decisions), n_obj=1, xl=0, xu=lattice.counts - 1, vtype=int)
         self._algorithm = GA(
             pop_size=_POPULATION,
             sampling=IntegerRandomSampling(),

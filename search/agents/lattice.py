@@ -1,12 +1,16 @@
-"""Policies as rows of integers: the candidate pair of each free layer, and what it costs."""
+"""Policies as rows of integers: the candidate pair of each decision, and what it costs."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from haq.envs import Budget
-from haq.policy import BitPolicy
+from haq.envs.candidates import Field
+from haq.policy import BitPolicy, LayerBits
 
 __all__ = ["Floats", "Indices", "Lattice"]
 
@@ -18,55 +22,73 @@ ROUNDING = 1e-9
 
 
 class Lattice:
-    """The candidates of a budget; P policies of F free layers are `(P, F)` indices of pairs.
+    """The candidates of a budget; P policies with F decisions are `(P, F)` indices of pairs.
+
+    Most decisions are of one free layer, some of several that are tied. Where decisions have different numbers of
+    candidates, the arrays repeat the last one of those that have fewer; no index leads there.
 
     Args:
-        budget: Candidates, pinned layers and limits.
+        budget: Candidates, pinned layers, ties and limits.
 
     Attributes:
-        free: Layers whose widths are chosen.
-        pairs: Candidates of each.
+        decisions: Names of the layers of each decision.
+        pairs: Candidates of each decision.
+        counts: How many these are, `(F,)`.
         costs: `(limits, F, pairs)`, in units of each limit. A limit on working memory is left out: it is no sum over
             layers.
+        steps: `(down or up, fields, F, pairs)`: the pair with the next width of a field, or the same one at the end.
     """
 
     def __init__(self, budget: Budget) -> None:
         self.budget, table = budget, budget.table
-        self.free = [name for name in table.layers if name not in budget.pinned]
-        self.pairs = list(budget.pairs)
+        self.decisions = budget.decisions
+        self.pairs = [budget.candidates(layers[0]) for layers in self.decisions]
+        self.counts: Indices = np.array([len(pairs) for pairs in self.pairs], np.intp)
+        self._position = {
+            layers: {pair: index for index, pair in enumerate(pairs)}
+            for layers, pairs in zip(self.decisions, self.pairs, strict=True)
+        }
+        self._rows = np.arange(len(self.decisions))
         limits = [limit for limit in budget.constraints if limit.field in table.additive]
         fixed = budget.uniform(budget.bits[0])
-        shape = (len(limits), len(self.free), len(self.pairs))
-        self.costs: Floats = np.zeros(shape)
+        self.costs: Floats = np.zeros((len(limits), len(self.decisions), max(self.counts, default=0)))
         self._spent: Floats = np.zeros(len(limits))
         for row, limit in enumerate(limits):
-            cells = [[table.layer_cost(name, pair, limit.field) for pair in self.pairs] for name in self.free]
-            free = sum(table.layer_cost(name, fixed[name], limit.field) for name in self.free)
-            self.costs[row] = np.array(cells) / limit.limit
-            self._spent[row] = (table.cost(fixed)[limit.field] - free) / limit.limit
-        self._position = {pair: index for index, pair in enumerate(self.pairs)}
-        self._rows = np.arange(len(self.free))
-        self.steps: npt.NDArray[np.intp] = np.array(
-            [
-                [
-                    [
-                        self._position.get(budget.step(pair, field, up) or pair, index)
-                        for index, pair in enumerate(self.pairs)
-                    ]
-                    for field in budget.fields
-                ]
-                for up in (False, True)
-            ],
+            field = limit.field
+            cells = self.of_each(partial(budget.cost, field=field))
+            free = sum(budget.cost(layers, fixed[layers[0]], field) for layers in self.decisions)
+            self.costs[row] = cells / limit.limit
+            self._spent[row] = (table.cost(fixed)[field] - free) / limit.limit
+        self.steps: Indices = np.array(
+            [[self.of_each(partial(self._moved_to, field, up)) for field in budget.fields] for up in (False, True)],
             np.intp,
-        )  # (down or up, fields, pairs): the pair with the next width of a field, or the same one at the end
+        )
+
+    def of_each(self, value: Callable[[tuple[str, ...], LayerBits], float]) -> Floats:
+        """Returns a value of every decision and candidate, `(F, pairs)`.
+
+        Args:
+            value: Gives it for the layers of a decision and a pair.
+        """
+        most = max(self.counts, default=0)
+        rows = [
+            [value(layers, pair) for pair in (*pairs, *pairs[-1:] * (most - len(pairs)))]
+            for layers, pairs in zip(self.decisions, self.pairs, strict=True)
+        ]
+        return np.array(rows, np.float64).reshape(len(rows), most)
+
+    def _moved_to(self, field: Field, up: bool, layers: tuple[str, ...], pair: LayerBits) -> int:
+        return self._position[layers][self.budget.step(layers[0], pair, field, up) or pair]
 
     def indices(self, policy: BitPolicy) -> Indices:
-        """Returns the number of each free layer's candidate, `(F,)`."""
-        return np.array([self._position[policy[name]] for name in self.free], np.intp)
+        """Returns the number of each decision's candidate, `(F,)`."""
+        return np.array([self._position[layers][policy[layers[0]]] for layers in self.decisions], np.intp)
 
     def policy(self, indices: Indices) -> BitPolicy:
         """Returns the policy with these pairs, `(F,)`, in the free layers."""
-        chosen = {name: self.pairs[index] for name, index in zip(self.free, indices, strict=True)}
+        chosen: dict[str, LayerBits] = {}
+        for tied, pairs, index in zip(self.decisions, self.pairs, indices, strict=True):
+            chosen |= dict.fromkeys(tied, pairs[index])
         layers = {name: chosen.get(name) or self.budget.pinned[name] for name in self.budget.table.layers}
         return BitPolicy(layers, self.budget.scheme)
 
@@ -81,7 +103,7 @@ class Lattice:
 
     def random(self, rng: np.random.Generator, count: int = 1) -> Indices:
         """Returns random candidates, `(count, F)`, whatever they cost."""
-        return rng.integers(len(self.pairs), size=(count, len(self.free))).astype(np.intp)
+        return rng.integers(self.counts, size=(count, len(self.decisions))).astype(np.intp)
 
     def moved(self, indices: Indices, most: int, rng: np.random.Generator) -> Indices:
         """Returns policies with 1 to `most` widths moved by a step, down or up.
@@ -96,7 +118,7 @@ class Lattice:
             for _ in range(int(rng.integers(1, most + 1))):
                 up, field = rng.integers(2), rng.integers(self.steps.shape[1])
                 row = rng.integers(len(policy))
-                policy[row] = self.steps[up, field, policy[row]]
+                policy[row] = self.steps[up, field, row, policy[row]]
         return moved
 
     def wandered(self, indices: Indices, rng: np.random.Generator, spend: bool = True) -> BitPolicy:
@@ -108,9 +130,9 @@ class Lattice:
             spend: Whether what is left of the budget is spent.
         """
         current = indices[None].copy()
-        fields, free = self.steps.shape[1], len(self.free)
+        fields, count = self.steps.shape[1], len(self.decisions)
         while self.over(current).any():
-            lower = self.steps[0][:, current[0]]
+            lower = self.steps[0][:, self._rows, current[0]]
             movable = np.argwhere(lower != current[0])
             if not len(movable):
                 break
@@ -119,10 +141,10 @@ class Lattice:
         raised = spend
         while raised:
             raised = False
-            for step in rng.permutation(fields * free):
+            for step in rng.permutation(fields * count):
                 tried = current.copy()
-                field, row = divmod(int(step), free)
-                tried[0, row] = self.steps[1, field, current[0, row]]
+                field, row = divmod(int(step), count)
+                tried[0, row] = self.steps[1, field, row, current[0, row]]
                 if tried[0, row] != current[0, row] and not self.over(tried).any():
                     current, raised = tried, True
         return self.settled(current[0], spend)

@@ -24,30 +24,31 @@ _SECONDS = 20.0
 def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] = ()) -> BitPolicy | None:
     """Returns the policy with the least total penalty that meets every limit, or `None` if none was found.
 
-    There is one binary variable for each free layer and candidate pair, exactly one of them is 1 in each layer, and
+    There is one binary variable for each decision and candidate pair, exactly one of them is 1 in each decision, and
     each limit is a linear inequality (HAWQ-V3, Yao et al. 2021, arXiv:2011.10680, section 3.4). A limit on working
     memory is no sum over layers; it is left out here, and the policy is fitted to it afterwards.
 
     Args:
-        budget: Candidates, pinned layers and limits.
+        budget: Candidates, pinned layers, ties and limits.
         penalties: Of every free layer and candidate pair.
         without: Policies to exclude.
     """
-    table, pairs = budget.table, list(budget.pairs)
-    free = [name for name in table.layers if name not in budget.pinned]
-    objective = np.array([penalties[name][pair] for name in free for pair in pairs])
-    one_each = np.kron(np.eye(len(free)), np.ones(len(pairs)))
+    table = budget.table
+    choices = [(layers, pair) for layers in budget.decisions for pair in budget.candidates(layers[0])]
+    objective = np.array([sum(penalties[name][pair] for name in layers) for layers, pair in choices])
+    one_each = np.array([[layers == chosen for layers, _ in choices] for chosen in budget.decisions], np.float64)
     constraints = [LinearConstraint(one_each, 1.0, 1.0)]
     fixed = budget.uniform(budget.bits[0])
     for limit in budget.constraints:
         if limit.field not in table.additive:
             continue
-        costs = np.array([[table.layer_cost(name, pair, limit.field) for pair in pairs] for name in free])
-        lowest = table.cost(fixed)[limit.field] - sum(table.layer_cost(name, fixed[name], limit.field) for name in free)
-        constraints.append(LinearConstraint(costs.ravel() / limit.limit, -np.inf, 1.0 - lowest / limit.limit))
+        costs = np.array([budget.cost(layers, pair, limit.field) for layers, pair in choices])
+        free = sum(budget.cost(layers, fixed[layers[0]], limit.field) for layers in budget.decisions)
+        lowest = table.cost(fixed)[limit.field] - free
+        constraints.append(LinearConstraint(costs / limit.limit, -np.inf, 1.0 - lowest / limit.limit))
     for policy in without:
-        taken = np.array([[policy[name] == pair for pair in pairs] for name in free], np.float64).ravel()
-        constraints.append(LinearConstraint(taken, -np.inf, len(free) - 1))
+        taken = np.array([policy[layers[0]] == pair for layers, pair in choices], np.float64)
+        constraints.append(LinearConstraint(taken, -np.inf, len(budget.decisions) - 1))
     scale = np.abs(objective).max() or 1.0
     solved = milp(
         objective / scale,
@@ -58,9 +59,11 @@ def allocate(budget: Budget, penalties: Penalties, without: Iterable[BitPolicy] 
     )
     if solved.x is None:
         return None
-    chosen = solved.x.reshape(len(free), len(pairs)).argmax(axis=1)
-    layers = {**fixed, **{name: pairs[index] for name, index in zip(free, chosen, strict=True)}}
-    policy = BitPolicy({name: layers[name] for name in table.layers}, budget.scheme)
+    chosen = dict(fixed)
+    for owned in one_each > 0:
+        layers, pair = choices[int(np.where(owned, solved.x, -np.inf).argmax())]
+        chosen |= dict.fromkeys(layers, pair)
+    policy = BitPolicy({name: chosen[name] for name in table.layers}, budget.scheme)
     if budget.allows(policy):
         return policy
     # The solver accepts a limit that is exceeded by a hair; such a policy is excluded, and the next best one taken

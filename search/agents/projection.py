@@ -32,7 +32,7 @@ class Projection(Lattice):
 
     def __init__(self, budget: Budget, penalties: Penalties) -> None:
         super().__init__(budget)
-        self.penalties: Floats = np.array([[penalties[name][pair] for pair in self.pairs] for name in self.free])
+        self.penalties = self.of_each(lambda layers, pair: sum(penalties[name][pair] for name in layers))
 
     def fit(self, indices: Indices, spend: bool = True) -> BitPolicy:
         """Returns a policy near the given one, `(F,)`, that meets every limit; see `fit_all`."""
@@ -52,7 +52,7 @@ class Projection(Lattice):
         busy = np.flatnonzero(self.over(current).any(axis=0))
         while len(busy):
             now = current[busy]
-            moved = self.steps[0][:, now]  # (fields, P, F)
+            moved = self.steps[0][:, self._rows, now]  # (fields, P, F)
             saved = np.einsum("lfpr,lp->fpr", self._difference(now, moved), self.over(now))
             lost = np.maximum(self.penalties[self._rows, moved] - self.penalties[self._rows, now], 0.0)
             rate = np.where(saved > 0, lost / np.where(saved > 0, saved, 1.0), np.inf)
@@ -64,7 +64,7 @@ class Projection(Lattice):
         busy = np.flatnonzero(~self.over(current).any(axis=0))
         while len(busy):
             now = current[busy]
-            moved = self.steps[1][:, now]
+            moved = self.steps[1][:, self._rows, now]
             added = -self._difference(now, moved)  # (limits, fields, P, F)
             totals = self.totals(now)[:, None, :, None] + added
             fits = (totals <= 1 + ROUNDING).all(axis=0) & (moved != now)
@@ -90,7 +90,7 @@ class Projection(Lattice):
         flat = worth.transpose(1, 0, 2).reshape(len(busy), -1)
         best = flat.argmax(axis=1)
         going: npt.NDArray[np.bool_] = np.isfinite(flat[np.arange(len(busy)), best])
-        fields, rows = np.divmod(best[going], len(self.free))
+        fields, rows = np.divmod(best[going], len(self.decisions))
         chosen: Indices = busy[going]
         current[chosen, rows] = moved[fields, np.flatnonzero(going), rows]
         return chosen

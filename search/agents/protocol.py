@@ -128,7 +128,7 @@ class CheckedAgent:
         self._agent, self._budget = agent, budget
 
     def propose(self, seen: Collection[BitPolicy]) -> tuple[str, BitPolicy] | None:
-        """See `Agent`; refuses what is no proposal, of other layers, or outside the budget."""
+        """See `Agent`; refuses what is no proposal, of other layers, against the rules, or outside the budget."""
         found: object = guarded("the agent's propose", ConfigError, lambda: self._agent.propose(seen))
         if found is None:
             return None
@@ -137,13 +137,8 @@ class CheckedAgent:
         origin, policy = found
         if odd := sorted(set(policy) ^ set(self._budget.table.layers)):
             raise ConfigError(f"the agent proposed a policy of other layers, such as {odd[0]!r}; {_BATTERY}")
-        for name, bits in policy.items():
-            if bits != self._budget.pinned.get(name) and (
-                name in self._budget.pinned or bits not in self._budget.pairs
-            ):
-                raise ConfigError(
-                    f"the agent ({origin}) proposed {bits} for layer {name!r}, which is no candidate; {_BATTERY}"
-                )
+        if (fault := self._budget.fault(policy)) is not None:
+            raise ConfigError(f"the agent ({origin}) proposed {fault}; {_BATTERY}")
         if not self._budget.allows(policy):
             raise ConfigError(f"the agent ({origin}) proposed a policy outside the budget; {_BATTERY}")
         if policy in seen:

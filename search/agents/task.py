@@ -25,7 +25,7 @@ class Task:
 
     Attributes:
         layers: The layers of the network.
-        budget: Candidate widths, pinned layers and limits.
+        budget: Candidate widths, pinned layers, ties and limits.
         sensitivity: What each free layer loses at each width; only for kinds of agents that are `informed`.
         float_score: Score of the float network on the validation images.
         rank_by: What the objective is; see `Score.objective`.

@@ -155,3 +155,72 @@ def test_the_lowest_limit_of_a_metric_counts() -> None:
     table = make_table(4)
     limits = [Constraint("latency", 0.9, relative=True), Constraint("latency", 1.0, origin="toy holds no more")]
     assert Budget(table, limits, WIDTHS, {}).constraints == (limits[1],)
+
+
+# Rules: ties, and candidates of a layer's own
+
+OWN = {"conv3": (LayerBits(4, 8), LayerBits(8, 8))}
+
+
+def ruled(share: float, **pinned: LayerBits) -> Budget:
+    limits = [Constraint("latency", share, relative=True), Constraint("size", share, relative=True)]
+    return Budget(make_table(6), limits, WIDTHS, pinned, candidates=OWN, ties=[("conv4", "conv1"), ("conv0", "conv2")])
+
+
+def test_decisions_are_in_the_order_of_their_first_layers() -> None:
+    fitted = ruled(0.6, conv5=LayerBits(8, 8))
+    assert fitted.decisions == (("conv0", "conv2"), ("conv1", "conv4"), ("conv3",))
+    assert fitted.candidates("conv5") == (LayerBits(8, 8),)
+    assert (fitted.widths("w_bits", layer="conv3"), fitted.widths("a_bits", 4, "conv3")) == ((4, 8), (8,))
+    assert fitted.tightened([]).decisions == fitted.decisions
+
+
+@settings(deadline=None)
+@given(st.floats(0.35, 1.0), st.data())
+def test_fitting_keeps_ties_and_own_candidates(share: float, data: st.DataObject) -> None:
+    fitted = ruled(share)
+    pairs = {layers: data.draw(st.sampled_from(fitted.candidates(layers[0]))) for layers in fitted.decisions}
+    chosen = {name: pair for layers, pair in pairs.items() for name in layers}
+    policy = BitPolicy({name: chosen[name] for name in fitted.table.layers})
+    for found in (fitted.decrease(policy), fitted.spend(fitted.decrease(policy)), fitted.uniform(2), fitted.uniform(8)):
+        assert fitted.fault(found) is None
+    assert fitted.allows(fitted.spend(fitted.decrease(policy)))
+
+
+def test_a_tie_is_lowered_as_one_in_the_place_of_its_first_layer() -> None:
+    widths, names = (2, 4, 8), ("one", "two", "three")
+    products = np.stack([np.outer(widths, widths).astype(float)] * 3)
+    table = CostTable("products", 1, names, widths, widths, {"latency_ms": products}, "modelled", "test")
+    for limit, one, two in ((144.0, (8, 8), (4, 4)), (136.0, (8, 8), (2, 4)), (72.0, (8, 4), (2, 4))):
+        fitted = Budget(table, [Constraint("latency", limit)], widths, {}, ties=[("one", "three")])
+        expected = {"one": LayerBits(*one), "two": LayerBits(*two), "three": LayerBits(*one)}
+        start = BitPolicy({**expected, "two": LayerBits(4, 8), "one": LayerBits(8, 8), "three": LayerBits(8, 8)})
+        assert fitted.decrease(start) == BitPolicy(expected)
+
+
+def test_what_the_rules_do_not_allow_is_named() -> None:
+    fitted = ruled(1.0)
+    eight = fitted.uniform(8)
+    assert fitted.fault(BitPolicy({**eight, "conv3": LayerBits(2, 8)})) == (
+        "2/8 bits (weights/activations) for layer 'conv3', which is no candidate; the search allows 4,8/8"
+    )
+    assert fitted.fault(BitPolicy({**eight, "conv2": LayerBits(4, 8)})) == (
+        "different widths for layers 'conv0' and 'conv2', which are tied"
+    )
+
+
+def test_uniform_widths_are_as_near_as_candidates_allow_but_those_to_compare_with_are_uniform() -> None:
+    table = make_table(3)
+    fitted = Budget(table, [], (2, 4), {}, candidates={"conv1": (LayerBits(8, 4), LayerBits(8, 8))})
+    assert [fitted.uniform(2)[name] for name in table.layers] == [LayerBits(2, 2), LayerBits(8, 4), LayerBits(2, 2)]
+    assert set(fitted.uniform8.values()) == {LayerBits(8, 8)}
+
+
+def test_ties_of_unlike_layers_are_refused() -> None:
+    for ties, pinned in (
+        ([("conv1", "conv3")], {}),
+        ([("conv0", "conv1"), ("conv1", "conv2")], {}),
+        ([("conv0", "conv1")], PINNED),
+    ):
+        with pytest.raises(ValueError, match="tied layers must have the same candidates"):
+            Budget(make_table(4), [], WIDTHS, pinned, candidates=OWN, ties=ties)

@@ -97,7 +97,7 @@ def test_the_previous_width_is_a_share_of_the_widest_and_starts_at_one() -> None
 def test_pinned_layers_are_skipped_but_scale_the_features() -> None:
     env = make_env({"conv": LayerBits(8, 8), "linear": LayerBits(8, 8)})
     first, _ = env.reset()
-    assert (env.layer_count, env.steps) == (1, 2)
+    assert (env.decisions, env.steps) == (1, 2)
     assert first == pytest.approx(np.array([*ROWS[1], 1, 1], np.float32))
 
 

@@ -17,7 +17,7 @@ ROOMS = (
     ("io",),
     ("process_state", "registry"),
     ("metrics",),
-    ("constraints", "policy", "scores"),
+    ("constraints", "policy", "rules", "scores"),
     ("config",),
     ("layers",),
     ("data",),

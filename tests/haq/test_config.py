@@ -211,3 +211,35 @@ def test_widths_to_start_from_survive_a_file() -> None:
     config = SearchConfig(("size=50%",), start=BitPolicy.uniform(["conv1", "fc"], 4))
     assert SearchConfig.from_dict(config.to_dict()) == config
     assert "start" not in SearchConfig(("size=50%",)).to_dict(), "as in run folders of before"
+
+
+def test_rules_may_be_mappings_and_lists(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "constraints: size=50%\npin: {head.*: 8/8, stem: 4}\nfloat: lstm*\n"
+        "bits_of:\n  enc.*: [4, 8]\n  dec.*: 2-4/8\ntie:\n- [q_proj, k_proj]\n- fc1,fc2\n"
+    )
+    config = SearchConfig.load(tmp_path / "mine.yaml")
+    assert (config.pin, config.float) == (("head.*=8/8", "stem=4"), ("lstm*",))
+    assert (config.bits_of, config.tie) == (("enc.*=4,8", "dec.*=2-4/8"), ("q_proj,k_proj", "fc1,fc2"))
+    assert SearchConfig(("size=50%",), pin={"head.*": "8/8", "stem": 4}, float=["lstm*"]).pin == config.pin  # type: ignore[arg-type]
+    assert SearchConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict()))) == config
+    assert [rule.kind for rule in config.rules] == ["pin", "pin", "float", "bits_of", "bits_of", "tie", "tie"]
+    assert SearchConfig.load(tmp_path / "mine.yaml", {"pin": ("head=2",)}).pin == ("head=2",), "as other options"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pin": "head"}, "--pin head: it gives no widths"),
+        ({"pin": 3}, "pin=3: must be a list, each text"),
+        ({"pin": [3]}, "pin=(3,): must be a list, each text"),
+        ({"pin": {"head": None}}, "--pin head=: cannot read ''"),
+        ({"pin": {"head": {"w_bits": 8}}}, "--pin head={'w_bits': 8}: cannot read"),
+        ({"bits_of": {"head": [4, "x"]}}, "--bits-of head=4,x: cannot read 'x'"),
+        ({"float": {"head": True}}, "float={'head': True}: must be a list, each text"),
+        ({"tie": [[]]}, "--tie : a name is missing"),
+    ],
+)
+def test_wrong_rules_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        SearchConfig(BUDGET, **options)

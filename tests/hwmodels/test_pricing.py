@@ -127,3 +127,17 @@ def test_a_cost_model_that_fails_is_named(layers, monkeypatch, cost, message):
     monkeypatch.setattr(Npu, "cost", cost)
     with pytest.raises(HardwareError, match=message):
         open_hardware(Npu()).price(layers, (4, 8), 1)
+
+
+def test_ties_of_a_cost_model_travel_with_its_table(layers, tmp_path):
+    class Tied(Npu):
+        ties = ("shared-input",)
+
+    assert open_hardware(Npu()).ties == ()
+    opened = open_hardware(Tied())
+    assert opened.ties == ("shared-input",)
+    write_csv(opened.price(layers, (4, 8), 1), tmp_path / "costs.csv")
+    assert open_hardware(tmp_path / "costs.csv").ties == ("shared-input",)
+    Tied.ties = ("shared-inptu",)
+    with pytest.raises(HardwareError, match="ties=.*: must be a list of shared-input"):
+        open_hardware(Tied())

@@ -159,6 +159,8 @@ def _print_description(description: Description) -> None:
         "holds": _holds(_limits(description)),
         "batch": f"{description.batch}, unless --batch says otherwise",
     }
+    if description.ties:
+        labelled["ties"] = f"{', '.join(description.ties)}; these layers get the same widths"
     console.print(facts(labelled))
     console.print(_parameters(description))
 

@@ -30,6 +30,7 @@ _NAMED = {"model", "weights", "data", "hardware"}  # what may lie elsewhere when
         "haq search --scheme kmeans --weights-only --constraint size=30%",
         "haq search --model my_net.py:build --data my_data.py:load --constraint energy=3mJ",
         "haq search --model hf:microsoft/resnet-50 --data imagefolder:pictures --constraint latency=60%",
+        "haq search --constraint size=40% --pin linear=8/8 --bits-of 'layer1.*=4,8' --tie conv1,conv2",
         "haq search --pareto latency,size --trials 200",
         "haq search --config runs/digits-resnet-edge/config.yaml --seed 1",
         "haq search --resume runs/digits-resnet-edge",

@@ -16,6 +16,7 @@ from haq.report.repeat import command
     [
         SearchConfig(("latency=10ms",)),
         SearchConfig(("size <= 60%", "latency=20ms"), model="my net.py:build", weights="a'b.pt", seed=7, workers=1),
+        SearchConfig(("size=20%",), pin=("head.*=8/8", "stem=4"), float=("lstm*",), tie=("q,k,v",), bits_of=("e=4,8",)),
         SearchConfig(("size=20%",), scheme="kmeans", weights_only=True, pin_ends=False, bits=(2, 4, 8), agent="haq"),
         SearchConfig(("energy=3mJ",), a_bits=(8,), trials=9, qat_steps=0, rank_by="loss", val_images=50, batch=1),
         SearchConfig(pareto=("latency", "size"), address="head:6379", gpus_per_trial=0.25, workers=4),

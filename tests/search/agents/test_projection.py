@@ -71,7 +71,7 @@ def test_projected_policies_fit_and_leave_nothing_to_spend(
     policy = projection.fit(projection.indices(start))
     assert limits.allows(policy)
     for name, field in itertools.product(policy, limits.fields):
-        wider = limits.step(policy[name], field, up=True)
+        wider = limits.step(name, policy[name], field, up=True)
         assert wider is None or not limits.allows(BitPolicy({**policy, name: wider}))
 
 
@@ -80,7 +80,7 @@ def test_indices_and_policies_are_each_others_inverse() -> None:
     projection = Projection(limits, penalties(limits))
     policy = limits.uniform(4)
     assert projection.policy(projection.indices(policy)) == policy
-    assert projection.free == ["conv0", "conv2"]
+    assert projection.decisions == (("conv0",), ("conv2",))
 
 
 def test_over_budget_the_cheapest_loss_goes_first() -> None:
@@ -114,7 +114,7 @@ def test_random_steps_end_inside_the_budget_with_nothing_left_to_spend(seed: int
     policy = lattice.wandered(lattice.random(rng)[0], rng)
     assert limits.allows(policy)
     for name, field in itertools.product(policy, limits.fields):
-        wider = limits.step(policy[name], field, up=True)
+        wider = limits.step(name, policy[name], field, up=True)
         assert wider is None or not limits.allows(BitPolicy({**policy, name: wider}))
 
 
