@@ -11,7 +11,8 @@ from haq.metrics import format_cost
 
 __all__ = ["Left", "Rest"]
 
-_NAMED = 3  # the largest ones that a sentence names
+_REASONS = 3  # that a sentence gives
+_NAMED = 2  # the largest parts that it names for each
 _MOST = 0.5
 
 
@@ -103,13 +104,12 @@ layer covers LSTM'
         """
         if not self.parts:
             return ""
-        largest = sorted(self.parts, key=lambda part: -part.size_bytes)
-        named = "; ".join(
-            f"{part.name} ({_count(part.weights)}{format_cost('size_bytes', part.size_bytes)}) stays in floating point "
-            f"because {part.reason}"
-            for part in largest[:_NAMED]
-        )
-        others = largest[_NAMED:]
+        reasons: dict[str, list[Left]] = {}
+        for part in sorted(self.parts, key=lambda part: -part.size_bytes):
+            reasons.setdefault(part.reason, []).append(part)
+        groups = sorted(reasons.values(), key=lambda parts: -sum(part.size_bytes for part in parts))
+        named = "; ".join(_stay(parts) for parts in groups[:_REASONS])
+        others = [part for parts in groups[_REASONS:] for part in parts]
         more = f"; so do {len(others)} smaller parts ({_shown(others)})" if len(others) > 1 else ""
         more = f"; so does {others[0].name} ({_shown(others)})" if len(others) == 1 else more
         warning = "most of the network is not quantized: " if self.mostly else ""
@@ -137,6 +137,15 @@ layer covers LSTM'
             ConfigError: A key is unknown or missing, or a value has the wrong type.
         """
         return restored(cls, {**data, "parts": tuple(restored(Left, part) for part in data["parts"])})
+
+
+def _stay(parts: list[Left]) -> str:
+    """Returns which parts stay, the largest by name, and the reason, which they share."""
+    named = [f"{p.name} ({_count(p.weights)}{format_cost('size_bytes', p.size_bytes)})" for p in parts[:_NAMED]]
+    if others := parts[_NAMED:]:
+        named.append(f"{len(others)} more ({_shown(others)})")
+    shown = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"{shown} {'stay' if len(parts) > 1 else 'stays'} in floating point because {parts[0].reason}"
 
 
 def _shown(parts: list[Left]) -> str:

@@ -72,6 +72,8 @@ _LAYERS_OWN = ("weight", "bias")
 
 def _absorbed(network: nn.Module, sample: Sample, given: Collection[nn.Module]) -> set[nn.Module]:
     """Returns the batch norms that can be folded into these layers."""
+    if not any(isinstance(module, BatchNorm) for module in network.modules()):
+        return set()
     inputs = cast(Any, sample)  # a tuple of inputs is run as well as a tensor
     pairs = [(layer, norm) for layer, norm in batch_norms_after(network, inputs) if layer in given]
     if not pairs:

@@ -25,13 +25,23 @@ def test_most_of_the_network_cannot_be_overlooked() -> None:
     )
 
 
-def test_the_largest_parts_are_named_and_the_others_counted() -> None:
-    parts = tuple(Left(f"norm{i}", "LayerNorm", 2 * i, 8 * i, 8 * i, "no kind covers it") for i in range(1, 6))
+def test_parts_are_grouped_by_reason_and_the_largest_named() -> None:
+    norms = tuple(Left(f"norm{i}", "LayerNorm", 2 * i, 8 * i, 8 * i, "nothing covers it") for i in range(1, 6))
+    said = Rest((*norms, LSTM), covered=10_000_000).said()
+    assert said == (
+        "layers hold 88.0 % of the weights; lstm (1.36 M, 5.44 MB) stays in floating point because no kind of layer "
+        "covers LSTM; norm5 (10, 40.0 B), norm4 (8, 32.0 B) and 3 more (48.0 B) stay in floating point because nothing "
+        "covers it"
+    )
+    assert "norm2 (4, 16.0 B) and norm1 (2, 8.00 B) stay in" in Rest(norms[:2], covered=100).said()
+
+
+def test_small_parts_are_counted() -> None:
+    parts = tuple(Left(f"part{i}", "Odd", 0, 0, 8 * i, f"of {i}") for i in range(1, 6))
     said = Rest(parts, covered=10_000).said()
-    assert said.startswith("layers hold 99.7 % of the weights; norm5 (10, 40.0 B) stays")
-    assert "norm3 (6, 24.0 B)" in said
-    assert said.endswith("; so do 2 smaller parts (24.0 B)")
-    assert Rest(parts[1:], covered=10_000).said().endswith("; so does norm2 (16.0 B)")
+    assert "part3 (24.0 B) stays in floating point because of 3; so do 2 smaller parts (24.0 B)" in said
+    assert said.startswith("layers hold 100.0 % of the weights")  # only buffers are left
+    assert Rest(parts[1:], covered=10_000).said().endswith("; so does part2 (16.0 B)")
 
 
 def test_only_a_whole_network_has_all_the_weights() -> None:
