@@ -220,7 +220,9 @@ def forget_flat_weights(module: nn.Module) -> None:
 _ATTENTION = signature(F.multi_head_attention_forward)
 
 
-def attention_calling(inputs: Sequence[nn.Module] | None, output: nn.Module) -> Callable[..., Any]:
+def attention_calling(
+    inputs: Sequence[nn.Module] | None, output: nn.Module, samples_first: bool = False
+) -> Callable[..., Any]:
     """Returns `F.multi_head_attention_forward` that calls layers instead of using their weights.
 
     The function is PyTorch's, in a namespace of its own: nothing of PyTorch is changed.
@@ -228,21 +230,31 @@ def attention_calling(inputs: Sequence[nn.Module] | None, output: nn.Module) -> 
     Args:
         inputs: Layers of queries, keys and values; `None` if it shall use the weights that it is given.
         output: Layer that projects the result.
+        samples_first: Whether the layers get `(N, L, E)`; the function itself computes with `(L, N, E)`.
     """
     function = cast(FunctionType, F.multi_head_attention_forward)
     namespace = dict(vars(F))
     calling = FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
 
-    def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y: Tensor = output(x)
+    def called_with(layer: nn.Module, x: Tensor, turned: bool) -> Tensor:
+        y: Tensor = layer(x.transpose(0, 1)).transpose(0, 1).contiguous() if turned else layer(x)
         return y
-
-    def in_projection(*given: Tensor) -> tuple[Tensor, ...]:
-        assert inputs is not None
-        return tuple(layer(x) for layer, x in zip(inputs, given[:3], strict=True))
 
     def called(*args: Any, **kwargs: Any) -> Any:
         bound = _ATTENTION.bind(*args, **kwargs)
+        query: Tensor = bound.arguments["query"]
+        turned = samples_first and query.dim() == 3
+
+        def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            rows = x.reshape(*query.shape[:2], -1) if turned else x
+            return called_with(output, rows, turned).flatten(0, -2)
+
+        def in_projection(*given: Tensor) -> tuple[Tensor, ...]:
+            assert inputs is not None
+            return tuple(called_with(layer, x, turned) for layer, x in zip(inputs, given[:3], strict=True))
+
+        names = {"linear": projected, function.__name__: calling}  # by this name it goes through outer modes
+        namespace.update(names if inputs is None else {**names, "_in_projection": in_projection})
         unused = torch.empty(0)  # no weight of a layer goes through outer modes
         bound.arguments.update(out_proj_weight=unused, out_proj_bias=None)
         if inputs is not None:
@@ -250,8 +262,6 @@ def attention_calling(inputs: Sequence[nn.Module] | None, output: nn.Module) -> 
             bound.arguments.update(weights, in_proj_weight=None, in_proj_bias=None, use_separate_proj_weight=True)
         return calling(*bound.args, **bound.kwargs)
 
-    names = {"linear": projected, function.__name__: calling}  # by this name it goes through outer modes
-    namespace.update(names if inputs is None else {**names, "_in_projection": in_projection})
     return called
 
 

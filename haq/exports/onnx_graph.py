@@ -181,6 +181,10 @@ class Writer(ABC):
         for mark in marks:
             key = mark.attribute[0].s.decode()
             uses[key] += 1  # a layer that is called twice has two marks
+            if key in weights and uses[key] > 1:  # its weight is in the file once
+                _rename(graph.graph, mark.output[0], f"{key}_quantized")
+                graph.graph.node.remove(mark)
+                continue
             nodes = Nodes(key if uses[key] == 1 else f"{key}_{uses[key]}")
             output = f"{nodes.key}_quantized"
             _rename(graph.graph, mark.output[0], output)

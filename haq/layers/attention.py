@@ -33,18 +33,18 @@ class CallsProjections(Split):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the attention's own forward pass; an active function mode also keeps it off the fast path."""
         inputs = tuple(self.get_submodule(name) for name in _INPUTS) if self.moved else None
-        with _Calling(inputs, self.out_proj):
+        with _Calling(inputs, self.out_proj, bool(getattr(self, "batch_first", False))):
             return super().forward(*args, **kwargs)
 
 
 class _Calling(TorchFunctionMode):
-    def __init__(self, inputs: tuple[nn.Module, ...] | None, output: nn.Module) -> None:
+    def __init__(self, inputs: tuple[nn.Module, ...] | None, output: nn.Module, samples_first: bool) -> None:
         super().__init__()
-        self._inputs, self._output = inputs, output
+        self._layers = inputs, output, samples_first
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.multi_head_attention_forward:
-            func = attention_calling(self._inputs, self._output)
+            func = attention_calling(*self._layers)
         return func(*args, **(kwargs or {}))
 
 

@@ -227,3 +227,25 @@ def test_a_network_that_pytorch_cannot_export_is_one_line() -> None:
     with pytest.raises(ModelError, match="PyTorch cannot export Branches to ONNX: ") as caught:
         to_onnx(network, torch.randn(1, 3))
     assert "\n" not in str(caught.value)
+
+
+def test_the_weights_of_a_recurrent_network_are_in_the_file_once() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(6, 5, batch_first=True), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.rnn(x)[0][:, -1])
+            return y
+
+    torch.manual_seed(0)
+    network, x = Rows().eval(), torch.randn(8, 3, 6)
+    names = ["rnn.weight_ih_l0", "rnn.weight_hh_l0", "head"]
+    quantized = prepare(network, BitPolicy.uniform(names, 8), calibration=calibrate(network, [x], [8])).eval()
+    content = to_onnx(quantized, x)
+    assert sorted(name for name in _types(content) if name.endswith("codes")) == sorted(
+        f"{name}.weight_codes" for name in names
+    )
+    for plain in (True, False):
+        assert np.abs(_run(content, x, plain) - quantized(x).detach().numpy()).max() < 1e-5

@@ -75,6 +75,14 @@ def test_gradients_reach_every_layer() -> None:
     assert all(parameter.grad is not None for parameter in opened.parameters())
 
 
+def test_layers_of_a_module_with_samples_first_keep_them_first() -> None:
+    opened, x, shapes = reachable(attention(batch_first=True)), torch.randn(5, 4, 8), dict[str, Any]()
+    for name, layer in quantizable_layers(opened):
+        layer.register_forward_hook(lambda _, given, __, name=name: shapes.update({name: tuple(given[0].shape)}))
+    opened(x, x, x)
+    assert shapes == dict.fromkeys(("q_proj", "k_proj", "v_proj", "out_proj"), (5, 4, 8))
+
+
 class Own(nn.MultiheadAttention):
     """Multiplies with the packed weight itself."""
 
