@@ -101,7 +101,9 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, every = reached(model, sample)
-    if run is not None:  # of the same network, an older run may know fewer layers; the others stay as they were
+    if (
+        run is not None and run.knows_layers
+    ):  # of the same network, an older run may know fewer layers; the others stay as they were
         known = {layer.name for layer in run.read_layers()}
         every = [layer for layer in every if layer.name in known] or every
     check_applicable(config.ptq, scheme, model)

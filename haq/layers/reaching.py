@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from haq.errors import ModelError
-from haq.layers.attention import call_layers, has_fast_path
-from haq.layers.bare_weights import BareWeight, find_bare, hold_bare
 from haq.layers.computed import bake, has_computed_weights
 from haq.layers.copying import copied, replace_module
 from haq.layers.kinds import known_kind
 from haq.layers.reads import CallsRead, Reads, find_reads
-from haq.layers.recurrent import is_recurrent, split_recurrent
 from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
 from haq.layers.settling import is_settled, settle
+from haq.layers.splitting.attention import call_layers, has_fast_path
+from haq.layers.splitting.bare_weights import BareWeight, find_bare, hold_bare
+from haq.layers.splitting.recurrent import is_recurrent, split_recurrent
 from haq.layers.variants import Variant, become
 from haq.torch_internals import inside_name, is_compiled, tree_leaves, uncompile
 

@@ -213,6 +213,11 @@ class RunFolder:
         """Writes `layers.json`."""
         self._write(self._layers, [layer.to_dict() for layer in layers])
 
+    @property
+    def knows_layers(self) -> bool:
+        """Whether the layers have been written."""
+        return self._layers.is_file()
+
     def read_layers(self) -> list[LayerSpec]:
         """Reads `layers.json`."""
         return self._read(self._layers, lambda content: [LayerSpec.from_dict(layer) for layer in content])

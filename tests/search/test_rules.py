@@ -98,7 +98,7 @@ def test_a_search_keeps_its_rules(branches: Path, tmp_path: Path, agent: str) ->
 
 
 def test_an_export_leaves_layers_in_floating_point(branches: Path, tmp_path: Path) -> None:
-    config = config_for(branches, **RULES, constraints=("size=70%",), trials=2, qat_steps=0, finetune_steps=0)
+    config = config_for(branches, **RULES, constraints=("size=85%",), trials=2, qat_steps=0, finetune_steps=0)
     with searching_in_turn():
         found = run(**config.options(), out=tmp_path / "run")
     found.export("onnx", tmp_path / "net.onnx")

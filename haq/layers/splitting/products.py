@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from haq.layers.split import filled
+from haq.layers.splitting.base import filled
 
 __all__ = ["Product", "layer_of", "product_of", "turns"]
 

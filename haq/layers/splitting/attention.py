@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from haq.layers.split import Split, linear, mentions
+from haq.layers.splitting.base import Split, linear, mentions
 from haq.layers.variants import become
 from haq.torch_internals import attention_calling, has_fused_kernel, parameters_of, take_no_fused_kernel
 

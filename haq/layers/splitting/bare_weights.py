@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from haq.layers.kinds.transposed import OutputFirst, inputs_first
-from haq.layers.products import Product, layer_of, product_of, turns
 from haq.layers.reads import computes, operands, storage
 from haq.layers.running import Sample, put_in_place, run_sample
 from haq.layers.settling import is_settled, settle
-from haq.layers.split import Split
+from haq.layers.splitting.base import Split
+from haq.layers.splitting.products import Product, layer_of, product_of, turns
 from haq.layers.variants import become
 from haq.torch_internals import children_of, parameters_of, unseen
 

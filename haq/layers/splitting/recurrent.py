@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from haq.layers.running import put_in_place
-from haq.layers.split import Split, linear, mentions
+from haq.layers.splitting.base import Split, linear, mentions
 from haq.layers.variants import become
 from haq.torch_internals import FLAT_WEIGHTS, forget_flat_weights, parameters_of, recurrent_names
 
