@@ -8,6 +8,8 @@ internal that an update breaks. Why each is needed:
 - `_parameters`, `_buffers`, `_modules`: the public iterators leave out entries that are `None` or come twice, and
   setting an attribute refuses some values.
 - `_non_persistent_buffers_set`: says which buffers a state leaves out without making a state.
+- `fake_mode`: makes tensors without values that go with those of a trace.
+- `GuardOnDataDependentSymNode` and its like: what a trace raises when code asks for the value of a tensor.
 - `_forward_hooks`, `_forward_pre_hooks`, `_load_state_dict_pre_hooks`: PyTorch does not say which hooks a module has.
 - `WeightNorm`, `SpectralNorm` and `_tensor_name` of pruning: the older ways of computing a weight are hooks, whose
   classes are not documented.
@@ -33,9 +35,9 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["BatchNorm", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
+__all__ = ["BatchNorm", "SpectralNorm", "WeightNorm", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
 
 CONV_FORWARD = "_conv_forward"
 """The method of a convolution that computes with a given weight; a subclass may have its own."""
@@ -92,6 +94,12 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def forget_forward_hooks(module: nn.Module) -> None:
+    """Removes what runs before and after the module's forward pass."""
+    module._forward_hooks.clear()
+    module._forward_pre_hooks.clear()
+
+
 def pre_hooks(module: nn.Module) -> list[Any]:
     """Returns the hooks that run before the module's forward pass."""
     return list(module._forward_pre_hooks.values())
@@ -134,6 +142,21 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
         RuntimeError: It is not built for this processor, or not for these sizes.
     """
     return torch._int_mm(a, b)
+
+
+# Traces
+
+
+def faked(values: Tensor, like: Tensor) -> Tensor:
+    """Returns a tensor without values, of the shape of `values`, for the trace that `like` belongs to."""
+    mode: Any = getattr(like, "fake_mode")  # noqa: B009 (tensors of a trace alone have it)
+    result: Tensor = mode.from_tensor(values, static_shapes=True)
+    return result
+
+
+def decides_by_values(error: Exception) -> bool:
+    """Whether a trace failed because Python code asked for the value of a tensor."""
+    return type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException", "TraceError")
 
 
 # Wrapped and compiled networks

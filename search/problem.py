@@ -100,7 +100,7 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     data, model = project.data, project.model
     sample = data.train.batch([0])[0]
     model, layers = reached(model, sample)
-    check_applicable(config.ptq, scheme, model)
+    check_applicable(config.ptq, scheme, model, sample)
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), 8}))
     weights_only = config.weights_only or scheme.inputs is None
     table = (

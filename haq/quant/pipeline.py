@@ -113,8 +113,9 @@ def apply_policy(
         ModelError: A pass cannot handle the model, or a layer cannot be reached; see `haq.quant.reach`.
     """
     observer = observer or Silent()
-    model, layers = reached(model, data.train.batch([0])[0])
-    check_applicable(recipe.passes, recipe.scheme, model)
+    sample = data.train.batch([0])[0]
+    model, layers = reached(model, sample)
+    check_applicable(recipe.passes, recipe.scheme, model, sample)
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
     observer.progress("calibrate", 0, 1)

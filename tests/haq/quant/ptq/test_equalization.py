@@ -51,7 +51,7 @@ def test_the_function_stays_and_ranges_come_closer(name: str, fold: bool) -> Non
         assert torch.allclose(equal(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert any(isinstance(module, nn.BatchNorm2d) for module in equal.modules()) != fold
     if fold:
-        pairs = find_pairs(equal)
+        pairs = find_pairs(equal, x[:1])
         assert len(pairs) == (9 if name == "resnet20" else 2), "only those of the residual blocks"
         folded = fold_batch_norm(model, x[:1])
         for pair in pairs:
