@@ -149,8 +149,7 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
 
 def faked(values: Tensor, like: Tensor) -> Tensor:
     """Returns a tensor without values, of the shape of `values`, for the trace that `like` belongs to."""
-    mode: Any = getattr(like, "fake_mode")  # noqa: B009 (tensors of a trace alone have it)
-    result: Tensor = mode.from_tensor(values, static_shapes=True)
+    result: Tensor = cast(Any, like).fake_mode.from_tensor(values, static_shapes=True)
     return result
 
 

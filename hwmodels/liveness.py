@@ -18,7 +18,7 @@ from haq.torch_internals import BatchNorm
 __all__ = ["plan_memory", "plan_or_none"]
 
 _VIEWS = {
-    "flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", "getitem", "pad", "alias",
+    "flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", "getitem", "pad",
     "slice", "select", "expand",
 }  # fmt: skip
 """Operations whose result is the same values, if there are as many of them."""

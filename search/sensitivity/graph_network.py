@@ -15,6 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from haq.errors import ModelError
 from haq.layers import quantizable_layers
+from haq.layers.own_forward import has_own_forward
+from haq.layers.variants import Variant
 from haq.quant.graph import is_layer, operation, trace_graph
 from haq.torch_internals import convolved, has_forward_hooks, writes
 
@@ -202,9 +204,9 @@ class GraphNetwork:
     # Planning
 
     def _leaf(self, node: fx.Node) -> nn.Module | None:
-        """The plain layer, norm or activation that a node calls with one input; no subclasses, and none with hooks."""
+        """The plain layer, norm or activation that a node calls with one input; none with its own code or hooks."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        if module is None or type(module) not in _LEAVES or has_forward_hooks(module):
+        if module is None or not _is_plain(module) or has_forward_hooks(module):
             return None
         return module if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node) else None
 
@@ -246,7 +248,13 @@ _UNARY: dict[str | None, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Te
     "relu": (torch.relu, torch.relu_),
     "relu6": (F.relu6, lambda x: F.hardtanh_(x, 0.0, 6.0)),
 }
-_LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+_PLAIN = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return not isinstance(module, Variant) and not has_own_forward(module)
+    return type(module) in _PLAIN
 
 
 def _sum(a: Tensor, b: Tensor, over_a: bool, over_b: bool) -> Tensor:

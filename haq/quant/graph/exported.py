@@ -67,15 +67,15 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], any_batch: bool) -> fx.Gr
     with whole.recorded(), _silent():
         program = export(copy, fresh(inputs), strict=False, dynamic_shapes=sizes)
         found = program.module(check_guards=False)
-    graph = found.graph
+    graph: Any = found.graph
     names = whole.restore(graph)
     for node in list(graph.nodes):
         node.meta.clear()  # tensors of the trace
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
-    if isinstance(graph.output_node().args[0], tuple) and _is_plain(program.call_spec, inputs):
-        (result,) = graph.output_node().args[0]
-        graph.output_node().args = (result,)
+    if _is_plain(program.call_spec, inputs):
+        (results,) = graph.output_node().args
+        graph.output_node().args = tuple(results)
         graph.set_codegen(fx.graph.CodeGen())
     parts: dict[str, Any] = {name: model.get_submodule(name) for name in names}
     for target in {str(node.target) for node in graph.find_nodes(op="get_attr")}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,9 +39,7 @@ def chain_of_blocks(model: nn.Module, purpose: str, sample: Tensor) -> list[fx.G
         for block in blocks:
             found = block(found)
     if not isinstance(expected, Tensor) or not _agree(expected, found):
-        raise ModelError(
-            f"{purpose} needs a network that maps one tensor to one, which {type(model).__name__} does not"
-        )
+        raise ModelError(f"{purpose} needs a network of one input and one output, which {type(model).__name__} is not")
     return blocks
 
 
