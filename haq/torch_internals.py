@@ -24,6 +24,7 @@ internal that an update breaks. Why each is needed:
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection
 from types import FunctionType
 from typing import Any, cast
@@ -95,9 +96,8 @@ def has_forward_hooks(module: nn.Module) -> bool:
 
 
 def forget_forward_hooks(module: nn.Module) -> None:
-    """Removes what runs before and after the module's forward pass."""
-    module._forward_hooks.clear()
-    module._forward_pre_hooks.clear()
+    """Removes what runs before and after the module's forward pass, but not from those that it shares it with."""
+    module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
 
 
 def pre_hooks(module: nn.Module) -> list[Any]:
@@ -155,7 +155,7 @@ def faked(values: Tensor, like: Tensor) -> Tensor:
 
 def decides_by_values(error: Exception) -> bool:
     """Whether a trace failed because Python code asked for the value of a tensor."""
-    return type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException", "TraceError")
+    return type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 
 
 # Wrapped and compiled networks

@@ -49,7 +49,7 @@ def exported_graph(model: nn.Module, sample: Sample, any_batch: bool = False) ->
     inputs = sample if isinstance(sample, tuple) else (sample,)
     if any_batch and _rows(inputs) == 1:
         inputs = _with_rows(inputs, 2)  # a size of 1 would be taken for a constant
-    with evaluating(model), same_randomness():
+    with evaluating(model):
         graph = _export(model, inputs, any_batch)
         counts = (_rows(inputs), _rows(inputs) + 1, 1) if any_batch else (_rows(inputs),)
         for count in dict.fromkeys(counts):
@@ -64,7 +64,7 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], any_batch: bool) -> fx.Gr
     sizes = tree_map(lambda value: {0: Dim.AUTO} if any_batch and _is_batch(value, rows) else None, inputs)
     copy = sharing(model)  # a forward pass may keep tensors in its modules
     whole = WholeModules(copy, _kept_whole)
-    with whole.recorded(), _silent():
+    with whole.recorded(), same_randomness(), _silent():
         program = export(copy, fresh(inputs), strict=False, dynamic_shapes=sizes)
         found = program.module(check_guards=False)
     graph: Any = found.graph
@@ -101,9 +101,11 @@ def _check(graph: fx.GraphModule, model: nn.Module, inputs: tuple[Any, ...], cou
     Raises:
         ModelError: They differ, or the graph does not run.
     """
-    expected = tree_leaves(model(*fresh(inputs)))
+    with same_randomness():
+        expected = tree_leaves(model(*fresh(inputs)))
     try:
-        found = tree_leaves(graph(*fresh(inputs)))
+        with same_randomness():
+            found = tree_leaves(graph(*fresh(inputs)))
     except Exception as error:
         raise ModelError(f"its graph does not run on a batch of {count}: {error}") from None
     if len(expected) != len(found) or not all(map(_agree, expected, found)):

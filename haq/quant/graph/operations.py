@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from haq.quant.graph.leaves import module_of
 
-__all__ = ["argument", "constants", "operation"]
+__all__ = ["argument", "constants", "operation", "pads_with_zeros"]
 
 _MODULES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardtanh: "hardtanh", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh",
@@ -61,6 +61,12 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
         default: Value if the argument was not given.
     """
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def pads_with_zeros(node: fx.Node, network: fx.GraphModule) -> bool:
+    """Whether a node adds zeros around its input."""
+    constant = argument(node, 2, "mode", "constant") == "constant"
+    return operation(node, network) == "pad" and constant and not argument(node, 3, "value", None)
 
 
 def constants(network: fx.GraphModule) -> Set[fx.Node]:

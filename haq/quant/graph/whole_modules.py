@@ -20,7 +20,7 @@ from haq.torch_internals import faked, forget_forward_hooks, registries_for, tre
 
 __all__ = ["WholeModules"]
 
-_MOST_CALLS = 2000
+_MOST_CALLS = 1000
 """Calls of whole modules in one forward pass; a loop over many time steps would take minutes to trace."""
 
 _numbers = itertools.count()
@@ -83,9 +83,9 @@ class WholeModules:
         return self._calls[number].results(tensors, sizes)
 
     def _replace(self, name: str, module: nn.Module) -> None:
-        forget_forward_hooks(module)  # they run when the graph calls the module
         inner = copy.copy(module)
         vars(inner).update(registries_for(module))
+        forget_forward_hooks(inner)  # those of the module itself run
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if len(self._calls) == _MOST_CALLS:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from haq.layers import copied, reachable, replace_modules, run_sample, watched
 from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
-from haq.quant.graph import module_of, operation, trace_graph
+from haq.quant.graph import module_of, operation, pads_with_zeros, trace_graph
 from haq.torch_internals import BatchNorm
 
 __all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
@@ -224,7 +224,7 @@ def _pair_from(node: fx.Node, network: fx.GraphModule) -> LayerPair | None:
             if not _runs_once(reader, network):
                 return None
             clips.append(str(reader.target))
-        elif operation(reader, network) not in _COMMUTING:
+        elif not (operation(reader, network) in _COMMUTING or pads_with_zeros(reader, network)):
             return None
     return None
 

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haq.layers.running import groups_of
-from haq.quant.graph import argument, module_of, operation, trace_graph
+from haq.quant.graph import argument, module_of, operation, pads_with_zeros, trace_graph
 from haq.torch_internals import BatchNorm
 
 __all__ = ["ClippedNormal", "clipped_normal_moments", "input_statistics"]
@@ -141,7 +141,7 @@ def _behind(
         return replace(first, exact=False)
     if name in ("getitem", "slice"):
         return first if _subsamples(node, name) else None
-    if name == "pad":
+    if pads_with_zeros(node, network):
         return _padded(node, first)
     if isinstance(module, nn.Conv2d | nn.Linear) and _fits(first, module):
         return _through(module, first)
@@ -169,11 +169,13 @@ def _subsamples(node: fx.Node, name: str) -> bool:
 
 
 def _padded(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
-    """Adds channels of zeros, as parameter-free shortcuts do: normal distributions with mean and deviation 0."""
+    """Adds zeros at the borders, which are ignored as in a convolution, or channels of zeros as shortcuts do."""
     sides = list(cast(Any, node.args[1]))
-    zeros = argument(node, 2, "mode", "constant") == "constant" and not argument(node, 3, "value", None)
-    if not zeros or len(sides) != 6 or any(sides[:4]):
+    if len(sides) == 4:
+        return values
+    if len(sides) != 6 or any(sides[:4]) or not all(isinstance(side, int) for side in sides):
         return None
+    # Such a channel is a normal distribution with mean and deviation 0
     return replace(values, mean=F.pad(values.mean, sides[4:]), std=F.pad(values.std, sides[4:]))
 
 
