@@ -56,11 +56,9 @@ def test_conditions_may_be_on_the_shape_of_any_input() -> None:
 
 
 def test_layers_inside_modules_of_pytorch_are_in_the_graph() -> None:
-    network, x = (
-        nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), nn.Linear(4, 2)).eval(),
-        torch.randn(2, 3, 4),
-    )
-    network = reachable(network, x)
+    x = torch.randn(2, 3, 4)
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    network = reachable(nn.Sequential(encoder, nn.Linear(4, 2)).eval(), x)
     graph = trace_graph(network, "a test", x, any_batch=True)
     called = [node.target for node in graph.graph.nodes if is_layer(module_of(node, graph))]
     assert called == ["0.self_attn.out_proj", "0.linear1", "0.linear2", "1"]
