@@ -10,6 +10,8 @@ internal that an update breaks. Why each is needed:
 - `_parameters`, `_buffers`, `_modules`: the public iterators leave out entries that are `None` or come twice, and
   setting an attribute refuses some values.
 - `_non_persistent_buffers_set`: says which buffers a state leaves out without making a state.
+- `fake_mode`: makes tensors without values that go with those of a trace.
+- `GuardOnDataDependentSymNode` and its like: what a trace raises when code asks for the value of a tensor.
 - `_forward_hooks`, `_forward_pre_hooks`, `_load_state_dict_pre_hooks`: PyTorch does not say which hooks a module has.
 - `WeightNorm`, `SpectralNorm` and `_tensor_name` of pruning: the older ways of computing a weight are hooks, whose
   classes are not documented.
@@ -27,6 +29,7 @@ internal that an update breaks. Why each is needed:
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from inspect import signature
 from types import FunctionType
@@ -40,9 +43,18 @@ from torch.nn.utils import prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["BatchNorm", "DispatchMode", "SpectralNorm", "WeightNorm", "tree_leaves", "tree_map"]
+__all__ = [
+    "BatchNorm",
+    "DispatchMode",
+    "SpectralNorm",
+    "WeightNorm",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_unflatten",
+]
 
 FLAT_WEIGHTS = "_flat_weights"
 """The list in which `nn.LSTM`, `nn.GRU` and `nn.RNN` keep their weights, for the function that they call."""
@@ -117,6 +129,11 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def forget_forward_hooks(module: nn.Module) -> None:
+    """Removes what runs before and after the module's forward pass, but not from those that it shares it with."""
+    module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+
+
 def pre_hooks(module: nn.Module) -> list[Any]:
     """Returns the hooks that run before the module's forward pass."""
     return list(module._forward_pre_hooks.values())
@@ -173,6 +190,20 @@ def int8_product(a: Tensor, b: Tensor) -> Tensor:
 def unseen() -> Any:
     """Returns a context in which function modes see no call."""
     return torch._C.DisableTorchFunction()
+
+
+# Traces
+
+
+def faked(values: Tensor, like: Tensor) -> Tensor:
+    """Returns a tensor without values, of the shape of `values`, for the trace that `like` belongs to."""
+    result: Tensor = cast(Any, like).fake_mode.from_tensor(values, static_shapes=True)
+    return result
+
+
+def decides_by_values(error: Exception) -> bool:
+    """Whether a trace failed because Python code asked for the value of a tensor."""
+    return type(error).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException")
 
 
 # Wrapped and compiled networks

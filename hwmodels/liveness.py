@@ -5,48 +5,56 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from haq.errors import ModelError
 from haq.hwmodels.tables.memory import Buffer, MemoryPlan, Step
 from haq.layers import evaluating, fresh
-from haq.quant.graph import trace_graph
+from haq.layers.running import Sample
+from haq.quant.graph import constants, is_layer, module_of, operation, trace_graph
+from haq.torch_internals import BatchNorm
 
 __all__ = ["plan_memory", "plan_or_none"]
 
-_VIEWS = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", "getitem", "pad"}
-_ELEMENTWISE = {
-    "relu", "relu_", "relu6", "hardtanh", "hardtanh_", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid",
-    "leaky_relu", "elu", "clamp", "dropout", "add", "add_", "iadd", "sub", "mul", "mul_", "truediv",
+_VIEWS = {
+    "flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "detach", "getitem", "pad",
+    "slice", "select", "expand",
 }  # fmt: skip
-_ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU,
-    nn.ELU, nn.Dropout, nn.Identity, nn.BatchNorm1d, nn.BatchNorm2d,
-)  # fmt: skip
+"""Operations whose result is the same values, if there are as many of them."""
+
+_ELEMENTWISE = {
+    "relu", "relu6", "hardtanh", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu",
+    "clamp", "dropout", "identity", "add", "sub", "mul", "div",
+}  # fmt: skip
+_PARTS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind"}
+"""Operations whose results are parts of the input, not values of their own."""
+
+_ARITHMETIC = {"add", "sub", "mul"}
 
 
-def plan_memory(model: nn.Module, sample: Tensor) -> MemoryPlan:
+def plan_memory(model: nn.Module, sample: Sample) -> MemoryPlan:
     """Lists the buffers and steps of one forward pass.
 
     Every operation writes a buffer of its own, with two exceptions: views share the buffer of their source, and
     elementwise operations (activation functions, normalisation, residual additions) overwrite an input of their size
-    that nothing reads afterwards.
+    that nothing reads afterwards. Parameters, and what is computed from them and from sizes alone, are not counted:
+    they are known before the network runs.
 
     Args:
-        model: Must be traceable by `torch.fx`.
-        sample: One input, `(1, …)`.
+        model: Any network that can be traced.
+        sample: One input, `(1, …)`, or a tuple of positional inputs.
 
     Raises:
         ModelError: The forward pass cannot be traced.
     """
     with evaluating(model):
         graph = trace_graph(model, "planning memory", sample)
-        ShapeProp(graph).propagate(fresh(sample))
+        ShapeProp(graph).propagate(*fresh(sample if isinstance(sample, tuple) else (sample,)))
     return _Planner(graph).plan()
 
 
-def plan_or_none(model: nn.Module, sample: Tensor) -> MemoryPlan | None:
+def plan_or_none(model: nn.Module, sample: Sample) -> MemoryPlan | None:
     """Returns the plan, or `None` if the network cannot be traced."""
     try:
         return plan_memory(model, sample)
@@ -58,8 +66,10 @@ class _Planner:
     """Walks the graph twice: for the owners of buffers, then for their lifetimes."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
-        self._modules = dict(graph.named_modules())
-        self._nodes = [node for node in graph.graph.nodes if _elements(node) or node.op == "output"]
+        self._graph = graph
+        self._names = {module: name for name, module in graph.named_modules()}
+        known = constants(graph)
+        self._nodes = [n for n in graph.graph.nodes if n.op == "output" or (_elements(n) and n not in known)]
         self._order = {node: number for number, node in enumerate(self._nodes)}
         self._owner: dict[fx.Node, fx.Node] = {}
 
@@ -83,10 +93,9 @@ class _Planner:
 
     def _written_over(self, node: fx.Node) -> fx.Node | None:
         """Returns the input whose buffer `node` takes over, or `None`."""
-        name = _name(node)
-        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        view = name in _VIEWS or isinstance(module, nn.Flatten | nn.Unflatten)
-        if not (view or name in _ELEMENTWISE or isinstance(module, _ELEMENTWISE_MODULES)):
+        name = operation(node, self._graph)
+        view = name in _VIEWS
+        if not (view or name in _ELEMENTWISE or isinstance(module_of(node, self._graph), BatchNorm)):
             return None
         for source in node.all_input_nodes:
             if source in self._owner and _elements(source) == _elements(node):
@@ -96,29 +105,28 @@ class _Planner:
         return None
 
     def _last_read(self, node: fx.Node) -> int:
-        return max((self._order[user] for user in node.users if user in self._order), default=self._order[node])
+        """Returns when a value is read last; what returns several tensors, such as an LSTM, reads when they appear."""
+        readers = [user for user in node.users if user in self._order]
+        for user in node.users:
+            if "tensor_meta" in user.meta and not _elements(user) and operation(user, self._graph) not in _PARTS:
+                readers += user.users
+        return max((self._order[reader] for reader in readers if reader in self._order), default=self._order[node])
 
     def _buffer(self, owner: fx.Node, members: list[fx.Node]) -> Buffer:
         users = [user for node in members for user in node.users if self._owner.get(user) is not owner]
         readers = [self._layer(user) for user in users]
-        inside = any(_name(user) in ("add", "add_", "iadd", "mul", "sub") for node in members for user in node.users)
+        inside = any(operation(user, self._graph) in _ARITHMETIC for node in members for user in node.users)
         return Buffer(
             max(map(_elements, members)), tuple(dict.fromkeys(filter(None, readers))), inside or None in readers
         )
 
     def _layer(self, node: fx.Node) -> str | None:
         """Returns the name of the layer that `node` calls, or `None`; a module called twice has one name."""
-        module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            return None
-        return next((name for name, other in self._modules.items() if other is module), None)
+        module = module_of(node, self._graph)
+        return self._names[module] if module is not None and is_layer(module) else None
 
 
 def _elements(node: fx.Node) -> int:
     """Returns the number of values of one sample; 0 if the node is no tensor."""
     found: Any = node.meta.get("tensor_meta")
     return int(torch.Size(found.shape).numel()) if hasattr(found, "shape") else 0
-
-
-def _name(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from haq.layers.variants import Variant
 
-__all__ = ["PRODUCTS", "OwnForward", "Substituted", "arguments", "own_class"]
+__all__ = ["PRODUCTS", "OwnForward", "StaysFloat", "Substituted", "arguments", "own_class"]
 
 _CONVOLUTION = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 _TRANSPOSED = {
@@ -78,6 +78,10 @@ class OwnForward(Variant):
 
 class Substituted(Variant):
     """Mixed into a layer whose product cannot be intercepted; to quantize it, its weight is substituted."""
+
+
+class StaysFloat(Variant):
+    """Mixed into a layer that no policy gives widths to, because other code reads its weight too."""
 
 
 class _Taken(TorchFunctionMode):

@@ -15,6 +15,7 @@ from haq.errors import ModelError
 from haq.layers.computed import bake, has_computed_weights
 from haq.layers.copying import copied, replace_module
 from haq.layers.kinds import known_kind
+from haq.layers.own_forward import StaysFloat
 from haq.layers.reads import CallsRead, Reads, find_reads
 from haq.layers.running import Sample, evaluating, fresh, run_sample, same_randomness
 from haq.layers.settling import is_settled, settle
@@ -77,6 +78,10 @@ def reachable(model: nn.Module, sample: Sample | None = None) -> nn.Module:
             _check_same(model, network, sample)
         reads = find_reads(network, sample)
         _settled[model] = bare, reads
+    if reads.floating:
+        network = copied(network) if network is model else network
+        for name in reads.floating:
+            become(network.get_submodule(name), StaysFloat)
     added = [kind for kind, needed in ((CallsRead, reads.layers), (KeepsInput, reads.changes_input)) if needed]
     if added:
         network = copied(network) if network is model else network

@@ -31,10 +31,12 @@ class Reads:
     Attributes:
         layers: Names of layers that are not called, but whose weight is used in exactly the product they would compute.
         changes_input: Whether the network changes its input in place.
+        floating: Names of tables whose weight is also used in another way, such as by a head that multiplies by it.
     """
 
     layers: tuple[str, ...] = ()
     changes_input: bool = False
+    floating: tuple[str, ...] = ()
 
 
 class CallsRead(Variant):
@@ -66,7 +68,7 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
 
     Raises:
         ModelError: The network fails on the sample, or a layer's weight is used outside of the layer in another way
-            than in the layer's own product.
+            than in the layer's own product. Tables of embeddings then stay in floating point instead.
     """
     layers = dict(quantizable_layers(network))
     watch = _Watch(layers)
@@ -74,14 +76,17 @@ def find_reads(network: nn.Module, sample: Sample) -> Reads:
     inputs = tuple(value.clone() if isinstance(value, Tensor) else value for value in given)
     with watch.owners_watched(network), watch:
         run_sample(network, inputs if isinstance(sample, tuple) else inputs[0], copied=False)
+    floating = tuple(name for name in watch.other if not kind_of(layers[name]).reads_values)
     for name, how in watch.other.items():
+        if name in floating:
+            continue
         where = "also read outside of it" if name in watch.called else "read, but the layer is not called"
         raise ModelError(
             f"layer {name!r}: its weight is {where} (by {how}), which no quantizer can follow; call the layer, or "
             "keep that weight as a parameter of another module"
         )
     changed = any(isinstance(old, Tensor) and not torch.equal(old, new) for old, new in zip(given, inputs, strict=True))
-    return Reads(tuple(name for name in layers if name in watch.products), changed)
+    return Reads(tuple(name for name in layers if name in watch.products), changed, floating)
 
 
 class _Watch(TorchFunctionMode):

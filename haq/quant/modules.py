@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from haq.layers.kinds import kind_of
+from haq.layers.kinds import bias_of, kind_of
 from haq.layers.kinds.transposed import OutputFirst
 from haq.layers.own_forward import OwnForward, Substituted, own_class
 from haq.layers.running import put_in_place
@@ -38,7 +38,7 @@ class Quantized(Variant):
         """Runs the layer with its quantized input, the first argument or `input`, and its quantized weight."""
         given, *rest = args or (named.pop("input"),)
         x, weight = self.input_quantizer(given), self.weight_quantizer(self.weight)
-        return cast(Tensor, self.gradient_quantizer(kind_of(self).run(self, x, weight, *rest, **named)))
+        return cast(Tensor, self.gradient_quantizer(kind_of(self).run(self, x, weight, bias_of(self), *rest, **named)))
 
 
 class Lookups(nn.Identity):

@@ -121,7 +121,7 @@ def apply_policy(
     model, layers = reached(model, sample)
     layers = [layer for layer in layers if layer.name in policy]
     rest = rest_of(model, sample, layers)
-    check_applicable(recipe.passes, recipe.scheme, model)
+    check_applicable(recipe.passes, recipe.scheme, model, sample)
     shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
     batches = [x for x, _ in shown.batches(64)]
     observer.progress("calibrate", 0, 1)

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import flop_registry
 
 from haq.layers import LayerSpec, quantizable_layers, run_sample
+from haq.layers.own_forward import StaysFloat
 from haq.layers.rest import Left, Rest
 from haq.layers.running import Sample, same_randomness
 from haq.quant.folding import batch_norms_after, fold_batch_norm
@@ -111,6 +112,8 @@ def _reason(module: nn.Module, known: Collection[nn.Module], given: Mapping[nn.M
         return "it is not the layer's weight"
     if module in known:
         return "the policy leaves this layer out"
+    if isinstance(module, StaysFloat):
+        return "other code reads its weight too"
     if isinstance(module, BatchNorm):
         return "no quantized layer absorbs it"
     if next(module.children(), None) is not None:

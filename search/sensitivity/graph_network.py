@@ -15,12 +15,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from haq.errors import ModelError
 from haq.layers import quantizable_layers
-from haq.quant.graph import trace_graph
-from haq.torch_internals import convolved, has_forward_hooks, writes
+from haq.layers.kinds import bias_of, kind_of
+from haq.layers.kinds.transposed import OutputFirst
+from haq.layers.settling import has_own_forward
+from haq.layers.variants import Variant
+from haq.quant.graph import is_layer, operation, trace_graph
+from haq.torch_internals import has_forward_hooks, writes
 
 __all__ = ["GraphNetwork"]
 
-Layer = nn.Conv2d | nn.Linear
 Values = dict[fx.Node, Any]
 Fused = tuple[Tensor, Tensor | None]
 """Weight and bias of a layer, with the batch norm that follows it."""
@@ -31,7 +34,7 @@ class _Call:
     """A layer as one node calls it, with its batch norm folded in."""
 
     name: str
-    module: Layer
+    module: Any
     norm: nn.BatchNorm2d | None
 
     def fused(self, weight: Tensor, bias: Tensor | None, channels_last: bool) -> Fused:
@@ -48,7 +51,7 @@ class _Call:
         return weight, None if bias is None else bias.detach()
 
     def run(self, x: Tensor, fused: Fused) -> Tensor:
-        return convolved(self.module, x, *fused) if isinstance(self.module, nn.Conv2d) else F.linear(x, *fused)
+        return kind_of(self.module).run(self.module, x, *fused)
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,17 @@ class GraphNetwork:
 
     def __init__(self, model: nn.Module, layers: Sequence[str], sample: Tensor, channels_last: bool) -> None:
         names = {module: name for name, module in quantizable_layers(model)}
-        self._module = _without_shared_writes(trace_graph(model, "running parts of a network", sample), sample)
+        graph = trace_graph(model, "running parts of a network", sample, any_batch=True)
+        self._module = _without_shared_writes(graph, sample)
         self._channels_last = channels_last and sample.dim() == 4
         self._modules = dict(self._module.named_modules(remove_duplicate=False))
         self._calls: dict[fx.Node, _Call] = {}
         for node in list(self._module.graph.nodes):
-            if isinstance(layer := self._leaf(node), nn.Conv2d | nn.Linear) and names[layer] in layers:
+            layer = self._leaf(node)
+            if layer is not None and is_layer(layer) and names[layer] in layers:
                 self._calls[node] = _Call(names[layer], layer, self._take_norm(node))
         self._float = {
-            node: call.fused(call.module.weight, call.module.bias, self._channels_last)
+            node: call.fused(call.module.weight, bias_of(call.module), self._channels_last)
             for node, call in self._calls.items()
         }
         self._plan(layers)
@@ -98,7 +103,7 @@ class GraphNetwork:
         if not isinstance(output.args[0], fx.Node):
             raise ModelError("the network returns more than one tensor")
         self._result = output.args[0]
-        self._input = nodes[0]
+        self._input = next(node for node in nodes if node.op == "placeholder")
         self._kinds = {node: kind for node in nodes if (kind := self._kind(node))}
         self._after: dict[str, list[fx.Node]] = {}
         for node in nodes:
@@ -201,9 +206,9 @@ class GraphNetwork:
     # Planning
 
     def _leaf(self, node: fx.Node) -> nn.Module | None:
-        """The plain layer, norm or activation that a node calls with one input; no subclasses, and none with hooks."""
+        """The plain layer, norm or activation that a node calls with one input; none with its own code or hooks."""
         module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-        if module is None or type(module) not in _LEAVES or has_forward_hooks(module):
+        if module is None or not _is_plain(module) or has_forward_hooks(module):
             return None
         return module if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node) else None
 
@@ -220,11 +225,12 @@ class GraphNetwork:
     def _kind(self, node: fx.Node) -> Callable[[fx.Node | None, Values], Any] | None:
         """How to run a node that may write over its input; other nodes have none."""
         sources = node.all_input_nodes
-        name = node.target if node.op in ("call_function", "call_method") else type(self._leaf(node))
+        plain = node.op != "call_module" or self._leaf(node) is not None
+        name = operation(node, self._module) if plain else None
         if name in _UNARY and len(sources) == 1:
-            plain, over_input = _UNARY[name]
-            return lambda over, values: (plain if over is None else over_input)(values[sources[0]])
-        if name in _SUMS and len(node.args) == 2 and len(sources) == 2 and not node.kwargs:
+            anew, over_input = _UNARY[name]
+            return lambda over, values: (anew if over is None else over_input)(values[sources[0]])
+        if name == "add" and len(node.args) == 2 and len(sources) == 2 and not node.kwargs:
             first, second = sources
             return lambda over, values: _sum(values[first], values[second], over is first, over is second)
         return None
@@ -240,12 +246,18 @@ class GraphNetwork:
         return tuple(reversed(steps))
 
 
-_UNARY: dict[Any, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_", nn.ReLU), (torch.relu, torch.relu_)),
-    **dict.fromkeys((F.relu6, nn.ReLU6), (F.relu6, lambda x: F.hardtanh_(x, 0.0, 6.0))),
+_UNARY: dict[str | None, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "relu": (torch.relu, torch.relu_),
+    "relu6": (F.relu6, lambda x: F.hardtanh_(x, 0.0, 6.0)),
 }
-_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
-_LEAVES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+_PLAIN = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if is_layer(module):
+        ours = isinstance(module, Variant) and not isinstance(module, OutputFirst)
+        return not ours and not has_own_forward(module)
+    return type(module) in _PLAIN
 
 
 def _sum(a: Tensor, b: Tensor, over_a: bool, over_b: bool) -> Tensor:

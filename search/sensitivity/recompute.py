@@ -80,7 +80,8 @@ def network_of(model: nn.Module, layers: Sequence[str], sample: Tensor) -> Netwo
                 "the float network gives no tensor, or NaN or infinite outputs; check its weights and data"
             )
         try:
-            for channels_last in (True, False):  # a view that the model takes may need the usual layout
+            # A view that the model takes may need the usual layout
+            for channels_last in (True, False) if sample.dim() == 4 else (False,):
                 network = GraphNetwork(model, layers, sample, channels_last)
                 if network.gives(expected, sample):
                     return network

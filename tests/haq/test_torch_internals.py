@@ -1,5 +1,6 @@
 """Every internal of PyTorch that haq uses, one test each: its name says what an update of PyTorch broke."""
 
+import copy
 import subprocess
 import sys
 from typing import Any
@@ -73,6 +74,42 @@ def test_tensors_that_modules_share() -> None:
     assert not list(linear.children())
     assert linear.bias is not None
     assert made.weight is linear.weight
+
+
+def test_trees_are_taken_apart_and_put_together() -> None:
+    nested = ((1,), {"a": [2, None]})
+    parts, structure = internals.tree_flatten(nested)
+    assert parts == [1, 2, None]
+    assert internals.tree_unflatten(["x", "y", None], structure) == (("x",), {"a": ["y", None]})
+
+
+def test_hooks_are_forgotten_by_one_of_two_that_share_them() -> None:
+    module = nn.Linear(1, 1)
+    module.register_forward_hook(lambda *_: None)
+    twin = copy.copy(module)
+    internals.forget_forward_hooks(twin)
+    assert not internals.has_forward_hooks(twin)
+    assert internals.has_forward_hooks(module)
+
+
+def test_GuardOnDataDependentSymNode(capfd: pytest.CaptureFixture[str]) -> None:
+    class Looking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(RuntimeError) as error:
+        torch.export.export(Looking(), (torch.ones(2),), strict=False)
+    assert internals.decides_by_values(error.value)
+    assert not internals.decides_by_values(ValueError("x.sum() is wrong"))
+    capfd.readouterr()  # PyTorch prints the graph that it had
+
+
+def test_fake_mode() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    like = FakeTensorMode().from_tensor(torch.ones(1))
+    made = internals.faked(torch.ones(2, 3), like)
+    assert (made.shape, made.fake_mode) == ((2, 3), like.fake_mode)  # type: ignore[attr-defined]
 
 
 def test__non_persistent_buffers_set() -> None:

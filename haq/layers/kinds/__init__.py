@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from haq.errors import ModelError
 from haq.layers.kinds.base import LayerKind
+from haq.layers.own_forward import StaysFloat
 from haq.registry import LAYERS
 
 __all__ = ["LayerKind", "bias_of", "kind_of", "known_kind"]
@@ -16,6 +17,8 @@ __all__ = ["LayerKind", "bias_of", "kind_of", "known_kind"]
 
 def known_kind(module: nn.Module) -> LayerKind | None:
     """Returns the kind of a layer; `None` if the module is no layer that can be quantized."""
+    if isinstance(module, StaysFloat):
+        return None
     return next((kind for kind in _of_type(type(module), LAYERS.changes) if kind.matches(module)), None)
 
 

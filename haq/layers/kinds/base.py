@@ -53,13 +53,14 @@ class LayerKind:
         """
         raise NotImplementedError
 
-    def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
-        """Runs the layer with another weight; never changes the layer, because threads may share it.
+    def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
+        """Runs the layer with another weight and bias; never changes the layer, because threads may share it.
 
         Args:
-            layer: The layer, with its bias.
+            layer: The layer.
             x: Its input.
             weight: In place of its weight, of the same shape.
+            bias: In place of its bias; `None` for none.
             *rest: Further arguments of the call.
             **named: Further arguments of the call, by name.
         """

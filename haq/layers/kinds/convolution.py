@@ -41,8 +41,8 @@ class _Convolution(LayerKind):
             0 if layer.bias is None else layer.bias.numel(),
         )  # fmt: skip
 
-    def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
-        return convolved(layer, x, weight, layer.bias)
+    def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
+        return convolved(layer, x, weight, bias)
 
     def count(self, layer: Any, x: Tensor) -> int:
         padded = self.padded(layer, x)

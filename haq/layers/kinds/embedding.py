@@ -34,7 +34,7 @@ class _Embedding(LayerKind):
             (y.numel() // channels, 1), 0, rows * channels, 0,
         )  # fmt: skip
 
-    def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
+    def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
         if isinstance(layer, nn.Embedding):
             return F.embedding(x, weight, layer.padding_idx, scale_grad_by_freq=layer.scale_grad_by_freq)
         offsets = rest[0] if rest else named.get("offsets")

@@ -32,8 +32,8 @@ class _Linear(LayerKind):
             (rows, 1), rows * params, params, 0 if layer.bias is None else layer.bias.numel(),
         )  # fmt: skip
 
-    def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
-        return F.linear(x, weight, layer.bias)
+    def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def count(self, layer: Any, x: Tensor) -> int:
         return x.numel() // x.shape[-1]

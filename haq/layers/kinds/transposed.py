@@ -78,11 +78,11 @@ class _Transposed(LayerKind):
             calls * math.prod(in_size) * params, params, 0 if layer.bias is None else layer.bias.numel(),
         )  # fmt: skip
 
-    def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
+    def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
         function = _FUNCTIONS[len(layer.kernel_size)]
         added = output_padding_of(layer, x, *rest, **named)
         weight = inputs_first(weight, layer.groups)
-        y: Tensor = function(x, weight, layer.bias, layer.stride, layer.padding, added, layer.groups, layer.dilation)
+        y: Tensor = function(x, weight, bias, layer.stride, layer.padding, added, layer.groups, layer.dilation)
         return y
 
     def count(self, layer: Any, x: Tensor) -> int:
@@ -112,10 +112,11 @@ class OutputFirst(Variant):
     """Mixed into a transposed convolution whose weight is held with its output channels first."""
 
     weight: Tensor
+    bias: Tensor | None
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Runs the transposed convolution, `(N, C, *size)` → `(N, M, *size)`."""
-        return TRANSPOSED.run(self, input, self.weight, output_size)
+        return TRANSPOSED.run(self, input, self.weight, self.bias, output_size)
 
 
 def put_outputs_first(layer: nn.Module) -> None:

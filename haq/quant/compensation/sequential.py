@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from haq.layers import quantizable_layers, reachable, run_sample, watched
 from haq.layers.copying import sharing
-from haq.layers.kinds import kind_of
+from haq.layers.kinds import bias_of, kind_of
 from haq.layers.own_forward import OwnForward
 from haq.layers.running import put_in_place, tied_layers
 from haq.quant.compensation.layers import round_layer
@@ -303,4 +303,4 @@ def _product(layer: Quantized, x: Tensor, before: Sequence[Any], rest: Sequence[
     if before:
         y: Tensor = before[0](x, weight, layer.bias, *rest)
         return y
-    return kind_of(layer).run(layer, x, weight, *rest)
+    return kind_of(layer).run(layer, x, weight, bias_of(layer), *rest)

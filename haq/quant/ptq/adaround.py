@@ -32,6 +32,7 @@ _LAMBDA = 3.0
 _ROUNDING_RATE = 0.1
 _SCALE_RATE = 1e-3  # as a share of a parameter's magnitude
 _TRUST = 0.9  # weight of the rounding to start from; 0.5 leads to a tenth more divergence at 2 bits
+_SAMPLE = 2  # inputs that the blocks are found with
 _CHUNK = 128  # samples that run through a block at once when nothing is trained
 
 
@@ -124,17 +125,17 @@ def adaround(
         ModelError: A weight's quantizer is not uniform, a network cannot be traced, or the two differ.
     """
     _check(quantized)
-    tuned = copied(quantized).eval()
-    blocks = chain_of_blocks(tuned, "AdaRound")
-    references = chain_of_blocks(copied(model).eval(), "AdaRound")
+    inputs = list(batches)
+    if not inputs:
+        raise DataError("AdaRound needs calibration inputs, but there are no batches")
+    tuned, sample = copied(quantized).eval(), inputs[0][:_SAMPLE]
+    blocks = chain_of_blocks(tuned, "AdaRound", sample)
+    references = chain_of_blocks(copied(model).eval(), "AdaRound", sample)
     if len(blocks) != len(references):
         raise ModelError(
             f"the quantized network has {len(blocks)} blocks, the float one {len(references)}; give AdaRound the float "
             "network that was prepared, with the same batch norms folded"
         )
-    inputs = list(batches)
-    if not inputs:
-        raise DataError("AdaRound needs calibration inputs, but there are no batches")
     exact = noisy = torch.cat(inputs)
     generator = torch.Generator().manual_seed(seed)
     exact_weights = {name: layer.weight for name, layer in quantizable_layers(model)}

@@ -21,6 +21,8 @@ from haq.quant.ptq.statistics import input_statistics
 
 __all__ = ["correct_bias", "correct_bias_analytic", "output_means"]
 
+_SAMPLE = 2  # inputs that the network is traced with
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,7 +43,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
     """
     corrected = copied(quantized).eval()
     inputs = list(batches)
-    network = trace_graph(corrected, "bias correction")
+    network = trace_graph(corrected, "bias correction", inputs[0][:_SAMPLE] if inputs else None, any_batch=True)
     means = output_means(model, inputs)
     runs = [fx.Interpreter(network) for _ in inputs]
     for run, x in zip(runs, inputs, strict=True):
@@ -110,7 +112,7 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
     """
     model, corrected = reachable(model, sample), copied(quantized).eval()
     floats = dict(quantizable_layers(fold_batch_norm(model, sample)))
-    statistics = input_statistics(model)
+    statistics = input_statistics(model, sample)
     left = []
     for name, layer in quantizable_layers(corrected):
         if not isinstance(layer, Quantized) or not kind_of(layer).reads_values:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Set
 
 import torch
-from torch import fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx, nn
 
-from haq.quant.graph import module_of, trace_graph
+from haq.errors import ModelError
+from haq.layers import fresh
+from haq.quant.graph import constants, is_layer, module_of, operation, trace_graph
 
-__all__ = ["chain_of_blocks", "is_relu"]
+__all__ = ["chain_of_blocks"]
 
-_RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, F.relu6, "relu", "relu_")
-
-
-def is_relu(node: fx.Node, network: fx.GraphModule) -> bool:
-    """Whether a node is a ReLU or ReLU6, as a module, function or method."""
-    if node.op == "call_module":
-        return isinstance(module_of(node, network), nn.ReLU | nn.ReLU6)
-    return node.op in ("call_function", "call_method") and node.target in _RELUS
+_TOLERANCE = 1e-3  # as a share of the largest output
 
 
-def chain_of_blocks(model: nn.Module, purpose: str) -> list[fx.GraphModule]:
+def chain_of_blocks(model: nn.Module, purpose: str, sample: Tensor) -> list[fx.GraphModule]:
     """Cuts `model` wherever a single tensor is alive, and returns the pieces; their composition is `model`.
 
     A piece holds at least one convolution or linear layer and the ReLU after it. So in a plain network every layer is a
@@ -32,14 +26,33 @@ def chain_of_blocks(model: nn.Module, purpose: str) -> list[fx.GraphModule]:
     Args:
         model: Network in evaluation mode that maps one tensor to one tensor.
         purpose: What needs the blocks, for the error message.
+        sample: Some inputs, `(N, …)`. The blocks hold for any number of them.
 
     Raises:
-        ModelError: The forward pass cannot be traced.
+        ModelError: The forward pass cannot be traced, or a block needs more than the output of the one before it.
     """
-    network = trace_graph(model, purpose)
+    network = trace_graph(model, purpose, sample, any_batch=True)
+    blocks = _cut(network)
+    with torch.no_grad():
+        expected = network(fresh(sample))
+        found = fresh(sample)
+        for block in blocks:
+            found = block(found)
+    if not isinstance(expected, Tensor) or not _agree(expected, found):
+        raise ModelError(f"{purpose} needs a network of one input and one output, which {type(model).__name__} is not")
+    return blocks
+
+
+def _agree(expected: Tensor, found: Tensor) -> bool:
+    atol = _TOLERANCE * float(expected.abs().max())
+    return expected.shape == found.shape and torch.allclose(expected, found, rtol=_TOLERANCE, atol=atol)
+
+
+def _cut(network: fx.GraphModule) -> list[fx.GraphModule]:
+    known = constants(network)
     segments: list[list[fx.Node]] = [[]]
     waiting: list[fx.Node] = []  # operations without a layer belong to the next layer, but a ReLU to the one before
-    for segment in _segments(network):
+    for segment in _segments(network, known):
         has_layer = any(_is_layer(node, network) for node in segment)
         if has_layer:
             segments.append(waiting + segment)
@@ -49,19 +62,19 @@ def chain_of_blocks(model: nn.Module, purpose: str) -> list[fx.GraphModule]:
         else:
             waiting += segment
     segments[-1] += waiting
-    return [_piece(network, segment) for segment in segments if segment]
+    return [_piece(network, segment, known) for segment in segments if segment]
 
 
 def _follows(node: fx.Node, network: fx.GraphModule) -> bool:
     """Whether an operation belongs to the layer before it; a folded batch norm is an identity."""
-    return isinstance(module_of(node, network), nn.Identity) or is_relu(node, network)
+    return operation(node, network) in ("identity", "relu", "relu6")
 
 
 def _is_layer(node: fx.Node, network: fx.GraphModule) -> bool:
-    return isinstance(module_of(node, network), nn.Conv2d | nn.Linear)
+    return is_layer(module_of(node, network))
 
 
-def _segments(network: fx.GraphModule) -> list[list[fx.Node]]:
+def _segments(network: fx.GraphModule, known: Set[fx.Node]) -> list[list[fx.Node]]:
     """Splits the operations between input and output after every node whose value is the only one alive."""
     order = {node: position for position, node in enumerate(network.graph.nodes)}
     segments: list[list[fx.Node]] = []
@@ -70,27 +83,26 @@ def _segments(network: fx.GraphModule) -> list[list[fx.Node]]:
     for node in network.graph.nodes:
         if node.op == "output":
             break
-        if node.op not in ("placeholder", "get_attr"):
+        if node in known:  # every piece computes them itself
+            continue
+        if node.op != "placeholder":
             current.append(node)
-        if node.op != "get_attr" and last_read <= order[node] and current:
+        if last_read <= order[node] and current:
             segments.append(current)
             current = []
-        if node.op != "get_attr":  # every piece has access to parameters
-            last_read = max([last_read, *(order[user] for user in node.users)])
+        last_read = max([last_read, *(order[user] for user in node.users if user not in known)])
     return [*segments, current] if current else segments
 
 
-def _piece(network: fx.GraphModule, nodes: list[fx.Node]) -> fx.GraphModule:
+def _piece(network: fx.GraphModule, nodes: list[fx.Node], known: Set[fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     entry = graph.placeholder("x")
 
     def copy_of(node: fx.Node) -> fx.Node:
-        if node in copies:
-            return copies[node]
-        if node.op == "get_attr":
-            return graph.get_attr(cast(str, node.target))
-        return entry
+        if node not in copies and node in known:
+            copies[node] = graph.node_copy(node, copy_of)
+        return copies.get(node, entry)  # sizes of the network's input are those of the piece's input
 
     for node in nodes:
         copies[node] = graph.node_copy(node, copy_of)

@@ -75,7 +75,7 @@ def calibrate_data_free(
 def _statistics(model: nn.Module, sample: Tensor) -> dict[str, ClippedNormal]:
     by_channel = sample.detach().transpose(0, 1).flatten(1)
     image = ClippedNormal(by_channel.mean(1), by_channel.std(1), exact=False)
-    statistics = input_statistics(model, image)
+    statistics = input_statistics(model, sample[:1], image)
     missing = [name for name, _ in quantizable_layers(model) if name not in statistics]
     if missing:
         raise ModelError(

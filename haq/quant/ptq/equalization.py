@@ -8,12 +8,11 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from haq.layers import copied, reachable, replace_modules, run_sample, watched
 from haq.layers.running import groups_of
 from haq.quant.folding import fold_batch_norm
-from haq.quant.graph import module_of, trace_graph
+from haq.quant.graph import module_of, operation, pads_with_zeros, trace_graph
 from haq.torch_internals import BatchNorm
 
 __all__ = ["LayerPair", "equalize", "equalize_pair", "find_pairs", "input_ranges", "output_ranges"]
@@ -30,15 +29,10 @@ _RELU6 = 6.0
 
 Layer = nn.Conv2d | nn.Linear
 
-_COMMUTING_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
-    nn.Flatten,
+_COMMUTING = (
+    "relu", "identity", "dropout", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "contiguous", "mean",
 )  # fmt: skip
-_COMMUTING_FUNCTIONS = (
-    F.relu, F.relu_, torch.relu, torch.relu_, F.dropout, F.max_pool2d, torch.max_pool2d, F.avg_pool2d,
-    F.adaptive_avg_pool2d, torch.flatten,
-)  # fmt: skip
-_COMMUTING_METHODS = ("relu", "relu_", "flatten", "contiguous", "mean")
+"""Operations that map s·x to s·y, channel by channel, if they map x to y."""
 
 
 class LayerPair(NamedTuple):
@@ -84,7 +78,7 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
     """
     model = reachable(model, sample[:1])
     folded, original = fold_batch_norm(model, sample[:1]), copied(model).eval()
-    pairs = find_pairs(folded)
+    pairs = find_pairs(folded, sample[:1])
     clipping, shares = _observed(folded, pairs, sample)
     chosen = [pair for pair in pairs if clipping.isdisjoint(pair.clips)]
     if len(chosen) < len(pairs):
@@ -94,7 +88,7 @@ def equalize(model: nn.Module, sample: Tensor, fold: bool = True) -> nn.Module:
         scales = _converge(folded, chosen, shares)
     result = folded if fold else original
     if not fold:
-        _carry(original, scales)
+        _carry(original, sample[:1], scales)
     clips = {result.get_submodule(clip) for pair in chosen for clip in pair.clips}
     result = replace_modules(result, {clip: nn.ReLU() for clip in clips})
     found = run_sample(result, sample)
@@ -143,9 +137,9 @@ def _bounded(scales: Tensor, shares: Tensor, squares: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _carry(model: nn.Module, scales: Mapping[LayerPair, Tensor]) -> None:
+def _carry(model: nn.Module, sample: Tensor, scales: Mapping[LayerPair, Tensor]) -> None:
     """Scales a network whose batch norms are not folded; β/s and γ/s divide the output of a batch norm by s."""
-    network = trace_graph(model, "cross-layer equalisation")
+    network = trace_graph(model, "cross-layer equalisation", sample)
     readers = {node.target: next(iter(node.users)) for node in network.graph.nodes if node.op == "call_module"}
     for pair, s in scales.items():
         first, norm = _layer(model, pair.first), module_of(readers[pair.first], network)
@@ -201,13 +195,17 @@ def input_ranges(layer: Layer) -> Tensor:
     return _by_input_channel(layer).abs().amax((1, 3)).flatten()
 
 
-def find_pairs(model: nn.Module) -> list[LayerPair]:
+def find_pairs(model: nn.Module, sample: Tensor) -> list[LayerPair]:
     """Returns the pairs of layers that can be equalised, in the order of execution.
+
+    Args:
+        model: The network, in evaluation mode.
+        sample: One input.
 
     Raises:
         ModelError: The network cannot be traced.
     """
-    network = trace_graph(model, "cross-layer equalisation")
+    network = trace_graph(model, "cross-layer equalisation", sample)
     return [pair for node in network.graph.nodes if (pair := _pair_from(node, network)) is not None]
 
 
@@ -222,12 +220,12 @@ def _pair_from(node: fx.Node, network: fx.GraphModule) -> LayerPair | None:
         if isinstance(module, Layer):
             fits = _runs_once(reader, network) and input_ranges(module).numel() == len(first.weight)
             return LayerPair(str(node.target), str(reader.target), tuple(clips)) if fits else None
-        if not _commutes(reader, module):
-            return None
         if isinstance(module, nn.ReLU6):
             if not _runs_once(reader, network):
                 return None
             clips.append(str(reader.target))
+        elif not (operation(reader, network) in _COMMUTING or pads_with_zeros(reader, network)):
+            return None
     return None
 
 
@@ -235,13 +233,6 @@ def _only_readers(node: fx.Node) -> Iterator[fx.Node]:
     while len(node.users) == 1:
         (node,) = node.users
         yield node
-
-
-def _commutes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation that maps x to y maps s·x to s·y, channel by channel."""
-    if module is not None:
-        return isinstance(module, _COMMUTING_MODULES)
-    return node.target in (_COMMUTING_METHODS if node.op == "call_method" else _COMMUTING_FUNCTIONS)
 
 
 def _runs_once(node: fx.Node, network: fx.GraphModule) -> bool:

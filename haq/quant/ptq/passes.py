@@ -36,13 +36,14 @@ def folds(passes: Iterable[str]) -> bool:
     return bool(set(passes) - {"sequential"})
 
 
-def check_applicable(passes: Iterable[str], scheme: Scheme, model: nn.Module) -> None:
+def check_applicable(passes: Iterable[str], scheme: Scheme, model: nn.Module, sample: Tensor) -> None:
     """Refuses passes that would fail on this network, before hours are spent on a search.
 
     Args:
         passes: Names from `PASSES`.
         scheme: Quantization scheme.
         model: The float network.
+        sample: One input.
 
     Raises:
         ConfigError: AdaRound does not know the scheme's grids.
@@ -57,7 +58,7 @@ def check_applicable(passes: Iterable[str], scheme: Scheme, model: nn.Module) ->
                 "scheme linear, asymmetric or power-of-two, or leave adaround out"
             )
     if folds(named):
-        trace_graph(model, f"--ptq {','.join(named)}")
+        trace_graph(model, f"--ptq {','.join(named)}", sample, any_batch=True)
 
 
 def apply_passes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,21 +10,17 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haq.layers.running import groups_of
-from haq.quant.graph import module_of, trace_graph
-from haq.quant.ptq.blocks import is_relu
+from haq.quant.graph import argument, module_of, operation, pads_with_zeros, trace_graph
 from haq.torch_internals import BatchNorm
 
 __all__ = ["ClippedNormal", "clipped_normal_moments", "input_statistics"]
 
 _INFINITY = float("inf")
+_END = 2**63 - 1  # how an exported graph writes the end of a slice that has none
 _FAR = 40.0  # standard deviations beyond which a normal density is 0 in double precision
 
-_KEEPING = (
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, F.dropout, F.avg_pool2d,
-    F.adaptive_avg_pool2d, torch.flatten, torch.mean, "mean", "flatten", "contiguous",
-)  # fmt: skip
-_MAXIMA = (nn.MaxPool2d, F.max_pool2d, torch.max_pool2d)
-_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_CLIPS = {"relu": (0.0, _INFINITY), "relu6": (0.0, 6.0)}
+_KEEPING = ("identity", "dropout", "avg_pool2d", "adaptive_avg_pool2d", "flatten", "mean", "contiguous")
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def clipped_normal_moments(mean: Tensor, std: Tensor, low: float, high: float) -
     return first.to(mean.dtype), (second - first.square()).clamp_min(0).to(mean.dtype)
 
 
-def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> dict[str, ClippedNormal]:
+def input_statistics(model: nn.Module, sample: Tensor, image: ClippedNormal | None = None) -> dict[str, ClippedNormal]:
     """Returns the distribution of each layer's input values, as far as it is known.
 
     After a batch norm a channel has mean β and standard deviation |γ| (arXiv:1906.04721, section 4.2.1). ReLUs clip the
@@ -103,12 +98,13 @@ def input_statistics(model: nn.Module, image: ClippedNormal | None = None) -> di
 
     Args:
         model: The float network, with its batch norms.
+        sample: One input, for tracing.
         image: Distribution of the network's input; without it, the first layer is missing.
 
     Raises:
         ModelError: The network cannot be traced.
     """
-    network = trace_graph(model, "reading batch-norm statistics")
+    network = trace_graph(model, "reading batch-norm statistics", sample)
     known: dict[fx.Node, ClippedNormal] = {}
     found: dict[str, ClippedNormal] = {}
     for node in network.graph.nodes:
@@ -133,18 +129,20 @@ def _behind(
     if not inputs or any(x is None for x in inputs):
         return None
     first, *others = cast(list[ClippedNormal], inputs)
-    operation = type(module) if module is not None else node.target
-    if is_relu(node, network):
-        return first.clipped(0.0, 6.0 if operation in (nn.ReLU6, F.relu6) else _INFINITY)
-    if operation in _SUMS:
-        same = len(others) == 1 and first.mean.shape == others[0].mean.shape
+    name = operation(node, network)
+    if name in _CLIPS:
+        return first.clipped(*_CLIPS[name])
+    if name == "add":
+        same = len(others) == 1 and not node.kwargs and first.mean.shape == others[0].mean.shape
         return first + others[0] if same else None
-    if operation in _KEEPING:
+    if name in _KEEPING:
         return first
-    if operation in _MAXIMA:
+    if name == "max_pool2d":
         return replace(first, exact=False)
-    if operation in (operator.getitem, F.pad):
-        return _reshaped(node, first)
+    if name in ("getitem", "slice"):
+        return first if _subsamples(node, name) else None
+    if pads_with_zeros(node, network):
+        return _padded(node, first)
     if isinstance(module, nn.Conv2d | nn.Linear) and _fits(first, module):
         return _through(module, first)
     return None
@@ -161,17 +159,24 @@ def _fits(values: ClippedNormal, layer: nn.Conv2d | nn.Linear) -> bool:
     return values.mean.numel() == channels
 
 
-def _reshaped(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
-    """Handles the two operations of parameter-free shortcuts: subsampling positions, and adding channels of zeros."""
-    what: Any = node.args[1]
-    if node.target is operator.getitem:
-        whole = slice(None)
-        return values if isinstance(what, tuple) and what[:2] == (whole, whole) else None
-    zeros = node.kwargs.get("mode", "constant") == "constant" and not node.kwargs.get("value") and len(node.args) == 2
-    if not zeros or len(what) != 6 or any(what[:4]):
+def _subsamples(node: fx.Node, name: str) -> bool:
+    """Whether positions are left out, and no samples or channels, as in parameter-free shortcuts."""
+    if name == "slice":
+        axis = argument(node, 1, "dim", 0)
+        return axis >= 2 or list(node.args[2:]) == [0, _END]
+    what, whole = node.args[1], slice(None)
+    return isinstance(what, tuple) and what[:2] == (whole, whole)
+
+
+def _padded(node: fx.Node, values: ClippedNormal) -> ClippedNormal | None:
+    """Adds zeros at the borders, which are ignored as in a convolution, or channels of zeros as shortcuts do."""
+    sides = list(cast(Any, node.args[1]))
+    if len(sides) == 4:
+        return values
+    if len(sides) != 6 or any(sides[:4]) or not all(isinstance(side, int) for side in sides):
         return None
-    # Channels of zeros are normal distributions with mean and deviation 0
-    return replace(values, mean=F.pad(values.mean, what[4:]), std=F.pad(values.std, what[4:]))
+    # Such a channel is a normal distribution with mean and deviation 0
+    return replace(values, mean=F.pad(values.mean, sides[4:]), std=F.pad(values.std, sides[4:]))
 
 
 def _through(layer: nn.Conv2d | nn.Linear, values: ClippedNormal) -> ClippedNormal:

@@ -20,6 +20,7 @@ from haq.policy import BitPolicy
 from haq.quant.calibration import calibrate
 from haq.quant.evaluation import evaluate, teacher_of
 from haq.quant.folding import batch_norms_after, fold_batch_norm
+from haq.quant.graph import is_layer, module_of, trace_graph
 from haq.quant.preparation import load_quantized, prepare, save_quantized
 from haq.quant.qat import Finetuning, Lessons
 from tests.tiny_transformers import PIECE, save_language_model, save_vit, text
@@ -82,7 +83,9 @@ def test_batch_norms_of_convolutional_networks_are_folded(kind: str, tmp_path: P
     folded = fold_batch_norm(model, x)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(x), model(x), atol=1e-4, rtol=1e-3)
-    assert (plan_or_none(model, x) is not None) == (kind == "ResNet"), "docs/models.md says which can be traced"
+    plan = plan_or_none(model, x)
+    assert plan is not None
+    assert {step.layer for step in plan.steps} == {None, *(layer.name for layer in trace(model, x))}
 
 
 def test_a_language_model_is_scored_at_every_position(language_model: Path) -> None:
@@ -108,6 +111,18 @@ def test_gpt2_with_turned_weights_computes_the_same(tmp_path: Path) -> None:
     names = [layer.name for layer in trace(model, x)]
     assert names[0] == "transformer.h.0.attn.c_attn"
     assert len(names) == 2 * 4 + 1
+
+
+def test_transformers_are_traced_for_any_number_of_samples(vit: str, language_model: Path) -> None:
+    for model, x in (
+        (opened(vit), torch.randn(5, 3, 32, 32)),
+        (opened(f"hf:{language_model}"), torch.arange(5 * PIECE).view(5, PIECE) % 7),
+    ):
+        names = [layer.name for layer in trace(model, x[:1])]
+        graph = trace_graph(model, "a test", x[:1], any_batch=True)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(x), model(x))
+        assert [node.target for node in graph.graph.nodes if is_layer(module_of(node, graph))] == names
 
 
 def test_tied_embeddings_stay_as_they_are_when_the_head_is_quantized(language_model: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from haq.hwmodels.liveness import plan_memory
 from haq.hwmodels.tables.memory import MemoryPlan
 from haq.models.registry import get_model
+from tests.haq.quant.graph.networks import Tokens, tokens
 
 
 class Residual(nn.Module):
@@ -70,3 +71,40 @@ def test_mobilenet_v2_peak_is_the_published_one():
     layers = tuple(dict.fromkeys(name for buffer in plan.buffers for name in buffer.readers))
     peaks = plan.peaks(layers, np.full((1, len(layers)), 8), np.zeros((1, len(layers))), 1)
     assert peaks[0] == 112 * 112 * 96 + 56 * 56 * 96
+
+
+class Counting(Residual):
+    """The same, with a loop that `torch.fx` cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(x.shape[-1] // x.shape[-1]):
+            y = super().forward(x)
+        return y
+
+
+def test_both_tracers_give_the_same_plan():
+    assert plan_memory(Counting(), torch.zeros(1, 2, 8, 8)) == PLAN
+
+
+def test_tokens_are_counted_without_masks_positions_and_tables():
+    plan = plan_memory(Tokens(), tokens(1, 6))
+    assert [step.layer for step in plan.steps if step.layer] == ["q", "k", "v", "out", "up", "down", "head"]
+    assert max(buffer.elements for buffer in plan.buffers) == 6 * 16, "the widest layer, not the embeddings of 20 × 8"
+    up = next(step for step in plan.steps if step.layer == "up")
+    assert sorted(plan.buffers[index].elements for index in up.alive) == [6 * 8, 6 * 16], "x stays for the shortcut"
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.memory(x.exp())[0])
+        return y
+
+
+def test_what_a_recurrent_layer_reads_lives_while_it_runs():
+    plan = plan_memory(Recurrent(), torch.zeros(1, 5, 3))
+    alive = [sorted(plan.buffers[index].elements for index in step.alive) for step in plan.steps]
+    assert alive == [[5 * 3, 5 * 3], [5 * 3, 5 * 4], [5 * 2, 5 * 4]]

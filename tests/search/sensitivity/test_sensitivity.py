@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import math
@@ -28,7 +29,10 @@ from haq.search.sensitivity import (
     measure_sensitivity,
 )
 from haq.search.sensitivity.curvature import curvature
+from haq.search.sensitivity.graph_network import GraphNetwork
 from haq.search.sensitivity.recompute import network_of
+from tests.haq.quant.graph.networks import CountingPixels, Tokens, tokens
+from tests.haq.quant.ptq.networks import images
 
 WIDTHS = (2, 4, 8)
 OUTPUTS = ("kl", "loss", "sqnr")
@@ -186,6 +190,26 @@ def test_later_layers_are_cheaper() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[0] <= 1
     assert shares[-1] < 0.1
+
+
+@pytest.mark.parametrize("kind", [Tokens, CountingPixels])
+def test_only_what_follows_a_changed_layer_runs_in_an_exported_graph(kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    x, more = (tokens(2), tokens(5)) if kind is Tokens else (images(2), images(5))
+    names = names_of(model)
+    network = network_of(model, names, x)
+    assert isinstance(network, GraphNetwork)
+    assert network.share(names[-1]) < 0.2
+    with torch.inference_mode():
+        exact, state = network.start(more)
+        torch.testing.assert_close(exact, model(more))
+        for name in network.order:
+            other = copy.deepcopy(model)
+            layer = other.get_submodule(name)
+            layer.weight.mul_(0.5)  # type: ignore[operator, union-attr]
+            changed = network.changed(state, name, network.weights(name, layer.weight, layer.bias))  # type: ignore[arg-type]
+            torch.testing.assert_close(changed, other(more))
+            network.leave(state, name)
 
 
 def test_the_model_is_left_as_it_was() -> None:

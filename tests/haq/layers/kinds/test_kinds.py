@@ -15,6 +15,7 @@ from haq.layers.kinds import LayerKind, bias_of, kind_of, known_kind
 from haq.policy import BitPolicy, LayerBits
 from haq.quant import calibrate, prepare
 from haq.quant.reach import reached
+from haq.quant.uncovered import rest_of
 from haq.registry import LAYERS
 
 PRODUCTS = {
@@ -56,7 +57,7 @@ def test_the_reachable_layer_computes_the_same(case: tuple[nn.Module, Tensor]) -
     layer, x = case
     network, own = network_of(layer, x)
     assert torch.equal(network(x), layer(x))
-    assert torch.equal(kind_of(own).run(own, x, own.weight), layer(x))
+    assert torch.equal(kind_of(own).run(own, x, own.weight, bias_of(own)), layer(x))
     assert torch.equal(reachable(network)(x), layer(x))
 
 
@@ -194,7 +195,7 @@ def test_a_kind_of_ones_own_is_quantized() -> None:
             one = (1, 1)
             return LayerSpec(name, "gain", size, size, one, one, (0, 0), one, size, one, one, size, size, 0)
 
-        def run(self, layer: Any, x: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
+        def run(self, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any, **named: Any) -> Tensor:
             return x * weight
 
     LAYERS.register("gain", GainKind())
@@ -209,3 +210,22 @@ def test_a_kind_of_ones_own_is_quantized() -> None:
     finally:
         LAYERS._added.clear()
         LAYERS.changes += 1
+
+
+def test_a_table_that_a_head_multiplies_by_stays_in_floating_point() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix = nn.Embedding(11, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.mix(self.table(x)).mean(1), self.table.weight)
+
+    model, x = Tied(), torch.randint(0, 11, (4, 7))
+    network, layers = reached(model, x[:1])
+    assert [layer.name for layer in layers] == ["mix"]
+    assert torch.equal(network(x), model(x))
+    again, _ = reached(network, x[:1])
+    assert torch.equal(again(x), model(x))
+    (left,) = rest_of(network, x[:1], layers).parts
+    assert (left.name, left.weights, left.reason) == ("table", 66, "other code reads its weight too")

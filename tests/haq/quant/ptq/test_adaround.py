@@ -40,7 +40,7 @@ def test_weights_lie_on_the_grid(networks: tuple[nn.Module, nn.Module, nn.Module
 
 def test_outputs_come_closer(networks: tuple[nn.Module, nn.Module, nn.Module]) -> None:
     x = images(64, 9)  # not the images used for tuning
-    folded, quantized, tuned = (chain_of_blocks(network, "the test") for network in networks)
+    folded, quantized, tuned = (chain_of_blocks(network, "the test", images(2)) for network in networks)
     with torch.no_grad():
         for block in range(2):
             given = x if block == 0 else folded[0](x)
@@ -70,7 +70,7 @@ def test_rounding_starts_at_the_weight(bits: int, symmetric: bool) -> None:
 
 def test_blocks_make_up_the_network() -> None:
     _, folded, _ = quantized_pair()
-    blocks = chain_of_blocks(folded, "the test")
+    blocks = chain_of_blocks(folded, "the test", images(2))
     held = [[name for name, _ in quantizable_layers(block)] for block in blocks]
     assert held == [["stem.0"], ["expand.0", "depthwise.0", "project.0"], ["classifier"]]
     x = images(4)

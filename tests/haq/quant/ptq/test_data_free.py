@@ -29,7 +29,7 @@ def test_relu6_ends_the_range() -> None:
 def test_behind_a_sum_means_add() -> None:
     torch.manual_seed(0)
     model = shaken(Inverted())
-    statistics = input_statistics(model)
+    statistics = input_statistics(model, images(1))
     shortcut, _ = statistics["expand.0"].moments()
     norm = model.get_submodule("project.1")
     assert isinstance(norm, nn.BatchNorm2d)

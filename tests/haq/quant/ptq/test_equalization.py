@@ -3,7 +3,7 @@ from typing import cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from haq.data import Samples, get_data
 from haq.models import get_model
@@ -12,6 +12,7 @@ from haq.quant.evaluation import logits_of
 from haq.quant.folding import fold_batch_norm
 from haq.quant.ptq.equalization import LayerPair, equalize, equalize_pair, find_pairs, input_ranges, output_ranges
 from haq.quant.ptq.passes import apply_passes
+from tests.haq.quant.graph.networks import CountingPixels, Tokens, tokens
 from tests.haq.quant.ptq.networks import Inverted, images, shaken
 
 
@@ -51,7 +52,7 @@ def test_the_function_stays_and_ranges_come_closer(name: str, fold: bool) -> Non
         assert torch.allclose(equal(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert any(isinstance(module, nn.BatchNorm2d) for module in equal.modules()) != fold
     if fold:
-        pairs = find_pairs(equal)
+        pairs = find_pairs(equal, x[:1])
         assert len(pairs) == (9 if name == "resnet20" else 2), "only those of the residual blocks"
         folded = fold_batch_norm(model, x[:1])
         for pair in pairs:
@@ -122,3 +123,39 @@ def test_relu6_goes_only_where_it_does_nothing() -> None:
     with torch.no_grad():
         expected = model(images(4))
         assert torch.allclose(loud(images(4)), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_graph_from_either_tracer_gives_the_same_result() -> None:
+    torch.manual_seed(0)
+    model, other, x = shaken(Inverted(nn.ReLU6)), CountingPixels(nn.ReLU6).eval(), 0.1 * images(4)
+    other.load_state_dict(model.state_dict())
+    for fold in (True, False):
+        equal, same = equalize(model, x, fold), equalize(other, x, fold)
+        assert all(torch.equal(a, b) for a, b in zip(equal.parameters(), same.parameters(), strict=True))
+        assert not torch.equal(equal.get_submodule("depthwise.0").weight, model.get_submodule("depthwise.0").weight)
+
+
+def test_pairs_of_a_network_for_tokens() -> None:
+    network, x = Tokens().eval(), tokens(4)
+    assert find_pairs(network, x[:1]) == [LayerPair("up", "down", ())]
+    with torch.no_grad():
+        network.up.weight[3] *= 8
+        network.up.bias[3] *= 8
+        torch.testing.assert_close(equalize(network, x)(x), network(x), atol=1e-5, rtol=1e-4)
+
+
+class Around(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (1, 1, 1, 1), value=self.value)
+
+
+def test_zeros_around_an_image_keep_a_pair() -> None:
+    def padded(value: float) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), Around(value), nn.Conv2d(4, 2, 3)).eval()
+
+    assert len(find_pairs(padded(0.0), torch.zeros(1, 1, 8, 8))) == 1
+    assert not find_pairs(padded(1.0), torch.zeros(1, 1, 8, 8))

@@ -8,6 +8,7 @@ from haq.policy import BitPolicy, LayerBits
 from haq.quant.calibration import calibrate
 from haq.quant.preparation import prepare
 from haq.quant.ptq import PASSES, apply_passes
+from tests.haq.quant.graph.networks import CountingPixels, Tokens, tokens
 from tests.haq.quant.ptq.networks import Inverted, images, shaken
 
 
@@ -78,3 +79,27 @@ def test_a_network_that_changes_its_input_is_quantized_as_one_that_copies_it(pas
         with torch.no_grad():
             results.append(quantized(kept[0].clone()))
     assert torch.allclose(*results, atol=1e-6)
+
+
+@pytest.mark.parametrize("passes", [("adaround",), ("bias-analytic",), ("cle", "adaround", "bias")])
+def test_a_graph_from_either_tracer_gives_the_same_result(passes: tuple[str, ...]) -> None:
+    model, other = shaken(Inverted()), CountingPixels().eval()
+    other.load_state_dict(model.state_dict())
+    batches = [images(16), images(7, 2)]
+    results = [apply_passes(network, policy(), None, batches, passes, steps=5) for network in (model, other)]
+    with torch.no_grad():
+        torch.testing.assert_close(results[0](batches[0]), results[1](batches[0]))
+
+
+def test_networks_for_tokens_are_tuned_block_by_block() -> None:
+    network, batches = Tokens().eval(), [tokens(32), tokens(5)]
+    reports: list[tuple[int, int]] = []
+    policy = BitPolicy.uniform([name for name, _ in quantizable_layers(network)], 4)
+    plain = apply_passes(network, policy, None, batches, ())
+    tuned = apply_passes(
+        network, policy, None, batches, ("adaround", "bias"), steps=60, progress=lambda *done: reports.append(done)
+    )
+    assert reports[-1] == (3, 3), "attention, the two layers behind it, and the head"
+    with torch.no_grad():
+        expected = network(batches[0])
+        assert (tuned(batches[0]) - expected).norm() < (plain(batches[0]) - expected).norm()

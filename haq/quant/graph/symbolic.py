@@ -1,19 +1,21 @@
-"""Traces a network into a graph of operations, for passes that need to know what feeds what."""
+"""Graphs from `torch.fx`, which follows a stand-in for the input through the forward pass.
+
+It takes milliseconds and holds for inputs of any shape, but knows no values: code that asks for more than the sizes of
+the input cannot be followed.
+"""
 
 from __future__ import annotations
 
 import operator
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy
 
-from haq.errors import ModelError
-from haq.io.prefixes import one_line
-from haq.quant.quantizers.base import Quantizer
-from haq.torch_internals import BatchNorm
+from haq.layers.running import Sample
+from haq.quant.graph.leaves import is_leaf
 
-__all__ = ["module_of", "trace_graph"]
+__all__ = ["symbolic_graph"]
 
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
 
@@ -24,9 +26,16 @@ class _Tracer(fx.Tracer):
     Conditions on the shape of the input, such as a check of its channels, are evaluated for the sample.
     """
 
-    def __init__(self, sample: Tensor | None) -> None:
+    def __init__(self, sample: Sample | None) -> None:
         super().__init__()
-        self._sample = sample
+        self._inputs = sample if isinstance(sample, tuple) else (sample,)
+        self._known_inputs: dict[fx.Node, Any] = {}
+
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(kind, *args, **kwargs)
+        if kind == "placeholder" and len(self._known_inputs) < len(self._inputs):
+            self._known_inputs[node] = self._inputs[len(self._known_inputs)]
+        return node
 
     def to_bool(self, obj: Proxy) -> bool:
         known = self._known(obj.node)
@@ -36,8 +45,8 @@ class _Tracer(fx.Tracer):
         """Returns the value of an input's shape, a part of it or a comparison of parts; `None` for other nodes."""
         if not isinstance(node, fx.Node):
             return node
-        if node.op == "placeholder" and not node.args:
-            return self._sample
+        if node.op == "placeholder":
+            return self._known_inputs.get(node)
         if node.op != "call_function":
             return None
         known = [self._known(argument) for argument in node.args]
@@ -49,32 +58,18 @@ class _Tracer(fx.Tracer):
         return node.target(*known) if plain else None  # type: ignore[operator]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.Linear | BatchNorm | Quantizer) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        return is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_graph(model: nn.Module, purpose: str, sample: Tensor | None = None) -> fx.GraphModule:
-    """Returns `model` as a `torch.fx` graph that shares its modules.
+def symbolic_graph(model: nn.Module, sample: Sample | None) -> fx.GraphModule:
+    """Returns `model` as a graph that shares its modules.
 
     Args:
-        model: Network in evaluation mode; its forward pass must not depend on the input's values.
-        purpose: What needs the graph, for the error message.
+        model: Network in evaluation mode.
         sample: One input; if the forward pass depends on the input's shape, the graph is valid for this shape only.
 
     Raises:
-        ModelError: The forward pass cannot be traced.
+        Exception: Whatever the forward pass raises when it gets a stand-in for its input.
     """
-    try:
-        graph: Any = _Tracer(sample).trace(model)
-    except Exception as error:  # the model is user code and may raise anything
-        raise ModelError(
-            f"{purpose} needs the graph of {type(model).__name__}, which cannot be traced: {one_line(error)}; "
-            "keep Python control flow on tensor values out of its forward"
-        ) from None
+    graph: Any = _Tracer(sample).trace(model)
     return fx.GraphModule(model, graph)
-
-
-def module_of(node: fx.Node, network: fx.GraphModule) -> nn.Module | None:
-    """Returns the module that a node calls; `None` if it calls a function or method."""
-    return network.get_submodule(cast(str, node.target)) if node.op == "call_module" else None
