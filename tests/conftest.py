@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from haq.search.tune.cluster import ray_workers
 
 from .haq.browser import Browser, started
 from .in_turn import searching_in_turn
+
+settings.register_profile("haq", deadline=None)  # a busy machine is no failure
+settings.load_profile("haq")
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ class Table(nn.Module):
         self.rows = nn.Parameter(torch.rand(50, 16))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.rows[tokens]
+        return self.rows.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
 
 
 class Tokens(nn.Module):

@@ -88,7 +88,17 @@ def test_both_tracers_give_the_same_plan():
 
 def test_tokens_are_counted_without_masks_positions_and_tables():
     plan = plan_memory(Tokens(), tokens(1, 6))
-    assert [step.layer for step in plan.steps if step.layer] == ["q", "k", "v", "out", "up", "down", "head"]
+    assert [step.layer for step in plan.steps if step.layer] == [
+        "words",
+        "places",
+        "q",
+        "k",
+        "v",
+        "out",
+        "up",
+        "down",
+        "head",
+    ]
     assert max(buffer.elements for buffer in plan.buffers) == 6 * 16, "the widest layer, not the embeddings of 20 × 8"
     up = next(step for step in plan.steps if step.layer == "up")
     assert sorted(plan.buffers[index].elements for index in up.alive) == [6 * 8, 6 * 16], "x stays for the shortcut"

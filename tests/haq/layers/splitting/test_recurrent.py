@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_sequence
 from haq.layers import copied, quantizable_layers, reachable, trace
 from haq.torch_internals import tree_leaves
 
-from ..several_weights import Rows
+from ...several_weights import Rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 

@@ -53,7 +53,7 @@ def test_layers_are_called_by_their_names_and_the_rest_has_plain_names() -> None
     network = Tokens().eval()
     graph = trace_graph(network, "a test", tokens(2), any_batch=True)
     called = [node.target for node in graph.graph.nodes if is_layer(module_of(node, graph))]
-    assert called == ["q", "k", "v", "out", "up", "down", "head"]
+    assert called == ["words", "places", "q", "k", "v", "out", "up", "down", "head"]
     assert {"add", "relu", "layer_norm", "transpose", "flatten"} <= {operation(n, graph) for n in graph.graph.nodes}
     known = {operation(node, graph) for node in constants(graph)}
     assert {"ones", "tril", "sym_size"} <= known, "masks do not depend on the tokens"

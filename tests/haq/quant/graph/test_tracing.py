@@ -61,5 +61,5 @@ def test_layers_inside_modules_of_pytorch_are_in_the_graph() -> None:
     network = reachable(nn.Sequential(encoder, nn.Linear(4, 2)).eval(), x)
     graph = trace_graph(network, "a test", x, any_batch=True)
     called = [node.target for node in graph.graph.nodes if is_layer(module_of(node, graph))]
-    assert called == ["0.self_attn.out_proj", "0.linear1", "0.linear2", "1"]
+    assert called == [*(f"0.self_attn.{name}_proj" for name in ("q", "k", "v", "out")), "0.linear1", "0.linear2", "1"]
     torch.testing.assert_close(graph(torch.cat([x, x])), network(torch.cat([x, x])))
