@@ -102,8 +102,8 @@ def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None,
     sample = data.train.batch([0])[0]
     model, every = reached(model, sample)
     if run is not None and run.knows_layers:  # an older run may know fewer; the others stay as they were
-        known = {layer.name for layer in run.read_layers()}
-        every = [layer for layer in every if layer.name in known] or every
+        kept = {layer.name for layer in run.read_layers()}
+        every = [layer for layer in every if layer.name in kept] or every
     check_applicable(config.ptq, scheme, model, sample)
     ruled = {width for rule in config.rules for width in (*rule.w_bits, *(rule.a_bits or ()))}
     widths = tuple(sorted({*config.bits, *(config.a_bits or ()), *ruled, 8}))

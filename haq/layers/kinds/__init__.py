@@ -19,7 +19,8 @@ def known_kind(module: nn.Module) -> LayerKind | None:
     """Returns the kind of a layer; `None` if the module is no layer that can be quantized."""
     if isinstance(module, StaysFloat):
         return None
-    return next((kind for kind in _of_type(type(module), LAYERS.changes) if kind.matches(module)), None)
+    cls: Any = type(module)  # mypy does not regard a type as hashable
+    return next((kind for kind in _of_type(cls, LAYERS.changes) if kind.matches(module)), None)
 
 
 @lru_cache(maxsize=4096)

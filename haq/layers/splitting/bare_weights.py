@@ -67,7 +67,7 @@ def _as_given(layer: Any, product: Product) -> Tensor:
     """Returns a layer's weight in the form of the parameter that it was made from."""
     if isinstance(layer, OutputFirst):
         with unseen():  # by modes that watch who reads the layer's weight
-            return inputs_first(layer.weight, layer.groups)
+            return inputs_first(layer.weight, int(vars(layer)["groups"]))
     held: Tensor = layer.weight
     return held.t() if product.turned else held
 
