@@ -19,7 +19,7 @@ from haq.errors import ConfigError, ModelError
 from haq.exports.graph_nodes import DOMAIN, Nodes
 from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.packing import coded_layers
-from haq.exports.recurrence import LOOP, check_lengths, looped, scan
+from haq.exports.recurrence import LOOP, check_lengths, put_loops, scan
 from haq.exports.run_network import quiet, require
 from haq.layers import copied, replace_modules
 from haq.layers.kinds import bias_of, kind_of
@@ -129,13 +129,18 @@ class Writer(ABC):
                 new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
             places[layer] = new
         marked = replace_modules(marked, places)
-        marked = looped(marked) if self.loops else marked
+        if self.loops:
+            put_loops(marked)
         graph = self._traced(marked, sample)
         marks = [node for node in graph.graph.node if node.domain == DOMAIN]
         uses: Counter[str] = Counter()
         for mark in marks:
             key = next(attribute.s.decode() for attribute in mark.attribute if attribute.name == "key")
             uses[key] += 1  # a layer that is called twice has two marks
+            if key in weights and uses[key] > 1:  # its weight is in the file once
+                _rename(graph.graph, mark.output[0], f"{key}_quantized")
+                graph.graph.node.remove(mark)
+                continue
             nodes = Nodes(key if uses[key] == 1 else f"{key}_{uses[key]}")
             if mark.op_type == LOOP:
                 scan(nodes, mark, inputs, self.input)

@@ -17,11 +17,12 @@ from torch.nn.utils.rnn import PackedSequence
 from haq.errors import ModelError
 from haq.exports.graph_nodes import DOMAIN, Nodes
 from haq.exports.grids import InputGrid
-from haq.layers import copied, replace_modules, run_sample
+from haq.layers import copied, run_sample
 from haq.layers.own_forward import own_class
-from haq.layers.recurrent import Recurrent
+from haq.layers.variants import Variant, become
+from haq.torch_internals import children_of
 
-__all__ = ["LOOP", "check_lengths", "looped", "scan"]
+__all__ = ["LOOP", "check_lengths", "put_loops", "scan"]
 
 LOOP = "Loop"
 """Type of the mark."""
@@ -53,30 +54,30 @@ def check_lengths(network: nn.Module, sample: Tensor) -> None:
         )
 
 
-def looped(network: nn.Module) -> nn.Module:
-    """Returns a network in which marks stand for the loops of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
+def put_loops(network: nn.Module) -> None:
+    """Changes a network, in place, so that marks stand for the loops of `nn.LSTM`, `nn.GRU` and `nn.RNN`.
 
     Args:
         network: With marks for quantizers; modules with a forward pass of their own keep their loops.
     """
-    places: dict[nn.Module, nn.Module] = {}
     for name, module in network.named_modules():
-        if isinstance(module, Recurrent) and isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase) and "weight_ih_l0" in children_of(module):
             own = own_class(module)
             if any(issubclass(own, cls) and own.forward is cls.forward for cls in _MODULES):
-                places[module] = _Looped(copied(module), name)  # a replacement must not hold what it replaces
-    return replace_modules(network, places)
+                become(module, _Looped)
+                module.path = name  # type: ignore[assignment]
 
 
-class _Looped(nn.Module):
-    def __init__(self, rnn: nn.RNNBase, name: str) -> None:
-        super().__init__()
-        self.rnn, self._name = rnn, name
+class _Looped(Variant):
+    """Mixed into a recurrent network whose weights are layers."""
+
+    path: str
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:
-        rnn: Any = self.rnn
+        """Returns what the module returns, with a mark for the loop of each layer and direction."""
+        rnn: Any = self
         if x.dim() != 3:  # a sequence without a batch
-            return rnn(x, hx)
+            return super().forward(x, hx)
         directions, lstm = 2 if rnn.bidirectional else 1, isinstance(rnn, nn.LSTM)
         x = x if not rnn.batch_first else x.transpose(0, 1)
         sizes = (rnn.proj_size or rnn.hidden_size, rnn.hidden_size)[: 1 + lstm]
@@ -98,10 +99,10 @@ class _Looped(nn.Module):
     def _loop(self, number: int, reverse: int, x: Tensor, start: list[Tensor]) -> list[Tensor]:
         """Returns the outputs `(T, N, H)` of one layer in one direction, and its last state."""
         suffix = f"l{number}_reverse" if reverse else f"l{number}"
-        products = self.rnn.get_submodule(f"weight_ih_{suffix}")(x.transpose(0, 1)).transpose(0, 1)
+        products = self.get_submodule(f"weight_ih_{suffix}")(x.transpose(0, 1)).transpose(0, 1)
         inputs, attributes = [products, *start], dict[str, Any]()
         for what in ("hh", "hr"):
-            layer = vars(self.rnn)["_modules"].get(f"weight_{what}_{suffix}")
+            layer = children_of(self).get(f"weight_{what}_{suffix}")
             if layer is None:
                 continue
             inputs.append(_weight(layer).t())
@@ -109,7 +110,7 @@ class _Looped(nn.Module):
             bias = _bias(layer)
             attributes |= {what: key, f"{what}_bias": int(bias is not None)}
             inputs += [] if bias is None else [bias]
-        attributes |= {"mode": self.rnn.mode, "reverse": reverse, "key": f"{self._name}.{suffix}"}
+        attributes |= {"mode": cast(Any, self).mode, "reverse": reverse, "key": f"{self.path}.{suffix}"}
         shapes = [(*products.shape[:2], start[0].shape[-1]), *(part.shape for part in start)]
         found = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{LOOP}", inputs, attributes, dtypes=[x.dtype] * len(shapes), shapes=shapes, version=1
@@ -119,8 +120,8 @@ class _Looped(nn.Module):
 
 def _bias(layer: Any) -> Tensor | None:
     """Returns a layer's bias, which may be an addition after it."""
-    found = layer.bias if layer.bias is not None else getattr(layer, "gradient_quantizer", None)
-    return cast("Tensor | None", found if isinstance(found, Tensor | None) else getattr(found, "bias", None))
+    apart = getattr(getattr(layer, "gradient_quantizer", None), "bias", None)
+    return cast("Tensor | None", apart if layer.bias is None else layer.bias)
 
 
 def _weight(layer: Any) -> Tensor:
