@@ -24,8 +24,9 @@ from typing import cast
 import numpy as np
 from torch import Tensor, nn
 
+from haq.exports.graph_nodes import Nodes
 from haq.exports.grids import InputGrid
-from haq.exports.onnx_graph import Nodes, Writer
+from haq.exports.onnx_graph import Writer
 from haq.quant.quantizers.granularity import group
 from haq.quant.quantizers.tensor import QuantizedTensor
 
@@ -84,7 +85,7 @@ def _input_type(grid: InputGrid) -> tuple[int, int, bool]:
 
 
 class _QDQ(Writer):
-    extra, domains, batch, bias_apart = "onnx", {}, "batch", True
+    extra, domains, batch, bias_apart, loops = "onnx", {}, "batch", True, True
 
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
         from onnx import TensorProto

@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from haq import __version__
 from haq.errors import ConfigError, ModelError
+from haq.exports.graph_nodes import DOMAIN, Nodes
 from haq.exports.grids import InputGrid, input_grid, weight_codes
 from haq.exports.packing import coded_layers
+from haq.exports.recurrence import LOOP, check_lengths, put_loops, scan
 from haq.exports.run_network import quiet, require
 from haq.layers import copied, replace_modules
 from haq.layers.kinds import bias_of, kind_of
@@ -27,9 +27,9 @@ from haq.layers.own_forward import Substituted
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.quantizers.tensor import QuantizedTensor
 
-__all__ = ["Nodes", "Writer"]
+__all__ = ["Writer"]
 
-_DOMAIN, _OPSET = "haq", 21  # the first opset with 4-bit integers
+_OPSET = 21  # the first opset with 4-bit integers
 
 
 class _Mark(nn.Module):
@@ -40,7 +40,7 @@ class _Mark(nn.Module):
         self.key = key
 
     def forward(self, x: Tensor) -> Tensor:
-        mark = f"{_DOMAIN}::Mark"
+        mark = f"{DOMAIN}::Mark"
         return torch.onnx.ops.symbolic(mark, (x,), {"key": self.key}, dtype=x.dtype, shape=x.shape, version=1)
 
 
@@ -55,55 +55,6 @@ class _AddBias(nn.Module):
         return y + self._kind.along_channels(self.bias, y)
 
 
-class Nodes:
-    """Collects the nodes and constants that replace one mark; their names start with the name of the layer."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def constant(self, what: str, values: npt.ArrayLike, kind: int) -> str:
-        """Adds a constant and returns its name.
-
-        Args:
-            what: End of the name.
-            values: Values of the constant.
-            kind: Their ONNX type.
-        """
-        from onnx import helper
-
-        array, name = np.asarray(values), f"{self.key}_{what}"
-        self.constants.append(helper.make_tensor(name, kind, array.shape, _raw(array, kind), raw=True))
-        return name
-
-    def node(self, op: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """Adds a node and returns the name of its output.
-
-        Args:
-            op: Type of the node.
-            inputs: Names of its inputs.
-            output: Name of its output; by default one is made from the mark and `op`.
-            **attributes: Attributes of the node.
-        """
-        from onnx import helper
-
-        output = output or f"{self.key}_{op}"
-        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{self.key}/{op}", **attributes))
-        return output
-
-
-def _raw(array: npt.NDArray[Any], kind: int) -> bytes:
-    """Returns values as ONNX stores them; the first of two 4-bit values is in the low half of the byte."""
-    from onnx import TensorProto, helper
-
-    if kind not in (TensorProto.INT4, TensorProto.UINT4):
-        return array.astype(helper.tensor_dtype_to_np_dtype(kind)).tobytes()
-    halves = array.flatten().astype(np.int8).view(np.uint8) & 0xF
-    halves = np.pad(halves, (0, len(halves) % 2))
-    return (halves[::2] | halves[1::2] << 4).tobytes()
-
-
 class Writer(ABC):
     """Exports a network with the nodes of one format.
 
@@ -112,12 +63,14 @@ class Writer(ABC):
         domains: Operator sets beside ONNX's own, name → version.
         batch: Name of the batch axis; `None` fixes it at one.
         bias_apart: Whether the bias of a layer with quantized weights is an addition after it.
+        loops: Whether a recurrent network is a loop; otherwise it is written step by step.
     """
 
     extra: str
     domains: dict[str, int]
     batch: str | None
     bias_apart = False
+    loops = False
 
     @abstractmethod
     def weight(self, nodes: Nodes, stored: QuantizedTensor, output: str) -> None:
@@ -156,6 +109,7 @@ class Writer(ABC):
         require("onnxscript", self.extra)
         if not hasattr(torch.onnx, "ops"):
             raise ConfigError(f"--format {self.extra} needs torch 2.8 or newer, not {torch.__version__}; upgrade torch")
+        check_lengths(network, sample)
         weights, inputs = {}, {}
         places: dict[nn.Module, nn.Module] = {}
         marked = copied(network).eval().requires_grad_(False)
@@ -170,22 +124,28 @@ class Writer(ABC):
             if grid is not None:
                 inputs[a_key] = grid
             new = quantized_like(layer, w_mark, a_mark)
-            bias = bias_of(layer)
-            if self.bias_apart and bias is not None and w_key in weights and not isinstance(layer, Substituted):
+            bias, optional = bias_of(layer), kind_of(layer).products and not isinstance(layer, Substituted)
+            if self.bias_apart and bias is not None and w_key in weights and optional:
                 new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
             places[layer] = new
         marked = replace_modules(marked, places)
+        if self.loops:
+            put_loops(marked)
         graph = self._traced(marked, sample)
-        marks = [node for node in graph.graph.node if node.domain == _DOMAIN]
+        marks = [node for node in graph.graph.node if node.domain == DOMAIN]
         uses: Counter[str] = Counter()
         for mark in marks:
-            key = mark.attribute[0].s.decode()
+            key = next(attribute.s.decode() for attribute in mark.attribute if attribute.name == "key")
             uses[key] += 1  # a layer that is called twice has two marks
             if key in weights and uses[key] > 1:  # its weight is in the file once
                 _rename(graph.graph, mark.output[0], f"{key}_quantized")
                 graph.graph.node.remove(mark)
                 continue
             nodes = Nodes(key if uses[key] == 1 else f"{key}_{uses[key]}")
+            if mark.op_type == LOOP:
+                scan(nodes, mark, inputs, self.input)
+                _replace(graph.graph, mark, nodes)
+                continue
             output = f"{nodes.key}_quantized"
             _rename(graph.graph, mark.output[0], output)
             if key in weights:
@@ -219,7 +179,7 @@ class Writer(ABC):
         from onnx import helper
 
         graph = model.graph
-        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        used = _read(graph) | {value.name for value in graph.output}
         for unused in [constant for constant in graph.initializer if constant.name not in used]:
             graph.initializer.remove(unused)
         for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
@@ -230,6 +190,12 @@ class Writer(ABC):
         del model.opset_import[:]
         model.opset_import.extend(helper.make_opsetid(*pair) for pair in {"": _OPSET, **self.domains}.items())
         model.producer_name, model.producer_version = "haq", __version__
+
+
+def _read(graph: Any) -> set[str]:
+    """Returns what the nodes of a graph read, those in the bodies of loops included."""
+    bodies = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return {name for node in graph.node for name in node.input}.union(*map(_read, bodies))
 
 
 def _rename(graph: Any, old: str, new: str) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
+from haq.exports.graph_nodes import Nodes
 from haq.exports.grids import InputGrid
-from haq.exports.onnx_graph import Nodes, Writer
+from haq.exports.onnx_graph import Writer
 from haq.quant.quantizers.granularity import group
 from haq.quant.quantizers.tensor import QuantizedTensor
 

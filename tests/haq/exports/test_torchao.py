@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchao.core.config import config_from_dict
 from torchao.quantization import FqnToConfig, IntxWeightOnlyConfig, PerAxis, quantize_
 
 from haq.errors import ConfigError
 from haq.exports import export_run
 from haq.exports.torchao import to_torchao
-from haq.layers import trace
+from haq.layers import reachable, trace
 from haq.policy import BitPolicy, LayerBits, Width
 from haq.runs import RunFolder
 
@@ -98,3 +98,53 @@ def test_a_refusal_leaves_no_file(make_run: Callable[..., RunFolder], tmp_path: 
     with pytest.raises(ConfigError, match="activations of convolutions"):
         export_run(make_run(), "torchao", out)
     assert not out.parent.exists()
+
+
+def test_a_table_of_embeddings_has_its_weights_quantized_whatever_its_indices() -> None:
+    network = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 3)).eval()
+    x = torch.randint(0, 9, (2, 5))
+    policy = BitPolicy({"0": LayerBits(4, 6), "1": LayerBits(4, 8)})
+    config = config_from_dict(json.loads(to_torchao(policy, trace(network, x[:1]))))
+    quantize_(network, config, filter_fn=None)
+    assert type(network[0].weight) is not nn.Parameter
+    assert network(x).shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "message"),
+    [
+        (nn.Conv1d(3, 4, 3), (1, 3, 8), r"layer '0' \(conv\) .* but torchao runs convolutions in two dimensions only"),
+        (nn.Conv3d(3, 4, 3), (1, 3, 4, 4, 4), "convolutions in two dimensions only; export onnx, qonnx or packed"),
+        (nn.ConvTranspose2d(3, 4, 3), (1, 3, 4, 4), "torchao does not run transposed layers; export onnx"),
+    ],
+)
+def test_layers_that_torchao_does_not_run_are_refused(layer: nn.Module, shape: tuple[int, ...], message: str) -> None:
+    network = reachable(nn.Sequential(layer))
+    with pytest.raises(ConfigError, match=message):
+        to_torchao(BitPolicy({"0": LayerBits(4, None)}), trace(network, torch.zeros(shape)))
+
+
+def test_bags_are_refused() -> None:
+    layers = trace(nn.Sequential(nn.EmbeddingBag(9, 4)), torch.zeros(1, 5, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="layer '0' .* but torchao looks up single rows, not bags of them"):
+        to_torchao(BitPolicy({"0": LayerBits(4, None)}), layers)
+
+
+def test_weights_of_a_recurrent_network_are_those_of_the_network_that_is_searched() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.head(self.rnn(x)[0][:, -1])
+            return y
+
+    x = torch.randn(2, 4, 8)
+    network = reachable(Reader().eval(), x[:1])
+    layers = trace(network, x[:1])
+    policy = BitPolicy({layer.name: LayerBits(8, None) for layer in layers})
+    expected = network(x).detach()
+    quantize_(network, config_from_dict(json.loads(to_torchao(policy, layers))), filter_fn=None)
+    assert type(network.get_submodule("rnn.weight_hh_l0").weight) is not nn.Parameter
+    assert network(x).detach() == pytest.approx(expected, abs=0.05)
