@@ -165,6 +165,17 @@ class Registry(Mapping[str, T]):
         self._opened[text] = value
         return value
 
+    @property
+    def added(self) -> dict[str, T]:
+        """What was registered in this process."""
+        return dict(self._added)
+
+    def adopt(self, added: Mapping[str, T]) -> None:
+        """Adds what was registered in another process, which is not run again here; names that are known stay."""
+        for name, value in added.items():
+            if name not in self:
+                self.register(name, value)
+
     @overload
     def register(self, name: str) -> Callable[[T], T]: ...
 

@@ -12,6 +12,7 @@ from torch import nn
 from haq.data import Samples
 from haq.policy import BitPolicy
 from haq.quant.evaluation import evaluate
+from haq.registry import LAYERS
 from haq.scores import Score
 from haq.search.tune.cluster import only_here
 from haq.search.tune.ray_progress import gather, reporting
@@ -168,7 +169,7 @@ def test_all(
 
     task = ray.remote(num_cpus=1)(_test_top1)
     images = ray.put(test)
-    names: dict[Any, str] = {task.remote(network, images): name for name, network in networks.items()}
+    names: dict[Any, str] = {task.remote(network, images, LAYERS.added): name for name, network in networks.items()}
     pending = list(names)
     while pending:
         finished, pending = ray.wait(pending, num_returns=1)
@@ -178,6 +179,7 @@ def test_all(
     return {name: top1[name] for name in networks}
 
 
-def _test_top1(network: nn.Module, test: Samples) -> float:
+def _test_top1(network: nn.Module, test: Samples, kinds: Mapping[str, Any]) -> float:
+    LAYERS.adopt(kinds)  # the user's file, which registers them, is not run here
     torch.set_num_threads(1)
     return evaluate(network, test, "float").top1

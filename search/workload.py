@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import REPORTED, apply_passes, folds
 from haq.quant.qat import Finetuning, Lessons
 from haq.quant.schemes import Scheme
+from haq.registry import LAYERS
 from haq.scores import Fidelity, RankBy, Score
 from haq.search.problem import Problem
 from haq.search.scoring import reference_of, scored
@@ -45,6 +46,7 @@ class Workload:
         passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
         seed: Seed of the passes.
+        kinds: Kinds of layers that the user's file registered; workers do not run it.
     """
 
     model: nn.Module
@@ -56,6 +58,12 @@ class Workload:
     passes: tuple[str, ...]
     rank_by: RankBy
     seed: int
+    kinds: Mapping[str, Any] = field(default_factory=lambda: LAYERS.added)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores the workload in another process."""
+        LAYERS.adopt(state["kinds"])
+        vars(self).update(state)
 
     @property
     def train(self) -> Samples:

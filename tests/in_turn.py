@@ -75,4 +75,4 @@ def _finetuned(workload: Workload, policies: Mapping[str, BitPolicy], steps: int
 
 
 def _tested(networks: Mapping[str, nn.Module], test: Samples, *_: Any) -> dict[str, float]:
-    return {name: finals._test_top1(network, test) for name, network in networks.items()}
+    return {name: finals._test_top1(network, test, {}) for name, network in networks.items()}

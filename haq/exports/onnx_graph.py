@@ -23,7 +23,7 @@ from haq.exports.recurrence import LOOP, check_lengths, put_loops, scan
 from haq.exports.run_network import quiet, require
 from haq.layers import copied, replace_modules
 from haq.layers.kinds import bias_of, kind_of
-from haq.layers.own_forward import Substituted
+from haq.layers.own_forward import Substituted, own_class
 from haq.quant.modules import Quantized, quantized_like
 from haq.quant.quantizers.tensor import QuantizedTensor
 
@@ -172,7 +172,13 @@ class Writer(ABC):
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"PyTorch cannot export {type(marked).__name__} to ONNX: {reason}") from None
         assert program is not None
-        return program.model_proto
+        model = program.model_proto
+        if self.batch is not None and not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+            raise ModelError(
+                f"PyTorch cannot export {own_class(marked).__name__} to ONNX for any number of samples, because its "
+                "code makes it a constant; write x.shape[0] instead of len(x) or int(…)"
+            )
+        return model
 
     def _finish(self, model: Any) -> None:
         """Removes unused constants and the exporter's notes about the machine; sets versions."""

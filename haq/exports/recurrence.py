@@ -65,7 +65,7 @@ def put_loops(network: nn.Module) -> None:
             own = own_class(module)
             if any(issubclass(own, cls) and own.forward is cls.forward for cls in _MODULES):
                 become(module, _Looped)
-                module.path = name  # type: ignore[assignment]
+                module.path = name
 
 
 class _Looped(Variant):

@@ -249,3 +249,18 @@ def test_the_weights_of_a_recurrent_network_are_in_the_file_once() -> None:
     )
     for plain in (True, False):
         assert np.abs(_run(content, x, plain) - quantized(x).detach().numpy()).max() < 1e-5
+
+
+def test_a_network_that_makes_the_number_of_samples_a_constant_is_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.state = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.first(x) + self.state(x.new_ones(len(x), 3))
+            return y
+
+    network = prepare(Net(), BitPolicy({"first": LayerBits(4, 4)})).eval()
+    with pytest.raises(ModelError, match="PyTorch cannot export Net to ONNX for any number of samples.*x.shape.0. ins"):
+        to_onnx(network, torch.randn(1, 3))
