@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from haq.runs import Identity, RunFolder
 from haq.runs.project import open_project
 from haq.runs.relocation import Named
 from haq.search.agents.protocol import AgentKind
+from haq.search.effort import Effort
 from haq.search.resume_checks import rounding
 
 __all__ = ["Problem", "pinned_ends", "pose"]
@@ -63,6 +65,11 @@ class Problem:
     agent: AgentKind
     start: BitPolicy | None
     identity: Identity
+
+    @cached_property
+    def effort(self) -> Effort:
+        """How many samples each step takes."""
+        return Effort.of(self.layers, self.data)
 
 
 def pinned_ends(layers: list[LayerSpec]) -> dict[str, LayerBits]:
