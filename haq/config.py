@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from haq.constraints import Constraint, constrained_metric, parse_constraint
-from haq.durations import parse_duration
 from haq.errors import ConfigError, HaqError, did_you_mean
+from haq.io.durations import parse_duration
 from haq.io.prefixes import short_name, split_path
 from haq.io.safe_yaml import read_yaml
 from haq.io.user_code import is_reference

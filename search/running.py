@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from haq.config import SearchConfig
-from haq.durations import format_duration
 from haq.errors import ConfigError, HaqError
+from haq.io.durations import format_duration
 from haq.io.files import making
 from haq.io.output_paths import check_folder
 from haq.metrics import METRICS

@@ -8,6 +8,7 @@ import pytest
 
 from haq.config import SearchConfig
 from haq.errors import ConfigError
+from haq.runs import RunFolder
 from haq.runs.identity import settings_of
 from haq.search import resume, run
 
@@ -18,20 +19,20 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 
 def test_a_search_ends_in_time_with_what_was_found_and_can_be_resumed(tiny: Path, tmp_path: Path) -> None:
     config, recorder = replace(config_for(tiny), time_limit=0.001, trials=4, workers=1), Recorder()
-    found = run(**config.options(), out=tmp_path / "run", observer=recorder)
+    folder = RunFolder(run(**config.options(), out=tmp_path / "run", observer=recorder).path)
     said = " ".join(recorder.said)
-    assert len(found.folder.read_trials()) == 1, "the first trial runs, however short the time is"
+    assert len(folder.read_trials()) == 1, "the first trial runs, however short the time is"
     assert "the time limit of 0.001 s was reached after 1 of 4 trials; `haq search --resume" in said
     best = json.loads((tmp_path / "run" / "best.json").read_text())
     assert best["test_top1"] is None, "the test samples are not used"
     resume(tmp_path / "run")
-    assert len(found.folder.read_trials()) == 2, "a resumed search goes on, for as long again"
+    assert len(folder.read_trials()) == 2, "a resumed search goes on, for as long again"
 
 
 def test_a_limit_that_is_not_reached_changes_nothing(tiny: Path, tmp_path: Path) -> None:
     config = replace(config_for(tiny), trials=2, workers=1)
     policies = [
-        [trial.policy for trial in run(**one.options(), out=tmp_path / str(number)).folder.read_trials()]
+        [trial.policy for trial in RunFolder(run(**one.options(), out=tmp_path / str(number)).path).read_trials()]
         for number, one in enumerate((config, replace(config, time_limit=3600.0)))
     ]
     assert policies[0] == policies[1]

@@ -74,14 +74,16 @@ def fit_grids(
         values = descend(copies, values, gram, grid)
     factor = _best_factor(copies, values, gram, blocks)
     scales, values = grid.scaled(factor).scale[::blocks, 0], values * factor
-    error = _errors(copies, values, gram, blocks).view(groups, len(starts), rows)
+    several = len(starts) > len({start.width for start in starts})
+    error = _errors(copies, values, gram, blocks).view(groups, len(starts), rows) if several else None
     found: dict[int, tuple[Quantizer, Tensor]] = {}
     for width, quantizer in quantizers.items():
         mine = [number for number, start in enumerate(starts) if start.width == width]
         if not mine:
             continue
         assert isinstance(quantizer, UniformQuantizer)
-        owner = _chosen(error, starts, mine, energy)  # (groups, rows)
+        # (groups, rows)
+        owner = torch.full((groups, rows), mine[0]) if error is None else _chosen(error, starts, mine, energy)
         picked = owner * rows + torch.arange(rows)
         scale, zero = scales.gather(1, picked).flatten(), None
         if starts[mine[0]].binary and bool((owner == mine[0]).all()):

@@ -1,7 +1,7 @@
 import pytest
 
-from haq.durations import format_duration, parse_duration
 from haq.errors import ConfigError
+from haq.io.durations import format_duration, parse_duration
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), (" 1.5 h ", 5400), ("10m", 600), ("2min", 120)])
