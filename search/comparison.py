@@ -19,11 +19,11 @@ from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.progress import Observer
 from haq.quant.evaluation import evaluate
+from haq.quant.sample_counts import at_most
 from haq.registry import AGENTS
 from haq.scores import RankBy, Score
 from haq.search.agents.protocol import AgentKind, CheckedAgent
 from haq.search.agents.task import Task
-from haq.search.effort import at_most
 from haq.search.finals import test_all
 from haq.search.problem import pose
 from haq.search.scoring import choose_rank_by

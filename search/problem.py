@@ -24,13 +24,13 @@ from haq.policy import BitPolicy, LayerBits
 from haq.progress import Observer
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
+from haq.quant.sample_counts import Effort
 from haq.quant.schemes import Scheme, resolve_scheme
 from haq.registry import AGENTS
 from haq.runs import Identity, RunFolder
 from haq.runs.project import open_project
 from haq.runs.relocation import Named
 from haq.search.agents.protocol import AgentKind
-from haq.search.effort import Effort
 from haq.search.resume_checks import rounding
 
 __all__ = ["Problem", "pinned_ends", "pose"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from haq.metrics import METRICS, format_cost
 from haq.progress import Observer
 from haq.quant.evaluation import evaluate
+from haq.quant.sample_counts import at_most
 from haq.runs import RunFolder, ranked_by
 from haq.search.baseline_networks import Baselines, score_baselines
-from haq.search.effort import at_most
 from haq.search.problem import Problem
 from haq.search.scoring import choose_rank_by
 from haq.search.workload import Workload, make_workload

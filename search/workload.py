@@ -20,9 +20,9 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import REPORTED, apply_passes, folds
 from haq.quant.qat import Finetuning, Lessons
+from haq.quant.sample_counts import Effort, at_most
 from haq.quant.schemes import Scheme
 from haq.scores import Fidelity, RankBy, Score
-from haq.search.effort import Effort, at_most
 from haq.search.problem import Problem
 from haq.search.scoring import reference_of, scored
 

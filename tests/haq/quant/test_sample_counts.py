@@ -9,11 +9,11 @@ from haq.config import SearchConfig
 from haq.data import ImageData, Samples
 from haq.layers import LayerSpec
 from haq.progress import Silent
+from haq.quant.sample_counts import Effort, at_most
 from haq.scores import Score
-from haq.search.effort import Effort, at_most
 from haq.search.scoring import choose_rank_by
 
-from ..envs.conftest import make_layers
+from ...envs.conftest import make_layers
 
 FLOAT = Score(0.7, 0.9, 1000, 0.0, "float")
 
