@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from haq.constraints import Constraint, constrained_metric, parse_constraint
 from haq.errors import ConfigError, HaqError, did_you_mean
+from haq.io.durations import parse_duration
 from haq.io.prefixes import short_name, split_path
 from haq.io.safe_yaml import read_yaml
 from haq.io.user_code import is_reference
@@ -88,8 +89,9 @@ def check_range(option: str, value: int, least: int) -> None:
 class SearchConfig:
     """Options of one search; `haq search --help` explains each.
 
-    Widths and lists can also be text, as on the command line: `bits="2-8"` and `constraints="latency=10ms"`. A batch of
-    `None` stands for the hardware's usual batch size. Rules can also be mappings and lists; see `haq.rules`.
+    Widths, lists and times can also be text, as on the command line: `bits="2-8"`, `constraints="latency=10ms"` and
+    `time_limit="10m"`. A batch of `None` stands for the hardware's usual batch size. Rules can also be mappings and
+    lists; see `haq.rules`.
 
     Raises:
         ConfigError: A value is out of range.
@@ -125,6 +127,7 @@ class SearchConfig:
     float: tuple[str, ...] = ()
     bits_of: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()
+    time_limit: Number | None = None
 
     def __post_init__(self) -> None:
         self._read_text()
@@ -153,13 +156,17 @@ class SearchConfig:
         _ = self.rules  # read once, so that a wrong one is refused here
         if self.trial_timeout is not None and not 0 < self.trial_timeout < math.inf:
             raise ConfigError(f"--trial-timeout {self.trial_timeout:g}: must be more than 0 seconds, such as 600")
+        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
+            raise ConfigError(f"--time-limit {self.time_limit:g}: write a time of more than 0, such as 90s, 10m or 2h")
         if self.rank_by not in get_args(RankByOption):
             raise ConfigError(f"--rank-by {self.rank_by}: use {', '.join(get_args(RankByOption))}")
         if not self.agent.startswith("object:"):
             AGENTS.check(self.agent, "--agent")
 
     def _read_text(self) -> None:
-        """Parses widths and lists that are given as text, as on the command line."""
+        """Parses widths, lists and times that are given as text, as on the command line."""
+        if isinstance(limit := getattr(self, "time_limit"), str):  # noqa: B009  # by its type, it is already parsed
+            object.__setattr__(self, "time_limit", parse_duration(limit, "--time-limit"))
         for name in ("bits", "a_bits"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, parse_bits(value))
@@ -241,7 +248,7 @@ class SearchConfig:
         content = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
         if self.start is not None:
             content["start"] = self.start.widths()
-        later = ("start", *RULES)  # options that older run folders do not have
+        later = ("start", "time_limit", *RULES)  # options that older run folders do not have
         return {key: value for key, value in content.items() if value or key not in later}
 
     @classmethod

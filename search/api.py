@@ -65,6 +65,7 @@ def run(
     address: str | None = None,
     gpus_per_trial: float = 0.0,
     trial_timeout: float | None = None,
+    time_limit: str | float | None = None,
     seed: int = 0,
     out: Path | str | None = None,
     observer: Observer | None = None,
@@ -108,6 +109,7 @@ def run(
         address: Address of the head of a Ray cluster.
         gpus_per_trial: GPUs that each trial takes.
         trial_timeout: Seconds after which a trial counts as failed.
+        time_limit: Time after which no new trial starts, in seconds or such as `"10m"`; the search can be resumed.
         seed: Seed of everything random.
         out: The run folder, which must not exist; by default `runs/MODEL-HARDWARE-CONSTRAINT`.
         observer: Receives progress; `haq.progress.ProgressBars()` draws it.
@@ -150,6 +152,7 @@ def run(
         "address": address,
         "gpus_per_trial": gpus_per_trial,
         "trial_timeout": trial_timeout,
+        "time_limit": time_limit,
         "seed": seed,
     }
     config = SearchConfig(**options)

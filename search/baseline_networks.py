@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from haq.hwmodels import size_bytes
 from haq.policy import BitPolicy, LayerBits
+from haq.progress import Observer, Silent
 from haq.runs import Baseline, BaselineName
 from haq.scores import Score
 from haq.search.agents.baselines import uniform_policies
@@ -42,24 +43,31 @@ class Baselines:
         return {"float": self.float, "uniform8": self.uniform8, "uniform_same_budget": rival or best}
 
 
-def score_baselines(problem: Problem, workload: Workload, float_score: Score) -> Baselines:
+def score_baselines(
+    problem: Problem, workload: Workload, float_score: Score, observer: Observer | None = None
+) -> Baselines:
     """Scores the networks to compare with.
 
     Args:
         problem: Layers, prices and budget.
         workload: Calibration and validation images.
         float_score: Score of the float network.
+        observer: Receives progress.
     """
-    rivals = sorted(
-        (_scored(policy, pair, problem, workload) for pair, policy in _widest_uniform(problem).items()),
-        key=lambda rival: -rival.score.objective(workload.rank_by),
-    )
+    observer, scored = observer or Silent(), []
+    policies = [*_widest_uniform(problem).items(), (problem.budget.uniform_pair(8), problem.budget.uniform8)]
+    for number, (pair, policy) in enumerate(policies):
+        observer.progress("baselines", number, len(policies))
+        scored.append(_scored(policy, pair, problem, workload))
+    observer.progress("baselines", len(policies), len(policies))
+    *rivals, uniform8 = scored
+    rivals.sort(key=lambda rival: -rival.score.objective(workload.rank_by))
     layers = [layer.name for layer in problem.layers]
     float_policy = BitPolicy.uniform(layers, None)
     float_size = sum(size_bytes(layer, float_policy[layer.name]) for layer in problem.layers) + problem.rest.float_bytes
     return Baselines(
         float=Baseline(None, float_score, {"latency_ms": None, "energy_mj": None, "size_bytes": float_size}),
-        uniform8=_scored(problem.budget.uniform8, problem.budget.uniform_pair(8), problem, workload),
+        uniform8=uniform8,
         rivals=tuple(rivals),
     )
 

@@ -19,6 +19,7 @@ from haq.layers import LayerSpec
 from haq.policy import BitPolicy
 from haq.progress import Observer
 from haq.quant.evaluation import evaluate
+from haq.quant.sample_counts import at_most
 from haq.registry import AGENTS
 from haq.scores import RankBy, Score
 from haq.search.agents.protocol import AgentKind, CheckedAgent
@@ -181,10 +182,10 @@ def compare_agents(
     with ray_workers(config.workers, config.address, config.gpus_per_trial):
         import ray
 
-        float_score = evaluate(problem.model, problem.data.val, "float")
-        workload = make_workload(
-            config, problem, choose_rank_by(config, problem.data, float_score, observer, config.tuned), observer
-        )
+        float_score = evaluate(problem.model, at_most(problem.data.val, problem.effort.validation), "float")
+        few = problem.effort.few_labels
+        rank_by = choose_rank_by(config, problem.data, float_score, observer, config.tuned, few)
+        workload = make_workload(config, problem, rank_by, observer)
         measured = None
         kinds = {name: AgentKind.of(AGENTS.resolve(name), name) for name in agents}
         if any(kind.informed for kind in kinds.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from haq.policy import BitPolicy
 from haq.progress import Observer
 from haq.quant.ptq import check_applicable
 from haq.quant.reach import reached
+from haq.quant.sample_counts import Effort
 from haq.quant.schemes import Scheme, resolve_scheme
 from haq.quant.uncovered import rest_of
 from haq.registry import AGENTS
@@ -69,6 +71,11 @@ class Problem:
     agent: AgentKind
     start: BitPolicy | None
     identity: Identity
+
+    @cached_property
+    def effort(self) -> Effort:
+        """How many samples each step takes."""
+        return Effort.of(self.layers, self.data)
 
 
 def pose(config: SearchConfig, observer: Observer, run: RunFolder | None = None, named: Named | None = None) -> Problem:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from haq.config import SearchConfig
 from haq.errors import ConfigError, HaqError
+from haq.io.durations import format_duration
 from haq.io.files import making
 from haq.io.output_paths import check_folder
 from haq.metrics import METRICS
@@ -45,13 +47,13 @@ def run(config: SearchConfig, out: Path, observer: Observer | None = None, named
         HaqError: Anything wrong with the options.
     """
     check_folder(out, "haq search")
-    observer = observer or Silent()
+    started, observer = time.monotonic(), observer or Silent()
     with one_thread():
         problem = pose(config, observer, named=named)
         with ray_workers(config.workers, config.address, config.gpus_per_trial):
             folder = _made(problem, out)
             with folder.locked():
-                finish(problem, folder, observer)
+                finish(problem, folder, observer, started)
     return folder
 
 
@@ -66,7 +68,7 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
     Raises:
         HaqError: `path` is not a run folder, or what it names has disappeared or changed.
     """
-    folder, observer = RunFolder.open(path), observer or Silent()
+    folder, observer, started = RunFolder.open(path), observer or Silent(), time.monotonic()
     if folder.training.is_file():
         raise ConfigError(f"{str(path)!r} is a fine-tuning; resume it with `haq finetune --resume {path}`")
     config = config_of(folder, named)
@@ -81,30 +83,41 @@ def resume(path: Path, observer: Observer | None = None, named: Named | None = N
         with folder.locked(), ray_workers(config.workers, config.address, config.gpus_per_trial):
             if problem.config != folder.read_config():  # the project has moved, or got other names
                 folder.write_config(problem.config, folder.read_environment())
-            finish(problem, folder, observer)
+            finish(problem, folder, observer, started)
     return folder
 
 
-def finish(problem: Problem, folder: RunFolder, observer: Observer) -> None:
+def finish(problem: Problem, folder: RunFolder, observer: Observer, started: float | None = None) -> None:
     """Does all that follows from a posed problem: baselines, trials that are missing, finals, results.
 
     Args:
         problem: What is asked.
         folder: The run, locked; trials that it holds count.
         observer: Receives progress.
+        started: Of `time.monotonic`, when the time limit began; by default now.
 
     Raises:
         HaqError: No policy could be scored, or no finalist fine-tuned.
     """
+    started = time.monotonic() if started is None else started
     observer.progress("prepare", 1, 1)
     observer.say(f"run folder: {folder.path}")
     config = problem.config
     study = calibrate_study(problem, folder, observer)
-    trials = search(study, problem.agent, _Watch(study))
+    deadline = None if config.time_limit is None else started + config.time_limit
+    trials = search(study, problem.agent, _Watch(study), deadline)
     ranked = _ranked(problem, trials.ended)
     folder.write_front(pareto_front(trials.ended, config.cost_fields))
     if trials.interrupted:
         observer.say(f"interrupted after {len(trials.ended)} of {config.trials} trials")
+        write_untested(study, ranked[0])
+        return
+    if trials.timed_out:
+        assert config.time_limit is not None
+        observer.say(
+            f"the time limit of {format_duration(config.time_limit)} was reached after {len(trials.ended)} of "
+            f"{config.trials} trials; `haq search --resume {folder.path}` continues"
+        )
         write_untested(study, ranked[0])
         return
     if len(trials.ended) < config.trials:

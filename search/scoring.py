@@ -17,11 +17,13 @@ from haq.scores import Fidelity, RankBy, Score
 
 __all__ = ["choose_rank_by", "reference_of", "scored"]
 
-_COMPARED = 256  # samples for divergence, which orders policies on few samples
+_COMPARED = 256  # samples for divergence, which orders policies on few samples; fewer of large networks
 _SATURATED = 0.995  # at this validation top-1, too few images are wrong to tell policies apart
 
 
-def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer: Observer, tuned: bool) -> RankBy:
+def choose_rank_by(
+    config: SearchConfig, data: ImageData, score: Score, observer: Observer, tuned: bool, few_labels: bool = False
+) -> RankBy:
     """Returns what policies are ranked by: the given option, or a measure that tells policies apart.
 
     Args:
@@ -30,6 +32,7 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
         score: Score of the float network on the validation samples.
         observer: Receives the reason for the choice.
         tuned: Whether any network is fine-tuned.
+        few_labels: Whether the network is so large that only a few of the labelled samples are used.
     """
     if config.rank_by != "auto":
         return config.rank_by
@@ -44,6 +47,12 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
             "labels add noise"
         )
         return "kl"
+    if few_labels:
+        observer.say(
+            "policies are ranked by divergence from the float network on mixed samples, which tells them apart on fewer"
+            " samples than labels do"
+        )
+        return "kl"
     if score.top1 < _SATURATED:
         return "top1"
     observer.say(
@@ -53,7 +62,9 @@ def choose_rank_by(config: SearchConfig, data: ImageData, score: Score, observer
     return "kl"
 
 
-def reference_of(model: nn.Module, val: Samples, seed: int, threads: int | None = None) -> Reference:
+def reference_of(
+    model: nn.Module, val: Samples, seed: int, threads: int | None = None, count: int = _COMPARED
+) -> Reference:
     """Returns mixed validation samples with the float network's outputs, to compare quantized networks with.
 
     Args:
@@ -61,11 +72,12 @@ def reference_of(model: nn.Module, val: Samples, seed: int, threads: int | None 
         val: Validation samples.
         seed: Determines which samples are mixed.
         threads: See `haq.quant.evaluation.evaluate`.
+        count: Number of samples.
 
     Raises:
         ConfigError: The outputs take too much memory.
     """
-    samples = mixed(val, _COMPARED, seed)
+    samples = mixed(val, count, seed)
     logits = teacher_of(model, samples, threads)
     if isinstance(logits, nn.Module):
         raise ConfigError(

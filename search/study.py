@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from haq.metrics import METRICS, format_cost
 from haq.progress import Observer
 from haq.quant.evaluation import evaluate
+from haq.quant.sample_counts import at_most
 from haq.runs import RunFolder, ranked_by
 from haq.search.baseline_networks import Baselines, score_baselines
 from haq.search.problem import Problem
@@ -44,11 +45,14 @@ def calibrate_study(problem: Problem, folder: RunFolder, observer: Observer) -> 
         observer: Receives progress.
     """
     config = problem.config
-    float_score = replace(evaluate(problem.model, problem.data.val, "float", threads=config.workers), kl=0.0)
+    val = at_most(problem.data.val, problem.effort.validation)
+    float_score = replace(evaluate(problem.model, val, "float", threads=config.workers), kl=0.0)
     before = ranked_by(folder.read_trials()) if config.rank_by == "auto" else None
-    rank_by = before or choose_rank_by(config, problem.data, float_score, observer, config.tuned)
+    rank_by = before or choose_rank_by(
+        config, problem.data, float_score, observer, config.tuned, problem.effort.few_labels
+    )
     workload = make_workload(config, problem, rank_by, observer)
-    baselines = score_baselines(problem, workload, float_score)
+    baselines = score_baselines(problem, workload, float_score, observer)
     folder.write_baselines(baselines.named())
     _introduce(problem, baselines, observer)
     return Study(problem, workload, baselines, folder, observer)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from haq.config import SearchConfig
 from haq.data import Samples
 from haq.policy import BitPolicy
-from haq.progress import Observer
+from haq.progress import Observer, Silent
 from haq.quant.calibration import Calibration, calibrate
 from haq.quant.compensation import compensate_together
 from haq.quant.divergence import Reference
@@ -20,6 +20,7 @@ from haq.quant.folding import fold_batch_norm
 from haq.quant.preparation import load_state, prepare
 from haq.quant.ptq import REPORTED, apply_passes, folds
 from haq.quant.qat import Finetuning, Lessons
+from haq.quant.sample_counts import Effort, at_most
 from haq.quant.schemes import Scheme
 from haq.registry import LAYERS
 from haq.scores import Fidelity, RankBy, Score
@@ -27,9 +28,6 @@ from haq.search.problem import Problem
 from haq.search.scoring import reference_of, scored
 
 __all__ = ["Workload", "calibrated", "make_workload", "worker_device"]
-
-_CALIBRATION_IMAGES, _PASSES_IMAGES = 512, 1024
-_TRIAL_LABELS = 128  # samples for the top-1 of a trial if something else ranks it
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,7 @@ class Workload:
         passes: Post-training passes of finalists.
         rank_by: What the objective is; see `Score.objective`.
         seed: Seed of the passes.
+        effort: How many samples each step takes.
         kinds: Kinds of layers that the user's file registered; workers do not run it.
     """
 
@@ -58,6 +57,7 @@ class Workload:
     passes: tuple[str, ...]
     rank_by: RankBy
     seed: int
+    effort: Effort = field(default_factory=Effort)
     kinds: Mapping[str, Any] = field(default_factory=lambda: LAYERS.added)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -93,8 +93,7 @@ class Workload:
             fidelity: How it was made.
             steps: Fine-tuning steps that it had.
         """
-        few = self.reference is not None and len(self.val) > _TRIAL_LABELS
-        val = self.val.subset(range(_TRIAL_LABELS)) if few else self.val
+        val = self.val if self.reference is None else at_most(self.val, self.effort.labels)
         return scored(model, val, self.reference, fidelity, steps)
 
     def rounded_together(
@@ -103,7 +102,7 @@ class Workload:
         """Returns networks after post-training passes that do not fold batch norms; see `reconstructed`."""
         models = [self.quantized(policy).eval() for policy in policies]
         if "sequential" in self.passes:
-            shown = _shown(self.train, _PASSES_IMAGES)
+            shown = _shown(self.train, self.effort.passes)
             compensate_together(models, self.model, shown, lambda done, total: progress(done / total))
         return models
 
@@ -116,7 +115,7 @@ class Workload:
         """
         if not self.folded:
             return self.rounded_together([policy], progress)[0]
-        shown, long = _shown(self.train, _PASSES_IMAGES), [name for name in self.passes if name in REPORTED]
+        shown, long = _shown(self.train, self.effort.passes), [name for name in self.passes if name in REPORTED]
         finished = 0
 
         def report(done: int, total: int) -> None:
@@ -149,6 +148,8 @@ class Workload:
             steps: Fine-tuning steps that several networks will take.
             progress: Called with the share of the work done.
         """
+        if not self.effort.prepares(steps):
+            return self
         return replace(self, lessons=self.lessons.prepared(steps, progress=progress))
 
 
@@ -166,23 +167,35 @@ def make_workload(config: SearchConfig, problem: Problem, rank_by: RankBy, obser
         rank_by: What policies are ranked by.
         observer: Receives progress.
     """
-    observer.progress("calibrate", 0, 2)
+    effort, train, val = problem.effort, problem.data.train, problem.data.val
+    if said := str(effort):
+        observer.say(said)
     widths = {*problem.table.w_bits, *(width for width in problem.table.a_bits if width is not None)}
-    calibration = calibrated(problem, widths)
-    observer.progress("calibrate", 1, 2)
-    lessons = Lessons(problem.data.train, problem.model, config.seed).prepared(config.qat_steps)
-    observer.progress("calibrate", 2, 2)
-    val = problem.data.val
-    reference = reference_of(problem.model, val, config.seed, config.workers) if rank_by == "kl" else None
+    calibration = calibrated(problem, widths, observer)
+    lessons = Lessons(train, problem.model, config.seed, effort.lesson, effort.compared)
+    if config.qat_steps and effort.prepares(config.qat_steps):
+        observer.progress("lessons", 0, 100)
+        lessons = lessons.prepared(config.qat_steps, lambda share: observer.progress("lessons", int(100 * share), 100))
+        observer.progress("lessons", 100, 100)
+    compared = effort.compared
+    reference = reference_of(problem.model, val, config.seed, config.workers, compared) if rank_by == "kl" else None
     return Workload(
-        problem.model, problem.scheme, calibration, lessons, val, reference, config.ptq, rank_by, config.seed
-    )
+        problem.model, problem.scheme, calibration, lessons, at_most(val, effort.validation), reference, config.ptq,
+        rank_by, config.seed, effort,
+    )  # fmt: skip
 
 
-def calibrated(problem: Problem, widths: Iterable[int]) -> Calibration:
-    """Calibrates quantizers of these widths on the first training samples."""
-    return calibrate(problem.model, _shown(problem.data.train, _CALIBRATION_IMAGES), widths, problem.scheme)
+def calibrated(problem: Problem, widths: Iterable[int], observer: Observer | None = None) -> Calibration:
+    """Calibrates quantizers of these widths on the first training samples.
+
+    Args:
+        problem: Network and data.
+        widths: Candidate widths.
+        observer: Receives progress.
+    """
+    shown = _shown(problem.data.train, problem.effort.calibration)
+    return calibrate(problem.model, shown, widths, problem.scheme, progress=(observer or Silent()).progress)
 
 
 def _shown(train: Samples, count: int) -> list[Tensor]:
-    return [x for x, _ in train.subset(range(min(count, len(train)))).batches(64)]
+    return [x for x, _ in at_most(train, count).batches(64)]

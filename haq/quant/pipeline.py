@@ -16,6 +16,7 @@ from haq.layers.rest import Rest
 from haq.policy import BitPolicy, LayerBits
 from haq.process_state import random_states_restored
 from haq.progress import Observer, Silent
+from haq.quant.effort import affordable
 from haq.quant.evaluation import evaluate
 from haq.quant.modules import Quantized
 from haq.quant.ptq import apply_passes, check_applicable
@@ -27,7 +28,8 @@ from haq.quant.uncovered import rest_of
 
 __all__ = ["Recipe", "Result", "apply_policy", "integer_top1", "stored_bytes", "uniform_policy"]
 
-_CALIBRATION_IMAGES = 1024
+_CALIBRATION_IMAGES, _LEAST_IMAGES = 1024, 16
+_CALIBRATION_S = 40.0  # that two cores may take for the float network's outputs
 _FLOAT_BYTES = 4
 _REPORTS = 20  # progress reports during fine-tuning
 
@@ -122,7 +124,11 @@ def apply_policy(
     layers = [layer for layer in layers if layer.name in policy]
     rest = rest_of(model, sample, layers)
     check_applicable(recipe.passes, recipe.scheme, model, sample)
-    shown = data.train.subset(range(min(_CALIBRATION_IMAGES, len(data.train))))
+    usual = min(_CALIBRATION_IMAGES, len(data.train))
+    count = affordable(usual, sum(spec.macs for spec in layers), _CALIBRATION_S, _LEAST_IMAGES)
+    if count < usual:
+        observer.say(f"the network is large: calibrating on {count:,} of {usual:,} samples")
+    shown = data.train.subset(range(count))
     batches = [x for x, _ in shown.batches(64)]
     observer.progress("calibrate", 0, 1)
     passes, seed = list(recipe.passes), recipe.seed

@@ -14,7 +14,7 @@ from haq.io.validation import restored
 
 __all__ = ["Identity", "file_fingerprint", "settings_of", "short"]
 
-_FREE = {"trials", "finetune_steps", "workers", "address", "gpus_per_trial", "trial_timeout"}
+_FREE = {"trials", "finetune_steps", "workers", "address", "gpus_per_trial", "trial_timeout", "time_limit"}
 """Options that may be changed in `config.yaml`, for more trials or another machine."""
 _PLACES = {"model", "weights", "data", "hardware"}  # their content counts, not their path
 

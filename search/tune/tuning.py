@@ -39,14 +39,18 @@ class Trials:
     Attributes:
         ended: All trials, including those from before an interruption.
         interrupted: Whether Ctrl-C ended the search.
+        timed_out: Whether its time was over before all trials were done.
     """
 
     ended: list[Trial]
     interrupted: bool
+    timed_out: bool = False
 
 
-def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]], None]) -> Trials:
-    """Runs trials until `config.trials` are finished, nothing is left to propose, or Ctrl-C.
+def search(
+    study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]], None], deadline: float | None = None
+) -> Trials:
+    """Runs trials until `config.trials` are finished, nothing is left to propose, Ctrl-C, or the time is over.
 
     After every trial the searcher's state, which includes the trial, is saved; then the trial is appended to
     `trials.jsonl`. The agent first learns the trials that are already in the folder, so that an interrupted search
@@ -56,6 +60,7 @@ def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]]
         study: The problem, what every trial needs, and the run folder.
         agent_kind: The kind of agent that proposes.
         on_trial: Called after each trial with all finished trials.
+        deadline: Of `time.monotonic`; no trial starts after it, but for the first one.
 
     Raises:
         ConfigError: The run folder cannot be written.
@@ -66,15 +71,23 @@ def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]]
         return Trials(known, interrupted=False)
     agent, first = _agent(study, agent_kind)
     log = _Log(study, known, on_trial)
+
+    before_us = len(known)
+
+    def late() -> bool:
+        return deadline is not None and len(log.trials) > before_us and time.monotonic() > deadline
+
     with stopping(study.observer.say) as asked:
-        searcher = BitSearcher(agent, first, log, study.workload.rank_by, lambda: asked() or log.failure is not None)
+        searcher = BitSearcher(
+            agent, first, log, study.workload.rank_by, lambda: asked() or late() or log.failure is not None
+        )
         log.restore(searcher)
         trainable = _trainable(study)
         before = -1
-        while before < len(log.trials) < config.trials and not (asked() or log.failure or searcher.failure):
+        while before < len(log.trials) < config.trials and not (asked() or late() or log.failure or searcher.failure):
             before, count = len(log.trials), min(config.trials - len(log.trials), _AT_ONCE)
             run_trials(trainable, searcher, count, folder, config.workers, config.gpus_per_trial, log.trials)
-        interrupted = asked()
+        interrupted, timed_out = asked(), late() and len(log.trials) < config.trials
     if searcher.failure is not None:
         raise searcher.failure
     if log.failure is not None:
@@ -82,7 +95,7 @@ def search(study: Study, agent_kind: AgentKind, on_trial: Callable[[list[Trial]]
             f"cannot write into {folder.path}: {log.failure.strerror}; fix that, and resume with `haq search --resume "
             f"{folder.path}`"
         )
-    return Trials(log.trials, interrupted)
+    return Trials(log.trials, interrupted, timed_out)
 
 
 def _agent(study: Study, kind: AgentKind) -> tuple[Agent, First]:
@@ -220,7 +233,8 @@ def sensitivity_of(problem: Problem, workload: Workload, path: Path, observer: O
     budget, config = problem.budget, problem.config
     free = [layer.name for layer in problem.layers if layer.name not in budget.pinned]
     weights, inputs = (budget.widths(field) if field in budget.fields else () for field in ("w_bits", "a_bits"))
-    images = workload.train.subset(range(min(workload.train.fitting(_IMAGES), len(workload.train))))
+    count = min(workload.train.fitting(_IMAGES), workload.effort.sensitivity)
+    images = workload.train.subset(range(min(count, len(workload.train))))
     inputs = inputs if len(inputs) > 1 else ()  # with a single candidate, all policies lose the same
 
     def measure() -> dict[str, Sensitivity]:

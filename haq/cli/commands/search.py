@@ -93,6 +93,12 @@ _NAMED = {"model", "weights", "data", "hardware"}  # what may lie elsewhere when
     metavar="SECONDS",
     help="Give a trial up that takes longer; it is tried once more, then counted as failed.  [default: wait]",
 )
+@click.option(
+    "--time-limit",
+    metavar="TIME",
+    help="Start no trial after this time, such as 90s, 10m or 2h, and report what was found; --resume continues for as "
+    "long again.  [default: until all trials are done]",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Run folder to make.")
 @click.option(
     "--resume",

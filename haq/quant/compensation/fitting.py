@@ -23,7 +23,13 @@ _WORTH, _NOTICED = 0.05, 1e-3
 
 
 def fit_grids(
-    weight: Tensor, target: Tensor, gram: Tensor, quantizers: Mapping[int, Quantizer], choose: bool
+    weight: Tensor,
+    target: Tensor,
+    gram: Tensor,
+    quantizers: Mapping[int, Quantizer],
+    choose: bool,
+    blocks: int = 1,
+    refit: bool = True,
 ) -> dict[int, tuple[Quantizer, Tensor]]:
     """Returns the best grid for every width, and the target rounded to it.
 
@@ -36,16 +42,19 @@ def fit_grids(
         gram: Damped moments, `(groups, K, K)`.
         quantizers: Quantizers by width; only uniform ones with one free scale per channel are fitted.
         choose: Whether `adaptive` quantizers may gain or lose zero points.
+        blocks: Blocks of columns in each group, which share their grid; see `as_columns`. The shapes above have every
+            block as a group.
+        refit: Whether codes are fitted again to the fitted scale.
 
     Returns:
         Width → quantizer with the fitted grid, and the rounded target, same shape.
     """
-    groups, columns, rows = target.shape
+    rows, columns, groups = target.shape[2], target.shape[1], len(target) // blocks
     energy = float(output_error(target, torch.zeros_like(target), gram).sum())
 
     def noticed(start: _Start) -> bool:
         """Whether rounding to the nearest level, which is no better than the fit, has an error that matters."""
-        rounded = start.grid(groups).nearest(target)
+        rounded = start.grid(groups).shared(blocks).nearest(target)
         return float(output_error(target, rounded, gram).sum()) > _NOTICED * energy
 
     starts = [
@@ -57,21 +66,24 @@ def fit_grids(
     if not starts:
         return {}
     grid, copies = Grid.beside([start.grid(groups) for start in starts]), target.repeat(1, 1, len(starts))
+    grid = grid.shared(blocks)
     values = diffuse(copies, gram, grid)
-    for _ in range(_REFITS):
-        factor = _best_factor(copies, values, gram)
+    for _ in range(_REFITS if refit else 0):
+        factor = _best_factor(copies, values, gram, blocks)
         grid, values = grid.scaled(factor), values * factor
         values = descend(copies, values, gram, grid)
-    factor = _best_factor(copies, values, gram)
-    scales, values = grid.scaled(factor).scale[:, 0], values * factor
-    error = output_error(copies, values, gram).view(groups, len(starts), rows)
+    factor = _best_factor(copies, values, gram, blocks)
+    scales, values = grid.scaled(factor).scale[::blocks, 0], values * factor
+    several = len(starts) > len({start.width for start in starts})
+    error = _errors(copies, values, gram, blocks).view(groups, len(starts), rows) if several else None
     found: dict[int, tuple[Quantizer, Tensor]] = {}
     for width, quantizer in quantizers.items():
         mine = [number for number, start in enumerate(starts) if start.width == width]
         if not mine:
             continue
         assert isinstance(quantizer, UniformQuantizer)
-        owner = _chosen(error, starts, mine, energy)  # (groups, rows)
+        # (groups, rows)
+        owner = torch.full((groups, rows), mine[0]) if error is None else _chosen(error, starts, mine, energy)
         picked = owner * rows + torch.arange(rows)
         scale, zero = scales.gather(1, picked).flatten(), None
         if starts[mine[0]].binary and bool((owner == mine[0]).all()):
@@ -79,7 +91,8 @@ def fit_grids(
         elif any(starts[number].zero_point is not None for number in set(owner.flatten().tolist())):
             zeros = torch.stack([start.zeros(groups) for start in starts], 1)
             zero = zeros.gather(1, owner[:, None])[:, 0].flatten()
-        found[width] = quantizer.regridded(scale, zero), values.gather(2, picked[:, None].expand(-1, columns, -1))
+        places = picked.repeat_interleave(blocks, 0)[:, None].expand(-1, columns, -1)
+        found[width] = quantizer.regridded(scale, zero), values.gather(2, places)
     return found
 
 
@@ -145,8 +158,18 @@ def _chosen(error: Tensor, starts: list[_Start], mine: list[int], energy: float)
     return owner
 
 
-def _best_factor(target: Tensor, rounded: Tensor, gram: Tensor) -> Tensor:
+def _errors(target: Tensor, rounded: Tensor, gram: Tensor, blocks: int) -> Tensor:
+    """Returns `output_error`, added up over the blocks of each group."""
+    error = output_error(target, rounded, gram)
+    return error if blocks == 1 else error.view(-1, blocks, error.shape[1]).sum(1)
+
+
+def _best_factor(target: Tensor, rounded: Tensor, gram: Tensor, blocks: int) -> Tensor:
     """Returns the least-squares factor for each row's scale, with unchanged codes, `(groups, 1, n)`."""
     seen = gram @ rounded
     along, own = (seen * target).sum(1, keepdim=True), (seen * rounded).sum(1, keepdim=True)
+    if blocks > 1:
+        along, own = (
+            of.view(-1, blocks, of.shape[2]).sum(1, keepdim=True).repeat_interleave(blocks, 0) for of in (along, own)
+        )
     return torch.where((along > 0) & (own > 0), along / own.clamp_min(1e-30), torch.ones_like(own)).clamp(0.5, 2.0)

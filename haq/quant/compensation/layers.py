@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from haq.layers.kinds import bias_of
+from haq.quant.compensation.care import Care
 from haq.quant.compensation.fitting import fit_grids
 from haq.quant.compensation.moments import Moments, takes_shift
 from haq.quant.compensation.rounding import Grid, as_columns, as_weight, damped, descend, diffuse
@@ -62,7 +63,11 @@ class Rounded:
 
 
 def round_layer(
-    layer: Any, quantizers: Mapping[int, Quantizer], moments: Moments | None, choose: bool = True
+    layer: Any,
+    quantizers: Mapping[int, Quantizer],
+    moments: Moments | None,
+    choose: bool = True,
+    care: Care = Care.FULL,
 ) -> dict[int, Rounded]:
     """Rounds a layer's weight for every width, so that the layer's outputs stay close to the float network's.
 
@@ -75,6 +80,7 @@ def round_layer(
         quantizers: Width → quantizer of the weight.
         moments: Moments of the layer's inputs; `None` rounds weights to the nearest level.
         choose: Whether zero points may be chosen; otherwise they stay unchanged.
+        care: With less than full care, zero points stay unchanged, and weights are rounded once.
 
     Returns:
         Width → rounded weight.
@@ -84,16 +90,19 @@ def round_layer(
     if moments is None or not chosen:
         return found
     weight = layer.weight.detach().float()
-    gram = damped(moments.gram, moments.samples)
-    target = compensated_target(as_columns(weight, len(gram)), moments)
-    fitted = fit_grids(weight, target, gram, chosen, choose)
+    gram, blocks, full = damped(moments.gram, moments.samples), moments.blocks, care is Care.FULL
+    groups = len(gram) // blocks
+    target = compensated_target(as_columns(weight, groups, blocks), moments)
+    fitted = fit_grids(weight, target, gram, chosen, choose and full, blocks, refit=full)
     for width, quantizer in chosen.items():
         if width in fitted:
             quantizer, values = fitted[width]
         else:
-            grid = Grid.of(quantizer.encode(weight), len(gram))
-            values = descend(target, diffuse(target, gram, grid), gram, grid)
-        rounded = as_weight(values, weight)
+            grid = Grid.of(quantizer.encode(weight), groups, blocks)
+            values = diffuse(target, gram, grid)
+            if full:
+                values = descend(target, values, gram, grid)
+        rounded = as_weight(values, weight, blocks)
         stored = quantizer.encode(rounded)
         if not torch.allclose(stored.dequantize(), rounded, rtol=1e-4, atol=1e-9):
             continue  # the grid depends on the values
@@ -129,7 +138,7 @@ def _compensable(quantizer: nn.Module) -> bool:
 
 def _mean_error(exact: Tensor, rounded: Tensor, moments: Moments) -> Tensor:
     """Returns E[Ŵ x̂ − W x], `(M,)`."""
-    groups = len(moments.gram)
-    given = torch.einsum("gkr,gk->gr", as_columns(rounded, groups), moments.mean)
-    wanted = torch.einsum("gkr,gk->gr", as_columns(exact, groups), moments.exact_mean)
-    return (given - wanted).flatten()
+    groups, blocks = len(moments.gram) // moments.blocks, moments.blocks
+    given = torch.einsum("gkr,gk->gr", as_columns(rounded, groups, blocks), moments.mean)
+    wanted = torch.einsum("gkr,gk->gr", as_columns(exact, groups, blocks), moments.exact_mean)
+    return (given - wanted).view(groups, blocks, -1).sum(1).flatten()

@@ -30,6 +30,8 @@ class Moments:
         mean: E[x̂], `(groups, K)`.
         exact_mean: E[x], `(groups, K)`.
         samples: Number of columns that the moments are averages of.
+        blocks: Blocks of columns that each group is cut into; moments between blocks are left out, and every block
+            counts as a group in the shapes above.
     """
 
     gram: Tensor
@@ -37,6 +39,7 @@ class Moments:
     mean: Tensor
     exact_mean: Tensor
     samples: int
+    blocks: int = 1
 
 
 class Reads:
@@ -50,11 +53,12 @@ class Reads:
         batches: Number of batches that will be added.
         seed: Seed for the choice of windows.
         samples: Number of windows over all batches, in place of 8,192; more than that only if they fit into 128 MiB.
+        blocks: Blocks of columns without moments between them, a divisor of their number; 0 for no moments at all.
     """
 
-    def __init__(self, layer: Any, batches: int, seed: int = 0, samples: int = _SAMPLES) -> None:
-        self._layer, self._rng = layer, torch.Generator().manual_seed(seed)
-        size, groups = layer.weight[0].numel(), groups_of(layer)
+    def __init__(self, layer: Any, batches: int, seed: int = 0, samples: int = _SAMPLES, blocks: int = 1) -> None:
+        self._layer, self._rng, self._blocks = layer, torch.Generator().manual_seed(seed), blocks
+        size, groups = layer.weight[0].numel() // max(blocks, 1), groups_of(layer) * max(blocks, 1)
         if samples > _SAMPLES:
             samples = max(_SAMPLES, min(samples, _HELD_BYTES // (4 * groups * size)))
         wanted = -(-max(samples, _LEAST_PER_COLUMN * size) // max(batches, 1))
@@ -82,8 +86,11 @@ class Reads:
 
     def add_columns(self, read: Tensor, exact: Tensor | None = None) -> None:
         """Adds columns from `taken`, `(groups, K, n)`."""
-        true = read if exact is None else exact
         self._shown.append(read[:, :, : self._shown_per_batch])
+        if not self._blocks:
+            return
+        read, exact = self._cut(read), None if exact is None else self._cut(exact)
+        true = read if exact is None else exact
         if self._origins is None:
             self._origins = torch.stack([read.mean(2, keepdim=True), true.mean(2, keepdim=True)])
         read = read - self._origins[0]
@@ -97,6 +104,10 @@ class Reads:
                 self._cross = torch.zeros_like(self._gram)
             self._cross.baddbmm_(true, read.transpose(1, 2))
             self._sums[1] += true.sum(2)
+
+    def _cut(self, columns: Tensor) -> Tensor:
+        groups, size, count = columns.shape
+        return columns.reshape(groups * self._blocks, size // self._blocks, count) if self._blocks > 1 else columns
 
     def joined(self, *others: Reads) -> Reads:
         """Adds the sums of other instances for the same layer, and returns itself."""
@@ -133,8 +144,8 @@ class Reads:
             return None
         mean, exact = mean[:, :, 0], exact[:, :, 0]
         if self._alike:
-            return Moments(gram, None, mean, mean, self._count)
-        return Moments(gram, cross, mean, exact, self._count)
+            return Moments(gram, None, mean, mean, self._count, self._blocks)
+        return Moments(gram, cross, mean, exact, self._count, self._blocks)
 
 
 def _moved(a: Tensor, by: Tensor, b: Tensor, along: Tensor, count: int) -> Tensor:
@@ -142,11 +153,16 @@ def _moved(a: Tensor, by: Tensor, b: Tensor, along: Tensor, count: int) -> Tenso
     return a @ along.transpose(1, 2) + by @ b.transpose(1, 2) + count * by @ along.transpose(1, 2)
 
 
-def moments_bytes(layer: nn.Module) -> int:
-    """Returns the memory that a layer's second moments take, in bytes."""
-    if not is_product(layer):
+def moments_bytes(layer: nn.Module, blocks: int = 1) -> int:
+    """Returns the memory that a layer's second moments take, in bytes.
+
+    Args:
+        layer: The layer.
+        blocks: As for `Reads`.
+    """
+    if not is_product(layer) or not blocks:
         return 0
-    return 4 * groups_of(layer) * cast(Tensor, layer.weight)[0].numel() ** 2
+    return 4 * groups_of(layer) * cast(Tensor, layer.weight)[0].numel() ** 2 // blocks
 
 
 def takes_shift(layer: nn.Module) -> bool:

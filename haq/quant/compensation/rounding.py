@@ -43,17 +43,18 @@ class Grid:
     codebook: Tensor | None = None
 
     @classmethod
-    def of(cls, stored: QuantizedTensor, groups: int) -> Grid:
+    def of(cls, stored: QuantizedTensor, groups: int, blocks: int = 1) -> Grid:
         """Returns the grid of a quantized weight.
 
         Args:
             stored: Codes `(M, ...)`, at any granularity.
             groups: Groups of the layer.
+            blocks: Blocks of columns in each group; see `as_columns`.
         """
         places = torch.arange(stored.codes.numel()).view(stored.codes.shape)
         owners = group(places, stored.granularity)
         owner = ungroup(torch.arange(len(owners))[:, None].expand_as(owners), places, stored.granularity)
-        owner = as_columns(owner, groups)
+        owner = as_columns(owner, groups, blocks)
         if stored.granularity in ("channel", "tensor"):
             owner = owner[:, :1]
         one = torch.zeros(owner.shape)
@@ -82,6 +83,13 @@ class Grid:
         """Returns the grid with its scale multiplied by `factor`."""
         return Grid(self.scale * factor, self.low, self.high, self.offset)
 
+    def shared(self, blocks: int) -> Grid:
+        """Returns the grid of groups for their blocks of columns; see `as_columns`. It has one scale for each row."""
+        if blocks == 1:
+            return self
+        parts = (getattr(self, name) for name in ("scale", "low", "high", "offset"))
+        return Grid(*(part.repeat_interleave(blocks, 0) for part in parts))
+
     @staticmethod
     def beside(grids: list[Grid]) -> Grid:
         """Joins grids of the same rows into one grid for copies of these rows, one copy after the other."""
@@ -89,14 +97,28 @@ class Grid:
         return Grid(*(torch.cat(part, 2) for part in parts))
 
 
-def as_columns(weight: Tensor, groups: int) -> Tensor:
-    """Returns a weight `(M, ...)` as `(groups, K, M / groups)`."""
-    return weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2).contiguous()
+def as_columns(weight: Tensor, groups: int, blocks: int = 1) -> Tensor:
+    """Returns a weight `(M, ...)` as `(groups, K, M / groups)`.
+
+    Args:
+        weight: The weight.
+        groups: Groups of the layer.
+        blocks: Blocks of columns in each group; each is then a group of its own, `(groups · blocks, K / blocks, …)`.
+    """
+    matrices = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2).contiguous()
+    return matrices.view(groups * blocks, -1, matrices.shape[2])
 
 
-def as_weight(values: Tensor, like: Tensor) -> Tensor:
-    """Returns `(groups, K, rows)` as a weight with the shape of `like`, the inverse of `as_columns`."""
-    return values.transpose(1, 2).reshape(like.shape).contiguous()
+def as_weight(values: Tensor, like: Tensor, blocks: int = 1) -> Tensor:
+    """Returns `(groups, K, rows)` as a weight, the inverse of `as_columns`.
+
+    Args:
+        values: From `as_columns`.
+        like: A weight of the shape to return.
+        blocks: As for `as_columns`.
+    """
+    matrices = values.reshape(len(values) // blocks, -1, values.shape[2])
+    return matrices.transpose(1, 2).reshape(like.shape).contiguous()
 
 
 def damped(gram: Tensor, samples: int, per_column: float = _DAMPING_PER_COLUMN) -> Tensor:

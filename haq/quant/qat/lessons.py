@@ -37,10 +37,13 @@ class Lessons:
         teacher: The float network; `None` to train on the labels.
         seed: Seed for the order and the mixing of samples.
         batch: Samples per step; fewer if each has many answers, see `Samples.fitting`.
+        shown: Samples for measuring the agreement with the float network.
     """
 
-    def __init__(self, samples: Samples, teacher: nn.Module | None, seed: int, batch: int = BATCH_SIZE) -> None:
-        self.samples, self.teacher, self._seed = samples, teacher, seed
+    def __init__(
+        self, samples: Samples, teacher: nn.Module | None, seed: int, batch: int = BATCH_SIZE, shown: int = _SHOWN
+    ) -> None:
+        self.samples, self.teacher, self._seed, self._shown = samples, teacher, seed, shown
         self.size = min(samples.fitting(batch), len(samples))
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self._kept: Sequence[Tensor] = ()
@@ -103,8 +106,8 @@ class Lessons:
         return float((self._classes(model) == expected).float().mean())
 
     def _classes(self, model: nn.Module) -> Tensor:
-        """Returns a network's classes for the first `_SHOWN` samples; for fewer, if they have many answers."""
-        shown = self.samples.subset(range(min(self.samples.fitting(_SHOWN), len(self.samples))))
+        """Returns a network's classes for the first samples; for fewer, if they have many answers."""
+        shown = self.samples.subset(range(min(self.samples.fitting(self._shown), len(self.samples))))
         return labelled(logits_of(model, shown), torch.from_numpy(shown.y))[0].argmax(-1).cpu()
 
     def _inputs(self, step: int) -> tuple[Tensor, Tensor]:

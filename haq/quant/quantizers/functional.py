@@ -185,6 +185,8 @@ def mse_scale(
     Returns:
         Scales, `(rows,)`, positive.
     """
+    if len(parts := _rows_in_cache(x)) > 1:
+        return torch.cat([mse_scale(part, bits, signed, candidates, power_of_two) for part in parts])
     whole = minmax_scale(x, bits, signed)
     fractions = torch.linspace(1.0, 0.1, candidates).tolist()
     if power_of_two:
@@ -204,6 +206,11 @@ def mse_scale(
         best = torch.where(better, scales.gather(0, chosen[None])[0], best)
         least = torch.where(better, error, least)
     return best
+
+
+def _rows_in_cache(x: Tensor) -> tuple[Tensor, ...]:
+    """Cuts many values into parts of whole rows, which are searched apart: each row has its own scale."""
+    return torch.split(x, max(2, _AT_ONCE // max(x.shape[1], 1))) if x.numel() > 2 * _AT_ONCE else (x,)
 
 
 def _portions(fractions: list[float], x: Tensor) -> list[Tensor]:
@@ -246,6 +253,9 @@ def mse_affine(x: Tensor, bits: int, signed: bool, candidates: int = 46) -> tupl
     Returns:
         Scales, float32 `(rows,)`, and zero points, int32 `(rows,)`.
     """
+    if len(parts := _rows_in_cache(x)) > 1:
+        scales, zero_points = zip(*(mse_affine(part, bits, signed, candidates) for part in parts), strict=True)
+        return torch.cat(scales), torch.cat(zero_points)
     low, high = x.amin(1), x.amax(1)
     least = torch.full_like(low, float("inf"))
     best_low, best_high = low, high

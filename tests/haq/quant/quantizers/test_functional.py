@@ -120,3 +120,15 @@ def test_groups_of_zeros_share_the_largest_scale_and_small_ones_keep_theirs(sche
     assert ((stored.dequantize()[:4] - weight[:4]).abs().amax(1) < 0.3 * sizes).all(), "relative to its own size"
     nothing = get_scheme(scheme).input_quantizer(torch.zeros(4, 8), 8)
     assert float(nothing.encode(torch.zeros(4, 8)).scale) > 1e-4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(300, 1000), (7, 60_000)])
+def test_rows_of_large_weights_are_searched_apart_with_the_same_result(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    apart = [torch.cat(found) for found in zip(*(mse_affine(row[None], 3, signed=True) for row in x[:4]), strict=True)]
+    assert torch.equal(
+        mse_scale(x, 3, signed=True)[:4], torch.cat([mse_scale(row[None], 3, signed=True) for row in x[:4]])
+    )
+    scale, zero_point = mse_affine(x, 3, signed=True)
+    torch.testing.assert_close(scale[:4], apart[0])
+    assert torch.equal(zero_point[:4], apart[1])
