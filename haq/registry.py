@@ -55,6 +55,8 @@ class Registry(Mapping[str, T]):
         self._opened: dict[str, T] = {}
         self.changes = 0
         """Grows with everything that is registered, so that answers that depend on it can be renewed."""
+        self.replaced: list[T] = []
+        """What other things were registered in place of, by a cell or a file that was run again."""
 
     @cached_property
     def _found(self) -> dict[str, EntryPoint]:
@@ -202,6 +204,7 @@ class Registry(Mapping[str, T]):
             )
         if value is None:
             return lambda value: self.register(name, value)
+        self.replaced += [self._added[name]] if name in self._added else []
         self._added[name] = value
         self.changes += 1
         return value

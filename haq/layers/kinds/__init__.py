@@ -26,7 +26,8 @@ def known_kind(module: nn.Module) -> LayerKind | None:
 @lru_cache(maxsize=4096)
 def _of_type(cls: Any, changes: int) -> tuple[LayerKind, ...]:
     """Returns the kinds that a class belongs to, those of a user's own first; `changes` renews the answer."""
-    kinds = [LAYERS[name] for name in reversed(list(LAYERS))]
+    # Networks that were opened before a user's file was run again have the classes that it made then
+    kinds = [*(LAYERS[name] for name in reversed(list(LAYERS))), *reversed(LAYERS.replaced)]
     return tuple(kind for kind in kinds if issubclass(cls, kind.types))
 
 

@@ -249,7 +249,9 @@ class _Rounds:
         reads = halves[0].joined(*halves[1:])
         rounded = round_layer(layer, {quantizer.bits: quantizer}, reads.moments(), choose=False)[quantizer.bits]
         if rounded.codes is not None:
-            twin.weight, twin.bias, twin.weight_quantizer = layer.weight, layer.bias, rounded.quantizer
+            twin.weight, twin.weight_quantizer = layer.weight, rounded.quantizer
+            if hasattr(layer, "bias"):
+                twin.bias = layer.bias
             rounded.put_in(twin)
 
     def _read(self, layer: nn.Module, network: int, half: int) -> Reads:

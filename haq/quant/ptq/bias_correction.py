@@ -53,7 +53,7 @@ def correct_bias(quantized: nn.Module, model: nn.Module, batches: Iterable[Tenso
         for node in network.graph.nodes:  # each operation runs on all batches before the next one
             values = [run.run_node(node) for run in runs]
             layer = module_of(node, network)
-            if isinstance(layer, Quantized) and kind_of(layer).reads_values and calls[node.target] == 1:
+            if isinstance(layer, Quantized) and hasattr(layer, "bias") and calls[node.target] == 1:
                 values = _correct(layer, str(node.target), values, means)
             for run, value in zip(runs, values, strict=True):
                 run.env[node] = value
@@ -115,7 +115,7 @@ def correct_bias_analytic(quantized: nn.Module, model: nn.Module, sample: Tensor
     statistics = input_statistics(model, sample)
     left = []
     for name, layer in quantizable_layers(corrected):
-        if not isinstance(layer, Quantized) or not kind_of(layer).reads_values:
+        if not isinstance(layer, Quantized) or not hasattr(layer, "bias"):
             continue
         if name not in floats:
             raise ModelError(f"layer {name!r} is not in the float network{did_you_mean(name, floats)}")

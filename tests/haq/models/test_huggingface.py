@@ -109,8 +109,8 @@ def test_gpt2_with_turned_weights_computes_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(model(x), expected(x).logits)
     names = [layer.name for layer in trace(model, x)]
-    assert names[0] == "transformer.h.0.attn.c_attn"
-    assert len(names) == 2 * 4 + 1
+    assert names[:3] == ["transformer.wte", "transformer.wpe", "transformer.h.0.attn.c_attn"]
+    assert len(names) == 2 + 2 * 4 + 1
 
 
 def test_transformers_are_traced_for_any_number_of_samples(vit: str, language_model: Path) -> None:

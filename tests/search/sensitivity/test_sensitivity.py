@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from haq.data import IGNORED, Images, Samples
 from haq.errors import ConfigError, ModelError
 from haq.layers import evaluating, quantizable_layers
+from haq.layers.kinds import bias_of
 from haq.models.mobilenet import InvertedResidual
 from haq.models.resnet import SmallResNet
 from haq.policy import BitPolicy, LayerBits
@@ -207,7 +208,7 @@ def test_only_what_follows_a_changed_layer_runs_in_an_exported_graph(kind: type[
             other = copy.deepcopy(model)
             layer = other.get_submodule(name)
             layer.weight.mul_(0.5)  # type: ignore[operator, union-attr]
-            changed = network.changed(state, name, network.weights(name, layer.weight, layer.bias))  # type: ignore[arg-type]
+            changed = network.changed(state, name, network.weights(name, layer.weight, bias_of(layer)))  # type: ignore[arg-type]
             torch.testing.assert_close(changed, other(more))
             network.leave(state, name)
 

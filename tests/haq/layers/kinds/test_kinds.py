@@ -199,7 +199,9 @@ def test_a_kind_of_ones_own_is_quantized() -> None:
             return x * weight
 
     LAYERS.register("gain", GainKind())
+    LAYERS.register("gain", type("Other", (LayerKind,), {"types": (nn.Tanh,)})())  # a file that is run again
     try:
+        assert isinstance(known_kind(Gain()), GainKind)
         network, specs = reached(nn.Sequential(Gain(), nn.Linear(6, 2)), torch.randn(1, 6))
         assert [spec.kind for spec in specs] == ["gain", "linear"]
         x = torch.randn(8, 6)
@@ -209,6 +211,7 @@ def test_a_kind_of_ones_own_is_quantized() -> None:
         assert 0 < float((quantized(x) - network(x)).abs().max()) < 1
     finally:
         LAYERS._added.clear()
+        LAYERS.replaced.clear()
         LAYERS.changes += 1
 
 

@@ -99,7 +99,7 @@ def test_networks_for_tokens_are_tuned_block_by_block() -> None:
     tuned = apply_passes(
         network, policy, None, batches, ("adaround", "bias"), steps=60, progress=lambda *done: reports.append(done)
     )
-    assert reports[-1] == (3, 3), "attention, the two layers behind it, and the head"
+    assert reports[-1] == (4, 4), "the tables, attention, the two layers behind it, and the head"
     with torch.no_grad():
         expected = network(batches[0])
         assert (tuned(batches[0]) - expected).norm() < (plain(batches[0]) - expected).norm()
