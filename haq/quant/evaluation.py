@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from haq.data import IGNORED, Samples
-from haq.errors import ModelError
+from haq.errors import HaqError, ModelError
+from haq.io.prefixes import one_line
 from haq.layers import evaluating
 from haq.layers.copying import sharing
 from haq.scores import Fidelity, Score
@@ -32,17 +33,18 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """Returns the network's outputs for these inputs.
 
     Raises:
-        ModelError: The network does not return a tensor, or has no entry for an integer of its inputs.
+        ModelError: The network fails, does not return a tensor, or has no entry for an integer of its inputs.
     """
     try:
         outputs = model(x)
-    except IndexError as error:
-        if x.is_floating_point():
-            raise
-        raise ModelError(
-            f"{type(model).__name__} fails on inputs with values from {int(x.min())} to {int(x.max())}: "
-            f"{' '.join(str(error).split())}; give indices for which its embeddings have rows"
-        ) from error
+    except HaqError:
+        raise
+    except Exception as error:  # the model is the user's code
+        given, fix = f"inputs of shape {tuple(x.shape)}", "check its forward pass"
+        if isinstance(error, IndexError) and not x.is_floating_point():
+            given = f"inputs with values from {int(x.min())} to {int(x.max())}"
+            fix = "give indices for which its embeddings have rows"
+        raise ModelError(f"{type(model).__name__} fails on {given}: {one_line(error)}; {fix}") from error
     if not isinstance(outputs, Tensor):
         raise ModelError(
             f"{type(model).__name__} returns a {type(outputs).__name__}, and haq does not know which part of it holds "

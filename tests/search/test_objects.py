@@ -153,7 +153,7 @@ def test_a_search_starts_from_a_policy(network: nn.Module, arrays: object, tmp_p
     assert lowered.cost["latency_ms"] <= found.best.constraints["latency_ms"]
     with pytest.raises(ConfigError, match="start: layer 'nowhere' is not in both the policy and the network"):
         run(network, arrays, start=BitPolicy({**start, "nowhere": LayerBits(4, 4)}), out=tmp_path / "no", **SMALL)
-    with pytest.raises(ConfigError, match=r"start: layer .* has 3/3 bits .* the search allows 2,4,8/2,4,8; change the"):
+    with pytest.raises(ConfigError, match=r"start: 3/3 bits .* for layer .* the search allows 2,4,8/2,4,8; change the"):
         run(network, arrays, start=BitPolicy({**start, layers[1]: LayerBits(3, 3)}), out=tmp_path / "no", **SMALL)
 
 

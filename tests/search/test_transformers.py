@@ -55,7 +55,7 @@ def test_search_report_and_export(kind: str, tmp_path: Path, request: pytest.Fix
     assert ("ranked by loss" in result.output) == (kind == "llama")
     run = RunFolder.open(out)
     best, layers = run.read_best(), run.read_layers()
-    first = "vit.embeddings.patch_embeddings.projection" if kind == "vit" else "model.layers.0.self_attn.q_proj"
+    first = "vit.embeddings.patch_embeddings.projection" if kind == "vit" else "model.embed_tokens"
     assert layers[0].name == first
     assert best.cost["latency_ms"] <= best.constraints["latency_ms"]  # type: ignore[operator]
     assert [trial.error for trial in run.read_trials()] == [None] * 3

@@ -90,7 +90,6 @@ def test_tokens_are_counted_without_masks_positions_and_tables():
     plan = plan_memory(Tokens(), tokens(1, 6))
     assert [step.layer for step in plan.steps if step.layer] == [
         "words",
-        "places",
         "q",
         "k",
         "v",

@@ -6,14 +6,15 @@ import pytest
 import torch
 from ray.tune.search import Searcher
 
-from haq.envs import BitAllocationEnv
+from haq.envs import BitAllocationEnv, Budget
 from haq.policy import BitPolicy, LayerBits
 from haq.runs import Trial
 from haq.scores import Score
 from haq.search.agents.ddpg import DDPGAgent
 from haq.search.agents.episode_agent import Walker
 from haq.search.tune.searcher import HOPELESS, METRIC, BitSearcher
-from tests.search.conftest import best_of_all, toy_objective
+from tests.envs.conftest import make_layers
+from tests.search.conftest import FLOAT, best_of_all, toy_objective
 
 
 def make(env: BitAllocationEnv, seed: int = 0, warmup: int = 5) -> BitSearcher:
@@ -86,8 +87,10 @@ def test_a_failed_trial_is_the_worst_outcome(env: BitAllocationEnv) -> None:
 
 
 def test_it_finishes_when_no_new_policy_is_left(env: BitAllocationEnv) -> None:
-    env.budget.pairs = (LayerBits(2, 2),)
-    searcher = BitSearcher(Walker(env, DDPGAgent(env, 5, 0)))
+    pair = (LayerBits(2, 2),)
+    budget = Budget(env.budget.table, [], [2], {}, candidates=dict.fromkeys(env.budget.table.layers, pair))
+    only = BitAllocationEnv(make_layers(3), budget, float_score=FLOAT)
+    searcher = BitSearcher(Walker(only, DDPGAgent(only, 5, 0)))
     play(searcher, 1)
     assert searcher.suggest("more") == Searcher.FINISHED
 
