@@ -37,14 +37,14 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """
     try:
         outputs = model(x)
-    except HaqError:
+    except (HaqError, MemoryError):
         raise
     except Exception as error:  # the model is the user's code
         given, fix = f"inputs of shape {tuple(x.shape)}", "check its forward pass"
         if isinstance(error, IndexError) and not x.is_floating_point():
             given = f"inputs with values from {int(x.min())} to {int(x.max())}"
             fix = "give indices for which its embeddings have rows"
-        raise ModelError(f"{type(model).__name__} fails on {given}: {one_line(error)}; {fix}") from error
+        raise ModelError(f"{type(model).__name__} fails on {given}: {type(error).__name__}: {one_line(error)}; {fix}") from error
     if not isinstance(outputs, Tensor):
         raise ModelError(
             f"{type(model).__name__} returns a {type(outputs).__name__}, and haq does not know which part of it holds "

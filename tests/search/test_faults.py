@@ -46,7 +46,8 @@ EACH = """
                 case 8, 2, 8: time.sleep(1000)
 """
 REASONS = {
-    (2, 2): "KeyError: 'a bug of the network'",
+    (2, 2): "ModelError: Faulty fails on inputs of shape (32, 1, 4, 4): KeyError: 'a bug of the network'; "
+    "check its forward pass",
     (2, 8): "the loss became nan",
     (8, 2, 2): "its worker died twice: killed, or out of memory",
     (8, 2, 8): "it took longer than --trial-timeout 2",

@@ -91,7 +91,9 @@ def test_positions_without_a_label_do_not_count(tokens: bool, threads: int) -> N
 def test_an_index_that_an_embedding_lacks_is_said() -> None:
     samples = padded()
     samples.x[59, 0] = 7
-    with pytest.raises(ModelError, match="Positions fails on inputs with values from 0 to 7: index out of range"):
+    with pytest.raises(
+        ModelError, match="Positions fails on inputs with values from 0 to 7: IndexError: index out of range"
+    ):
         evaluate(Positions(0), samples, "float", threads=1)
 
 
