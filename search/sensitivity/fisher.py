@@ -51,7 +51,7 @@ def squared_effects(
 
     Args:
         model: The float network, in evaluation mode.
-        weights: Change → difference of the weight, and of the bias; looked up one layer at a time.
+        weights: Change → difference of the weight, and of the bias.
         quantizers: Change → quantizer of the layer's input.
         x: `(N, ...)`.
         rng: Draws the signs.
@@ -94,9 +94,9 @@ def squared_effects(
     effects: dict[Change, Tensor] = defaultdict(lambda: torch.zeros(len(x)))
     with torch.no_grad():
         for layer, weight in whole.items():
-            for change in weights:
+            for change, (added, _) in weights.items():
                 if change[0] == names[layer] and (gradient := found[id(weight)]) is not None:
-                    effects[change][0] += (gradient * weights[change][0]).sum()
+                    effects[change][0] += (gradient * added).sum()
         for layer, given, output in calls:
             by_input, by_output = found.get(id(given)), found[id(output)]
             name = names[layer]
@@ -105,11 +105,10 @@ def squared_effects(
                     moved = (quantizer(given) - given) * by_input
                     samples = _samples(given, len(x))
                     effects[change][:samples] += moved.reshape(samples, -1).sum(1)
-            mine = [change for change in weights if change[0] == name]
+            mine = {change: added for change, added in weights.items() if change[0] == name}
             if mine and by_output is not None and layer not in whole:
                 samples = _samples(given, len(x))
-                added = [weights[change] for change in mine]
-                dots = _weight_effects(layer, given.detach(), by_output, added, samples)
+                dots = _weight_effects(layer, given.detach(), by_output, list(mine.values()), samples)
                 for change, dot in zip(mine, dots, strict=True):
                     effects[change][:samples] += dot
     return {change: float(0.5 * effect.double().square().sum()) for change, effect in effects.items()}

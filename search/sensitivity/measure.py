@@ -50,7 +50,6 @@ Quantizers = Mapping[Change, nn.Module]
 _BATCH = 64
 _BATCH_BYTES = 2**28  # of all layers' inputs that a batch keeps
 _TOTAL_BYTES = 2**30  # of those of all batches that run at once
-_KEPT_BYTES = 2**30  # of differences of weights; more of them are made anew for each batch
 _SAMPLE = 2  # images that decide how the network is run; a squeeze may remove the batch dimension of one
 _GRAPH = 4  # a backward pass holds so many times the memory of the layers' inputs
 _FISHER_PASSES = 5.0  # a forward and a backward pass, and the gradient of each sample's weights
@@ -152,18 +151,14 @@ class _Task:
         """Returns `(layers, 2, widths, *last)`."""
         return np.zeros((len(self.layers), 2, len(self.widths), *last))
 
-    def quantized(self, change: Change, layer: Any) -> tuple[Tensor, Tensor | None]:
-        """Returns the layer's weight as the change quantizes it, and its bias."""
-        rounded = self.rounded[change]
-        return self.quantizers[change](rounded.weight(layer.weight.detach())).detach(), rounded.bias(layer)
-
     def quantized_weights(self) -> Iterator[tuple[Change, Any, Tensor, Tensor | None]]:
         """Yields the change, the layer, and its quantized weight and bias."""
         modules = dict(quantizable_layers(self.model))
         for change in self.changes:
             if change[1] == 0:
-                layer = modules[change[0]]
-                yield change, layer, *self.quantized(change, layer)
+                layer, rounded = modules[change[0]], self.rounded[change]
+                weight = self.quantizers[change](rounded.weight(layer.weight.detach())).detach()
+                yield change, layer, weight, rounded.bias(layer)
 
     def batches(self, kept_bytes: float) -> list[range]:
         """Cuts the images into batches, none of which keeps more than `_BATCH_BYTES`."""
@@ -210,7 +205,10 @@ def _compare(task: _Task, network: Network, kept: float, threads: int, percent: 
 
 def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Percent) -> Array:
     """Returns `fisher`, `(layers, 2, widths)`."""
-    added = _Differences(task)
+    added = {
+        change: (weight - layer.weight.detach(), _difference(bias, bias_of(layer)))
+        for change, layer, weight, bias in task.quantized_weights()
+    }
     inputs = {change: task.quantizers[change] for change in task.changes if change[1] == 1}
     batches = task.batches(kept)
     sums = [task.zeros() for _ in batches]
@@ -226,32 +224,6 @@ def _estimated(task: _Task, seed: int, kept: float, threads: int, percent: Perce
     spread(measure, len(batches), _allowed(threads, kept, batches), percent)
     effects: Array = np.sum(sums, axis=0) / task.images.answers
     return effects
-
-
-class _Differences(Mapping[Change, tuple[Tensor, Tensor | None]]):
-    """What quantizing a layer's weights changes in weight and bias; kept if all fit into `_KEPT_BYTES`."""
-
-    def __init__(self, task: _Task) -> None:
-        self._task, self._layers = task, dict(quantizable_layers(task.model))
-        self._changes = dict.fromkeys(change for change in task.changes if change[1] == 0)
-        self._keeps = 4 * sum(self._layers[name].weight.numel() for name, *_ in self._changes) <= _KEPT_BYTES
-        self._kept: dict[Change, tuple[Tensor, Tensor | None]] = {}
-
-    def __getitem__(self, change: Change) -> tuple[Tensor, Tensor | None]:
-        if change in self._kept:
-            return self._kept[change]
-        layer = self._layers[change[0]]
-        weight, bias = self._task.quantized(change, layer)
-        found = weight - layer.weight.detach(), _difference(bias, bias_of(layer))
-        if self._keeps:
-            self._kept[change] = found
-        return found
-
-    def __iter__(self) -> Iterator[Change]:
-        return iter(self._changes)
-
-    def __len__(self) -> int:
-        return len(self._changes)
 
 
 def _difference(changed: Tensor | None, own: Tensor | None) -> Tensor | None:
