@@ -44,7 +44,8 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
         if isinstance(error, IndexError) and not x.is_floating_point():
             given = f"inputs with values from {int(x.min())} to {int(x.max())}"
             fix = "give indices for which its embeddings have rows"
-        raise ModelError(f"{type(model).__name__} fails on {given}: {type(error).__name__}: {one_line(error)}; {fix}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(f"{type(model).__name__} fails on {given}: {reason}; {fix}") from error
     if not isinstance(outputs, Tensor):
         raise ModelError(
             f"{type(model).__name__} returns a {type(outputs).__name__}, and haq does not know which part of it holds "
