@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from haq.errors import HardwareError
@@ -17,6 +17,9 @@ TIES = ("shared-input",)
 """What may force layers to the same widths: `shared-input`, that they read one tensor, which is stored once."""
 
 Bound = Literal["compute", "memory"]
+
+_EACH_CALL = ("latency_ms", "energy_mj")
+"""What every call of a layer costs anew; its size and area, and metrics of a user's own, are those of the layer."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,19 @@ def price_layer(hardware: Hardware, layer: LayerSpec, bits: LayerBits, batch: in
     Raises:
         HardwareError: The hardware does not run the layer at these widths, or its code fails.
     """
+    cost = _priced(hardware, layer, bits, batch)
+    if layer.calls == 1:
+        return cost
+    # Calls follow each other, as the steps of a recurrent network do, so that their products are not one large product
+    single = _priced(hardware, replace(layer, macs=layer.macs // layer.calls), bits, batch)
+    each = {name: layer.calls * single.values[name] for name in _EACH_CALL if name in single.values}
+    return LayerCost(
+        {**cost.values, **each},
+        *(layer.calls * of for of in (single.compute_ms, single.memory_ms, single.memory_bytes)),
+    )
+
+
+def _priced(hardware: Hardware, layer: LayerSpec, bits: LayerBits, batch: int) -> LayerCost:
     cost: object = guarded(f"hardware {hardware.name!r}", HardwareError, lambda: hardware.cost(layer, bits, batch))
     if not isinstance(cost, LayerCost):
         raise HardwareError(f"hardware {hardware.name!r} returned {type(cost).__name__}; return a LayerCost from cost")

@@ -124,7 +124,7 @@ class Writer(ABC):
             if grid is not None:
                 inputs[a_key] = grid
             new = quantized_like(layer, w_mark, a_mark)
-            bias, optional = bias_of(layer), kind_of(layer).products and not isinstance(layer, Substituted)
+            bias, optional = bias_of(layer), kind_of(layer).folds_norm and not isinstance(layer, Substituted)
             if self.bias_apart and bias is not None and w_key in weights and optional:
                 new.bias, new.gradient_quantizer = None, _AddBias(layer, bias.detach())
             places[layer] = new

@@ -24,19 +24,19 @@ class LayerKind:
 
     Attributes:
         types: PyTorch's classes of this kind, or yours; subclasses belong to it too.
-        products: Functions that a forward pass of such a layer comes down to.
         reads_values: Whether the input is numbers, which can be quantized, and not indices.
         channel_axis: Dimension of the output with its channels.
         gains_bias: Whether a layer without a bias may get one; in deployment, a batch norm's shift becomes one.
-        folds_norm: Whether a batch norm after the layer can become part of its weight and bias.
+        folds_norm: Whether a batch norm after the layer can become part of its weight, and of a bias added last.
+        fuse: Computes weight and bias with a batch norm in them.
     """
 
     types: ClassVar[tuple[type[nn.Module], ...]] = ()
-    products: ClassVar[tuple[Callable[..., Tensor], ...]] = ()
     reads_values: ClassVar[bool] = True
     channel_axis: ClassVar[int] = -1
     gains_bias: ClassVar[bool] = False
     folds_norm: ClassVar[bool] = False
+    fuse: ClassVar[Callable[..., tuple[nn.Parameter, nn.Parameter]]] = staticmethod(fuse_conv_bn_weights)
 
     def matches(self, module: nn.Module) -> bool:
         """Whether the module is a layer of this kind."""
@@ -120,7 +120,7 @@ class LayerKind:
         """Makes the batch norm after a layer part of the layer's weight and bias, in place."""
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        layer.weight, layer.bias = fuse_conv_bn_weights(
+        layer.weight, layer.bias = self.fuse(
             layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
 

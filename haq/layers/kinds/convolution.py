@@ -23,7 +23,6 @@ class _Convolution(LayerKind):
     """`nn.Conv1d`, `nn.Conv2d` and `nn.Conv3d`; weight `(M, C / groups, *kernel)`."""
 
     types = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    products = (torch.conv1d, torch.conv2d, torch.conv3d)
     channel_axis = 1
     gains_bias = True
     folds_norm = True

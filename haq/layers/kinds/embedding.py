@@ -20,7 +20,6 @@ class _Embedding(LayerKind):
     """
 
     types = (nn.Embedding, nn.EmbeddingBag)
-    products = (F.embedding, F.embedding_bag)
     reads_values = False
 
     def matches(self, module: nn.Module) -> bool:

@@ -12,7 +12,6 @@ from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from haq.layers.kinds.base import LayerKind
 from haq.layers.spec import LayerSpec
-from haq.torch_internals import BatchNorm
 
 __all__ = ["LINEAR"]
 
@@ -21,8 +20,8 @@ class _Linear(LayerKind):
     """`nn.Linear`; weight `(M, K)`, input `(..., K)`."""
 
     types = (nn.Linear,)
-    products = (F.linear,)
     folds_norm = True
+    fuse = staticmethod(fuse_linear_bn_weights)
 
     def describe(self, name: str, layer: Any, x: Tensor, y: Tensor) -> LayerSpec:
         rows = math.prod(x.shape[:-1])  # windows and tokens may be folded into the batch dimension, which starts as 1
@@ -43,13 +42,6 @@ class _Linear(LayerKind):
 
     def windows(self, layer: Any, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1, x.shape[-1]).transpose(1, 2)[:, None]
-
-    def fold_norm(self, layer: Any, norm: BatchNorm) -> None:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        layer.weight, layer.bias = fuse_linear_bn_weights(
-            layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
 
     def examples(self, layer: Any, generator: torch.Generator) -> list[Tensor]:
         return [torch.randn(*shape, layer.in_features, generator=generator) for shape in ((2,), (2, 3))]

@@ -63,7 +63,6 @@ class _Transposed(LayerKind):
     """
 
     types = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    products = tuple(_FUNCTIONS.values())
     channel_axis = 1
     gains_bias = True
     folds_norm = True

@@ -20,7 +20,7 @@ from haq.layers import copied, fresh
 from haq.layers.kinds import known_kind
 from haq.layers.kinds.lowering import lowered
 from haq.layers.own_forward import OwnForward, Substituted, own_class
-from haq.quant.graph import trace_graph
+from haq.quant.graph import argument, trace_graph
 from haq.quant.integer.arithmetic import Grid
 from haq.quant.modules import Quantized
 from haq.quant.quantizers.base import Quantizer
@@ -29,7 +29,7 @@ from haq.quant.quantizers.uniform import UniformQuantizer
 from haq.quant.schemes.lsq import LSQQuantizer
 from haq.torch_internals import BatchNorm
 
-__all__ = ["RANGE", "ValueGraph", "argument", "grid_of", "insert_value_grids"]
+__all__ = ["RANGE", "ValueGraph", "grid_of", "insert_value_grids"]
 
 Kind = Literal["outside", "query", "layer", "norm", "clamp", "add", "average", "max", "pad", "shape", "cat", "grid"]
 
@@ -60,18 +60,6 @@ _BOUNDS: dict[Any, tuple[tuple[str, float], tuple[str, float]]] = {
 }
 _GRIDS = (UniformQuantizer, LSQQuantizer)
 _PRODUCERS = ("layer", "add", "average", "cat", "clamp")
-
-
-def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """Returns an argument of a call, whether it was given by position or by name.
-
-    Args:
-        node: The call.
-        position: Position of the argument.
-        name: Name of the argument.
-        default: Value if the argument was not given.
-    """
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 class ValueGraph:

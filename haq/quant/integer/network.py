@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from haq.errors import ModelError
+from haq.quant.graph import argument
 from haq.quant.integer.arithmetic import Grid
-from haq.quant.integer.graph import ValueGraph, argument, insert_value_grids
+from haq.quant.integer.graph import ValueGraph, insert_value_grids
 from haq.quant.integer.layers import Dequantize, Quantize, WeightedSum
 from haq.quant.integer.parts import average_window, integer_layer, max_window, pad_widths, terms_of
 from haq.quant.integer.pooling import Average, MaxPool

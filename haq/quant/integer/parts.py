@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from haq.errors import ModelError
 from haq.layers.kinds import kind_of
 from haq.layers.kinds.lowering import lowered
+from haq.quant.graph import argument
 from haq.quant.integer.arithmetic import Grid
-from haq.quant.integer.graph import RANGE, argument
+from haq.quant.integer.graph import RANGE
 from haq.quant.integer.layers import IntegerConv2d, IntegerLinear, IntegerLowered, LayerCodes
 from haq.quant.integer.pooling import Window
 from haq.quant.modules import Quantized
